@@ -1,0 +1,14 @@
+"""How a run ends: the exceptions that every layer raises and the exit codes they become (the first layer: imports nothing)."""
+
+EXIT_DONE = 0
+EXIT_FAULT = 1  # a fault of ours: the traceback is shown
+EXIT_INPUT = 2  # bad input: one line on stderr, nothing written
+EXIT_STOPPED = 75  # SIGTERM or SIGINT after saving (EX_TEMPFAIL: run the command again with --resume)
+
+
+class InputError(Exception):
+    """The user's input cannot be used: the message is one line naming the value, what is allowed and what to do."""
+
+
+class Stopped(Exception):
+    """A stop signal was obeyed; whatever had to be saved is saved."""

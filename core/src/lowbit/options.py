@@ -1,0 +1,42 @@
+"""The options that every training or evaluating command shares, as one value (no torch: `--help` imports this)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Resolved shared options of one command; `cli.py` fills it, `run.py` reads it. Meanings: the README's table.
+
+    Attributes:
+        data: dataset root. download: let torchvision fetch it.
+        output: the run's folder; None writes nothing (evaluation).
+        resume: "auto", a path, or None. overwrite: a folder that holds a run may be replaced.
+        max_steps: stop and save after that many batches, counted from the run's start.
+        save_every: steps between checkpoints; None: an epoch.
+        limit_train, limit_eval: class-balanced subsets, in pictures. val_split: held-out fraction of the training set.
+        accumulate: parts of the stated batch per optimizer step. clip_grad: gradient norm.
+        max_corrupt: tolerated fraction of unreadable pictures.
+    """
+
+    data: Path = Path("./data")
+    download: bool = False
+    output: Path | None = None
+    resume: str | None = None
+    overwrite: bool = False
+    max_steps: int | None = None
+    save_every: int | None = None
+    seed: int = 0
+    workers: int = 4
+    mixed_precision: str = "no"
+    compile: bool = False
+    limit_train: int | None = None
+    limit_eval: int | None = None
+    val_split: float | None = None
+    accumulate: int = 1
+    clip_grad: float | None = None
+    channels_last: bool = False
+    trackers: tuple[str, ...] = ()
+    pretrained: bool = False
+    max_corrupt: float = 0.001
+    dry_run: bool = False
