@@ -6,13 +6,23 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("LOWBIT_SHARED", HERE.parent.parent / "shared"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where the shared data is at hand, a data test that skips has failed."""
+    report = yield
+    if report.skipped and item.get_closest_marker("data") and (SHARED / "data").exists():
+        report.outcome = "failed"
+        report.longrepr = f"skipped although the shared data is here: {report.longrepr}"
+    return report
 
 
 def need(path: Path) -> Path:
