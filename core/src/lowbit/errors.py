@@ -1,4 +1,4 @@
-"""How a run ends: the exceptions that every layer raises and the exit codes they become (the first layer: imports nothing)."""
+"""How a run ends: the exceptions that every layer raises and the exit codes they become."""
 
 EXIT_DONE = 0
 EXIT_FAULT = 1  # a fault of ours: the traceback is shown
@@ -10,5 +10,5 @@ class InputError(Exception):
     """The user's input cannot be used: the message is one line naming the value, what is allowed and what to do."""
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 (not an error)
     """A stop signal was obeyed; whatever had to be saved is saved."""

@@ -16,6 +16,6 @@ class Batch(NamedTuple):
     """
 
     views: tuple[Tensor, ...]
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which a batch has no use for
     label: Tensor | None = None
     share: float = 1.0

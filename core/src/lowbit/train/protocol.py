@@ -1,9 +1,9 @@
 """What a method tells the loop, and what the loop tells a method: `Objective`, `Pass`, `Out`, `Stage`, `Clock`.
 
 A step of these papers is not always one forward and one optimizer step: a slimmable net steps once per width with the
-teacher's output carried over; BSQ replaces its parameters at re-quantisation and clamps after a step; learned quantizers
-have an optimizer of their own; momentum copies move once per batch; some distillations have two stages. The loop
-(`lowbit.train.loop.fit`) knows the order of the calls below and nothing else.
+teacher's output carried over; BSQ replaces its parameters at re-quantisation and clamps after a step; learned
+quantizers have an optimizer of their own; momentum copies move once per batch; some distillations have two stages.
+The loop (`lowbit.train.loop.fit`) knows the order of the calls below and nothing else.
 """
 
 import hashlib
@@ -108,8 +108,11 @@ class Objective(nn.Module):
         """Once per batch: momentum copy, enqueue. `carries` holds the last pass's carry of each accumulated part."""
 
     def begin_epoch(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> bool:
-        """Before an epoch's first batch: re-quantise, traces. True = parameters were replaced (optimizers and DDP are
-        made anew). Discardable; not repeated when a run resumes inside the epoch."""
+        """Before an epoch's first batch: re-quantise, traces.
+
+        True = parameters were replaced: optimizers and DDP are made anew. Its work must be discardable: it is repeated
+        when a run resumes at the epoch's start, and not when it resumes inside the epoch.
+        """
         return False
 
     def end_stage(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> None:
