@@ -76,11 +76,19 @@ class Objective(nn.Module):
         frozen: names of submodules that `train()` keeps in eval mode (teachers, momentum copies).
         needs_labels: False leaves `batch.label` None, so that labels are provably unread.
         n_views: augmented views per picture.
+        compiled: names of submodules that `--compile` compiles in place (the backbone, never the objective).
+        records: lines for `metrics.jsonl`, each with its `event`, that hooks append; the loop writes them after
+            `begin_epoch` and `end_stage`, with `step`, `epoch` and `stage`, and empties the list. Equal on all ranks.
     """
 
     frozen: Sequence[str] = ()
     needs_labels: bool = False
     n_views: int = 1
+    compiled: Sequence[str] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[dict[str, Any]] = []
 
     def train(self, mode: bool = True) -> "Objective":
         """Set training mode, except for the `frozen` submodules."""

@@ -1,0 +1,56 @@
+"""BSQ's choice of activations: which are quantized, and by which function.
+
+The authors quantize the two ReLUs of every residual block, with ReLU6 above 3 bits and PACT at 3 bits and below (also
+at 0, where nothing is rounded but PACT's clip stays). Nets that they never had keep their own activation function, with
+an optional clip at 6; every ReLU or ReLU6 but the stem's is quantized.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from lowbit.errors import InputError
+from lowbit.models.cifar_resnet import CifarResNet
+from lowbit.quant.activation import ActivationConfig
+from lowbit.quant.policy import activation_points, quantize_activations_
+
+CLIPS = ("6", "none", "pact")
+
+
+def quantize_bsq_activations_(
+    model: nn.Module,
+    bits: int,
+    *,
+    clip: str | None = None,
+    range: str = "batch",
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> nn.Module:
+    """Replace a net's activations by BSQ's quantizers, in place.
+
+    Args:
+        model: the registered ResNets or any timm classifier.
+        bits: activation bits (`--act`); 0 rounds nothing.
+        clip: "6", "none" or "pact"; None: the authors' rule for the registered ResNets, else the module's own function.
+        range: "batch" (the authors') or "running" (calibrate before evaluating).
+        include: patterns of activation modules; None: the authors' two a block, else all but the stem's.
+        exclude: patterns of those that stay float.
+
+    Raises:
+        InputError: a value out of range, or a pattern that matches nothing.
+    """
+    if clip is not None and clip not in CLIPS:
+        raise InputError(f"activation clip {clip!r}: one of {', '.join(CLIPS)} is allowed")
+    ours = isinstance(model, CifarResNet)
+    if clip is None and ours:
+        clip = "6" if bits > 3 else "pact"
+    if include is None and ours:
+        include = ("*.relu1", "*.relu2")
+    named = {"6": "relu6", "none": "relu", "pact": "pact"}
+
+    def config(function: str) -> ActivationConfig:
+        clipped = clip is not None and function in ("relu", "relu6", "pact")
+        return ActivationConfig(bits, named[str(clip)] if clipped else function, range)
+
+    config("relu")  # a wrong value is told before the net changes
+    return quantize_activations_(model, activation_points(model, include, exclude), config)

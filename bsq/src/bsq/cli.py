@@ -1,0 +1,109 @@
+"""The command line of BSQ: the authors' programs as commands, their flags and defaults kept (click only, no tensor).
+
+`convert` and `cifar_finetune` are the authors' scripts; `train` is the float training that they left to another
+repository; `report`, `export` and `demo` are ours. Flags of the authors that had no effect are accepted without one.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from bsq import __version__, flags
+from bsq.options import ActOptions, NetOptions, SgdOptions, WidthOptions
+from lowbit.cli import Group
+from lowbit.errors import InputError
+from lowbit.options import RunOptions
+from lowbit.train import signals
+
+
+@click.group(cls=Group, name="bsq", invoke_without_command=True)
+@click.version_option(__version__)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """BSQ (Yang et al., ICLR 2021): bit-level sparsity finds each layer's precision."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> None:
+    """The console script: stop signals are caught from here on."""
+    signals.install()
+    cli(prog_name="bsq")
+
+
+@cli.command("train")
+@flags.net_options()
+@flags.sgd_options(epochs=350, schedule=(150, 250, 325), weight_decay=1e-4)
+@click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model: plain ReLU, float activations.")
+@flags.shared_options()
+def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool) -> None:
+    """Train the float net that conversion starts from, by default into `checkpoint`."""
+    from bsq import train as floats
+
+    if evaluate:
+        floats.evaluate(options, net)
+    else:
+        floats.train(dataclasses.replace(options, output=options.output or Path("checkpoint")), net, sgd)
+
+
+@cli.command("convert", epilog=flags.legacy_note(flags.LEGACY_OF_CONVERT))
+@flags.net_options()
+@flags.act_options()
+@flags.width_options()
+@flags.shared_options(output=Path("checkpoint"), training=False)
+@flags.sgd_options(epochs=300)
+@flags.legacy_options(flags.LEGACY_OF_CONVERT)
+def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: WidthOptions, sgd: SgdOptions) -> None:
+    """Turn a float net into bit planes. Of the training options only --train-batch acts: it calibrates ranges."""
+    from bsq import run
+
+    run.convert(options, net, acts, widths, calibration_batch=sgd.train_batch)
+
+
+@cli.command("cifar_finetune", epilog=flags.legacy_note())
+@flags.net_options()
+@flags.act_options()
+@flags.nbits_option(expose_value=False, help="No effect: the widths are those of --model.")
+@click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
+@click.option("-e", "--evaluate", is_flag=True, help="Evaluate --model: accuracy, ones per bit, each layer's bits.")
+@flags.shared_options()
+@flags.sgd_options(epochs=300)
+@flags.legacy_options()
+def cifar_finetune(options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, evaluate: bool) -> None:
+    """Evaluate a net in bit representation (fine-tuning itself is not in this version)."""
+    if not evaluate:
+        raise InputError("cifar_finetune without --evaluate: fine-tuning is not in this version; add --evaluate")
+    from bsq import run
+
+    run.evaluate_bits(options, net, acts, calibration_batch=sgd.train_batch)
+
+
+@cli.command("report")
+@flags.file_options()
+@flags.shared_options(data=False, training=False)
+def report(options: RunOptions, net: NetOptions) -> None:
+    """Show a checkpoint's bits, ones per plane and compression; with --output also as JSON and as a picture."""
+    from bsq import report
+
+    report.report(options, net)
+
+
+@cli.command("export")
+@flags.file_options()
+@click.option("--format", type=click.Choice(["packed"]), default="packed", show_default=True)
+@flags.shared_options(data=False, training=False)
+def export(options: RunOptions, net: NetOptions, format: str) -> None:
+    """Write a checkpoint's codes at their own bits into `--output`/packed.safetensors."""
+    from bsq import run
+
+    run.export(options, net)
+
+
+@cli.command("demo")
+@flags.shared_options(output=Path("runs/bsq-demo"), data=False, training=False)
+def demo(options: RunOptions) -> int:
+    """Train a small net on the digits, convert it to 8, 4 and 3 bits; a table, a picture, result.json."""
+    from bsq import demo
+
+    return demo.demo(options)

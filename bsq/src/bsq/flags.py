@@ -1,0 +1,163 @@
+"""The flags of BSQ's commands as decorators, each spelled once; the authors' names and defaults are kept.
+
+Each decorator hands a command one value of `bsq.options`. No tensor here: `--help` imports this.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bsq.options import ActOptions, SgdOptions, WidthOptions, net_of
+from lowbit.cli import Decorator, Real, Several, apply_options, gathered, run_options
+
+DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+PATTERNS: dict[str, Any] = {"multiple": True, "metavar": "PATTERN"}
+
+
+def shared_options(output: Path | None = None, data: bool = True, training: bool = True) -> Decorator:
+    """`options: RunOptions` with the authors' names of the folder and their seed."""
+    spelled = ("-c", "--checkpoint", "--output")
+    return run_options(seed=1234, output_flags=spelled, output=output, data=data, training=training)
+
+
+def net_options() -> Decorator:
+    """Which net, weights and pictures, as `net: NetOptions`."""
+    count = click.IntRange(min=1)
+    options: list[Decorator] = [
+        click.option("-d", "--dataset", type=click.Choice(DATASETS), default="cifar10", show_default=True),
+        click.option("--test-batch", type=count, default=100, show_default=True, help="Of the whole job."),
+        *_arch_options("resnet20"),
+        click.option("--model", type=FILE, help="Checkpoint the weights come from."),
+        click.option("--float64", is_flag=True, help="Evaluate in double precision."),
+    ]
+    names = ("dataset", "test_batch", "arch", "depth", "block_name", "model", "float64")
+    return gathered("net", net_of, options, {name: name for name in names})
+
+
+def file_options() -> Decorator:
+    """A checkpoint and, where it does not say it itself, its architecture, as `net: NetOptions`."""
+    options: list[Decorator] = [
+        click.option("--model", type=FILE, required=True, help="Checkpoint."),
+        *_arch_options(None),
+    ]
+    names = ("arch", "depth", "block_name", "model")
+    return gathered("net", net_of, options, {name: name for name in names})
+
+
+def _arch_options(arch: str | None) -> list[Decorator]:
+    default = " [default: what --model holds]" if arch is None else ""
+    return [
+        click.option(
+            "-a",
+            "--arch",
+            default=arch,
+            show_default=arch is not None,
+            help=f"resnet (with --depth), resnet20 … resnet110, or any timm name.{default}",
+        ),
+        click.option("--depth", type=int, help="Of -a resnet: 8, 14, 20 (default), 32, 44, 56 or 110."),
+        click.option("--block-name", type=click.Choice(["BasicBlock", "Bottleneck"]), default="BasicBlock"),
+    ]
+
+
+def act_options() -> Decorator:
+    """Activation quantization, as `acts: ActOptions`."""
+    options: list[Decorator] = [
+        click.option(
+            "--act",
+            type=click.IntRange(0, 16),
+            default=4,
+            show_default=True,
+            help="Activation bits, 0 for none. The authors' nets clip at 6 above 3 bits, by PACT otherwise.",
+        ),
+        click.option(
+            "--act-range",
+            type=click.Choice(["batch", "running"]),
+            default="batch",
+            show_default=True,
+            help="Range of each batch (the authors'), or calibrated on training pictures.",
+        ),
+        click.option(
+            "--act-clip",
+            type=click.Choice(["6", "none", "pact"]),
+            help="Of each quantized ReLU [default: the authors' rule for their nets; other nets keep theirs].",
+        ),
+        click.option("--act-include", **PATTERNS, help="Activations quantized, by name."),
+        click.option("--act-exclude", **PATTERNS, help="Activations left float, by name."),
+    ]
+    keys = {"act": "bits", "act_range": "range", "act_clip": "clip", "act_include": "include", "act_exclude": "exclude"}
+    return gathered("acts", ActOptions, options, keys)
+
+
+def sgd_options(epochs: int, schedule: tuple[int, ...] = (150, 225), weight_decay: float = 5e-4) -> Decorator:
+    """The training recipe, as `sgd: SgdOptions`."""
+    positive, count = Real(0, min_open=True), click.IntRange(min=1)
+    options: list[Decorator] = [
+        click.option("--epochs", type=count, default=epochs, show_default=True),
+        click.option("--train-batch", type=count, default=128, show_default=True, help="Of the whole job."),
+        click.option("--lr", "--learning-rate", type=positive, default=0.1, show_default=True),
+        click.option(
+            "--schedule",
+            cls=Several,
+            type=click.IntRange(min=0),
+            default=schedule,
+            show_default=True,
+            metavar="EPOCH...",
+            help="Epochs (from 0) at whose start the rate is multiplied by --gamma.",
+        ),
+        click.option("--gamma", type=positive, default=0.1, show_default=True),
+        click.option("--momentum", type=Real(0, 1, max_open=True), default=0.9, show_default=True),
+        click.option("--weight-decay", "--wd", type=Real(0), default=weight_decay, show_default=True),
+    ]
+    return gathered("sgd", SgdOptions, options, {f.name: f.name for f in dataclasses.fields(SgdOptions)})
+
+
+LEGACY = {
+    "--start-epoch": 0,
+    "--drop/--dropout": 0.0,
+    "--cardinality": 8,
+    "--widen-factor": 4,
+    "--growthRate": 12,
+    "--compressionRate": 2,
+    "--gpu-id": "0",
+}
+LEGACY_OF_CONVERT = {**LEGACY, "--decay": 0.01, "-e/--evaluate": False}
+
+
+def legacy_options(flags: Mapping[str, Any] = LEGACY) -> Decorator:
+    """Flags of the authors' programs that had no effect there: accepted, with their defaults, without effect here."""
+    return apply_options(
+        [
+            click.option(
+                *spelled.split("/"), default=default, is_flag=default is False, expose_value=False, hidden=True
+            )
+            for spelled, default in flags.items()
+        ]
+    )
+
+
+def legacy_note(flags: Mapping[str, Any] = LEGACY) -> str:
+    """The line under `--help` that names them."""
+    return f"Accepted without effect, as in the authors' program: {', '.join(flags)}."
+
+
+def width_options() -> Decorator:
+    """Which layers get how many bits, as `widths: WidthOptions`."""
+    options: list[Decorator] = [
+        nbits_option(),
+        click.option("--dict", type=FILE, help="Checkpoint whose Nbit_dict gives each layer its bits."),
+        click.option("--preset", type=click.Choice(["hawq"]), help="HAWQ's widths of ResNet-20."),
+        click.option("--include", **PATTERNS, default=("*",), show_default=True, help="Layers quantized, by name."),
+        click.option("--exclude", **PATTERNS, help="Layers left float, by name."),
+    ]
+    keys = {"nbits": "bits", "dict": "scheme", "preset": "preset", "include": "include", "exclude": "exclude"}
+    return gathered("widths", WidthOptions, options, keys)
+
+
+def nbits_option(**more: Any) -> Decorator:
+    """`--Nbits` as the authors have it (their recipes say 8)."""
+    more = {"help": "Magnitude bits of a weight.", **more}
+    return click.option("--Nbits", type=click.IntRange(1, 16), default=4, show_default=True, **more)

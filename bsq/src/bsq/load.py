@@ -1,0 +1,248 @@
+"""Checkpoints of BSQ, ours and the authors', to nets and back.
+
+Files are read by content: keys with or without the authors' `module.`, with or without `Nbit_dict` (planes show their
+width), in float, bit or finetune form. Ours also say which net they are of and how its activations are quantized.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from bsq.activation import quantize_bsq_activations_
+from bsq.convert import bit_layers, check_widths, load_bits_, nbit_dict, to_bits_
+from bsq.forms import BIAS, WEIGHT
+from bsq.options import CIFAR_DEPTHS
+from lowbit.errors import InputError
+from lowbit.models.create import create_model
+from lowbit.models.surgery import replace_
+from lowbit.quant.activation import ActivationConfig, QuantActivation, quantizers
+from lowbit.train.checkpoint import read_checkpoint
+
+FORMAT = 1
+PREFIX = "module."  # the authors', in files
+DEFAULT_ACT = 4  # of the authors' programs; their files do not say
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        state: keys as in the net (no `module.`). form: "float", "bit" or "finetune".
+        widths: `Nbit_dict`; empty where there is none.
+        arch: timm name, classes: size of the last layer; None where neither the file nor its keys tell.
+        activations: {module: arguments of ActivationConfig}; None: the file does not say (the authors').
+        pictures: timm's data configuration the net was trained with; None: that of the dataset.
+    """
+
+    state: dict[str, Tensor]
+    form: str
+    widths: dict[str, tuple[int, int]]
+    arch: str | None
+    classes: int | None
+    activations: dict[str, dict[str, Any]] | None
+    pictures: dict[str, Any] | None
+
+
+def parse(checkpoint: Mapping[str, Any]) -> Saved | None:
+    """The content of a checkpoint dict, or None if it is none of BSQ's (and no plain state dict).
+
+    Raises:
+        InputError: widths that are no widths, or a finetune form without its widths.
+    """
+    found = checkpoint.get("state_dict", checkpoint)
+    if checkpoint.get("package", "bsq") != "bsq" or not isinstance(found, Mapping) or not found:
+        return None
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()):
+        return None
+    state = {key.removeprefix(PREFIX): value for key, value in found.items()}
+    form, shown = _form(state)
+    given = checkpoint.get("Nbit_dict")
+    if given is None and form == "finetune":
+        raise InputError("the checkpoint is in finetune form without an Nbit_dict, so its widths are unknown")
+    widths = check_widths(shown if given is None else given)
+    arch = checkpoint.get("arch") or _cifar_arch(state)
+    classes = checkpoint.get("classes") or _classes(state)
+    return Saved(state, form, widths, arch, classes, checkpoint.get("activations"), checkpoint.get("pictures"))
+
+
+def read(path: Path) -> Saved:
+    """Read a checkpoint file.
+
+    Raises:
+        InputError: it cannot be read, or is not BSQ's.
+    """
+    try:
+        saved = parse(read_checkpoint(path))
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if str(path) in text else f"{path}: {text}") from error
+    if saved is None:
+        raise InputError(f"{path} is no checkpoint of BSQ: it holds no state_dict of tensors; name another file")
+    return saved
+
+
+def _form(state: Mapping[str, Tensor]) -> tuple[str, dict[str, list[int]]]:
+    """Form, and the widths that planes show."""
+    names = [key.removesuffix(f".{WEIGHT.p}") for key in state if key.endswith(f".{WEIGHT.p}")]
+    if names:
+        width = {key: value.shape[-1] for key, value in state.items() if value.dim()}
+        return "bit", {name: [width[f"{name}.{WEIGHT.p}"], width.get(f"{name}.{BIAS.p}", 0)] for name in names}
+    heads = [key.removesuffix(".scale") for key in state if key.endswith(".scale")]
+    latent = any(f"{name}.weight" in state and state[f"{name}.scale"].numel() == 1 for name in heads)
+    return ("finetune" if latent else "float"), {}
+
+
+def _cifar_arch(state: Mapping[str, Tensor]) -> str | None:
+    """The authors' ResNet whose keys these are: three stages of n blocks, depth 6n + 2."""
+    blocks = {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")}
+    stages = sorted(stage for stage, _ in (b for b in blocks if len(b) == 2))
+    n = len(stages) // 3
+    if stages != [f"layer{s}" for s in (1, 2, 3) for _ in range(n)] or 6 * n + 2 not in CIFAR_DEPTHS:
+        return None
+    return f"cifar_resnet{6 * n + 2}_1x1"
+
+
+def _classes(state: Mapping[str, Tensor]) -> int | None:
+    """Rows of `fc`, the last layer of the authors' nets and of timm's ResNets."""
+    found = next((state[key] for key in (f"fc.{WEIGHT.p}", "fc.weight") if key in state), None)
+    return None if found is None else found.shape[0]
+
+
+def check_arch(saved: Saved, arch: str | None, path: Path | str) -> str:
+    """The architecture to build.
+
+    Raises:
+        InputError: the file holds another one than asked for, or nobody says which.
+    """
+    if arch is None and saved.arch is None:
+        raise InputError(f"{path} does not say which net it is of: name it with --arch")
+    if arch is not None and saved.arch is not None and arch != saved.arch:
+        raise InputError(f"{path} holds a {saved.arch}, not the {arch} of --arch: give -a {saved.arch}")
+    return str(arch or saved.arch)
+
+
+def load_float_(model: nn.Module, saved: Saved, path: Path | str) -> nn.Module:
+    """Load float weights; alphas and ranges of activations that the file lacks stay the net's own.
+
+    Raises:
+        InputError: bits instead of floats, another net, or activations that the net does not have.
+    """
+    if saved.form != "float":
+        raise InputError(f"{path} is in {saved.form} form, and float weights are needed: use cifar_finetune --evaluate")
+    state = with_ranges(saved.state, model)
+    _check_alphas(state, model, path, may_lack=True)
+    own = {key: value for key, value in model.state_dict().items() if key.endswith(".alpha")}
+    try:
+        model.load_state_dict({**own, **state})
+    except RuntimeError as error:
+        text = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise InputError(f"{path} does not fit the net: {text[:400]}; check --arch and --dataset") from error
+    return model
+
+
+def load_planes_(model: nn.Module, saved: Saved, path: Path | str) -> nn.Module:
+    """Load bit or finetune form into a float net (activations already quantized), which takes over the form.
+
+    Raises:
+        InputError: floats instead of bits, another net, or activations of another type.
+    """
+    if saved.form == "float":
+        raise InputError(f"{path} holds float weights, and bits are needed: run convert on it first")
+    _check_alphas(saved.state, model, path)
+    missing = [name for name in saved.widths if name not in dict(model.named_modules())]
+    if missing:
+        raise InputError(f"{path} does not fit the net, which has no layer {missing[0]!r}; check --arch")
+    to_bits_(model, 1, include=list(saved.widths), exclude=())
+    try:
+        return load_bits_(model, with_ranges(saved.state, model), saved.widths)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; check --arch and --dataset") from error
+
+
+def with_ranges(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """`state` with exactly the calibrated ranges that `model` has; where it lacks one, the model's own (0: not set)."""
+    room = {key: value for key, value in model.state_dict().items() if key.endswith(".largest")}
+    kept = {key: value for key, value in state.items() if not key.endswith(".largest") or key in room}
+    return {**room, **kept}
+
+
+def _check_alphas(state: Mapping[str, Tensor], model: nn.Module, path: Path | str, may_lack: bool = False) -> None:
+    """Refuse a net whose PACT activations are not those of the file."""
+    theirs = {key.removesuffix(".alpha") for key in state if key.endswith(".alpha")}
+    ours = {name for name, quantizer in quantizers(model).items() if quantizer.alpha is not None}
+    if theirs - ours:
+        raise InputError(
+            f"{path} was made with PACT activations ({min(theirs - ours)}.alpha): use --act 1 to 3, or --act-clip pact"
+        )
+    if ours - theirs and not may_lack:
+        raise InputError(
+            f"{path} was not made with PACT activations (no {min(ours - theirs)}.alpha): use --act 4 or more (or "
+            "--act-clip 6), or run convert with this --act on the float net first"
+        )
+
+
+def check_activations(saved: Saved, model: nn.Module, path: Path | str) -> None:
+    """Refuse to evaluate bits behind other activation functions than those they were made with.
+
+    Raises:
+        InputError: the first quantizer that differs, and what to do.
+    """
+    if saved.activations is None:
+        return
+    ours = {name: quantizer.config.function for name, quantizer in quantizers(model).items()}
+    theirs = {name: config["function"] for name, config in saved.activations.items()}
+    for name in [*theirs, *ours]:
+        if ours.get(name) != theirs.get(name):
+            raise InputError(
+                f"{path} was made with activation {theirs.get(name, 'float')} at {name}, this run has "
+                f"{ours.get(name, 'float')}: give the --act, --act-clip, --act-include and --act-exclude that it was "
+                "converted with, or convert the float net again"
+            )
+
+
+def restore_activations_(model: nn.Module, saved: Saved) -> nn.Module:
+    """The quantizers that a file describes; for the authors' files, which do not, their rule at their default --act."""
+    if saved.activations is None:
+        if saved.form == "float" and not any(key.endswith(".alpha") for key in saved.state):
+            return model
+        pact = any(key.endswith(".alpha") for key in saved.state)
+        return quantize_bsq_activations_(model, DEFAULT_ACT, clip="pact" if pact else "6")
+    configs = {name: ActivationConfig(**config) for name, config in saved.activations.items()}
+    return replace_(model, {name: QuantActivation(config) for name, config in configs.items()})
+
+
+def build(saved: Saved, path: Path | str = "the checkpoint", arch: str | None = None) -> nn.Module:
+    """The net of a checkpoint, in evaluation mode.
+
+    Raises:
+        InputError: which net is not told, or the weights do not fit it.
+    """
+    size = {} if saved.classes is None else {"num_classes": saved.classes}
+    model = restore_activations_(create_model(check_arch(saved, arch, path), **size), saved)
+    load = load_float_ if saved.form == "float" else load_planes_
+    return load(model, saved, path).eval()
+
+
+def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
+    """Entry point of `lowbit.methods`: the net, or None if the checkpoint is not BSQ's."""
+    saved = parse(checkpoint)
+    if saved is None or (saved.arch is None and "package" not in checkpoint):
+        return None
+    return build(saved)
+
+
+def header(arch: str, classes: int, model: nn.Module, pictures: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What every checkpoint of ours says of its net, beside `state_dict`."""
+    configs = {name: asdict(quantizer.config) for name, quantizer in quantizers(model).items()}
+    entries = {"format": FORMAT, "package": "bsq", "arch": arch, "classes": classes, "activations": configs}
+    widths = {"Nbit_dict": nbit_dict(model)} if bit_layers(model) else {}
+    return {**entries, "pictures": None if pictures is None else dict(pictures), **widths}
+
+
+def state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """A net's tensors for a file: on the CPU, floats in single precision, under the authors' keys."""
+    tensors = {PREFIX + key: value.detach().cpu() for key, value in model.state_dict().items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}

@@ -1,0 +1,124 @@
+"""The options of BSQ's commands as values (no click, no torch): `cli.py` fills them, `run.py` reads them.
+
+Defaults are the original programs' (`convert.py`, `cifar_finetune.py`) where they had the option.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowbit.errors import InputError
+
+CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # 6n + 2
+
+HAWQ_RESNET20 = {  # HAWQ's widths of ResNet-20 by layer name, as the BSQ authors list them (compared at act 4)
+    "conv1": 8,
+    "layer1.0.*": 6,
+    "layer1.1.*": 6,
+    "layer1.2.*": 8,
+    "layer2.*": 3,
+    "layer3.*": 2,
+    "fc": 3,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetOptions:
+    """Which net, which weights, which pictures.
+
+    Attributes:
+        arch: timm name; None: what the file says. dataset: a name of `lowbit.data.datasets`.
+        model: checkpoint the weights come from. test_batch: pictures per evaluated batch, of the whole job.
+        include, exclude: name patterns of the layers that are quantized.
+        float64: evaluate in double precision, which no order of operations can move.
+    """
+
+    arch: str | None = "cifar_resnet20_1x1"
+    dataset: str = "cifar10"
+    model: Path | None = None
+    test_batch: int = 100
+    float64: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActOptions:
+    """Activation quantization, the arguments of `bsq.activation.quantize_bsq_activations_`.
+
+    Attributes:
+        bits: 0 rounds nothing.
+        range: "batch": the maximum of the batch at hand, the authors'; "running": calibrated once, then fixed.
+        clip: "6", "none", "pact", or None: the authors' rule for their nets, the module's own function for others.
+        include, exclude: patterns of activation modules; empty `include`: the authors' choice.
+    """
+
+    bits: int = 4
+    range: str = "batch"
+    clip: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WidthOptions:
+    """Which layers get how many magnitude bits.
+
+    Attributes:
+        bits: of every layer that neither `scheme` (a checkpoint with an `Nbit_dict`) nor `preset` names.
+        include, exclude: name patterns of the layers that are quantized.
+
+    Raises:
+        InputError: both a scheme and a preset.
+    """
+
+    bits: int = 4
+    scheme: Path | None = None
+    preset: str | None = None
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.scheme is not None and self.preset is not None:
+            raise InputError(f"--dict {self.scheme} and --preset {self.preset} both give widths; give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SgdOptions:
+    """The training recipe; `schedule` holds 0-based epochs at whose start the rate is multiplied by `gamma`."""
+
+    epochs: int
+    train_batch: int = 128
+    lr: float = 0.1
+    schedule: tuple[int, ...] = (150, 225)
+    gamma: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+
+def net_of(arch: str | None, depth: int | None, block_name: str, **rest: Any) -> NetOptions:
+    """Net options out of the authors' `-a`, `--depth` and `--block-name`."""
+    if arch is None:
+        arch = None if depth is None else "resnet"
+    return NetOptions(arch=None if arch is None else timm_name(arch, depth, block_name), **rest)
+
+
+def timm_name(arch: str, depth: int | None, block_name: str = "BasicBlock") -> str:
+    """The timm name of an `-a`: `resnet` (with `--depth`) and `resnet20` are the authors' CIFAR nets.
+
+    Raises:
+        InputError: a depth that is not 6n + 2, or that the name contradicts; a block the CIFAR nets do not have.
+    """
+    named = {f"resnet{d}": d for d in CIFAR_DEPTHS}
+    if block_name != "BasicBlock" and (arch == "resnet" or arch in named):
+        raise InputError(
+            f"--block-name {block_name}: {arch} has BasicBlock only; for Bottleneck use a timm net (-a resnet50)"
+        )
+    if arch == "resnet":
+        depth = 20 if depth is None else depth
+        if depth not in CIFAR_DEPTHS:
+            raise InputError(
+                f"--depth {depth}: the CIFAR ResNet has {', '.join(map(str, CIFAR_DEPTHS))}; use one of them"
+            )
+        return f"cifar_resnet{depth}_1x1"
+    if depth is not None and depth != named.get(arch):
+        raise InputError(f"--depth {depth} contradicts -a {arch}: use -a resnet --depth {depth}, or leave --depth out")
+    return f"cifar_resnet{named[arch]}_1x1" if arch in named else arch

@@ -1,0 +1,73 @@
+"""What the authors' programs printed, line by line; all of it goes to stdout."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from bsq.convert import nbit_dict, ones_per_plane
+from bsq.load import PREFIX
+from bsq.size import Size
+from lowbit.evaluate.classify import Scores
+from lowbit.quant.activation import quantizers
+
+
+def parameters(model: nn.Module) -> Iterator[str]:
+    """Every trainable parameter with its shape and size, and their sum (in bit form: planes, not weights)."""
+    total = 0
+    for name, parameter in model.named_parameters():
+        total += parameter.numel()
+        yield f"{PREFIX + name:40} {tuple(parameter.shape)!s:28} {parameter.numel():>12,}"
+    yield f"    Total params: {total / 1e6:.2f}M ({total:,})"
+
+
+def accuracy(scores: Scores) -> str:
+    """One evaluation."""
+    return f"Accuracy: {scores.top1:.2f}%"
+
+
+def test_line(scores: Scores) -> str:
+    """One evaluation with its loss."""
+    return f" Test Loss:  {scores.loss:.8f}, Test Acc:  {scores.top1:.2f}"
+
+
+def planes(model: nn.Module) -> Iterator[str]:
+    """Percent of the weights whose bit is set, per plane of each layer, most significant first."""
+    for name, table in ones_per_plane(model).items():
+        yield PREFIX + name
+        for key, percents in table.items():
+            yield f"{key.capitalize()}:" + ", ".join(f"{percent:6.2f}%" for percent in percents)
+
+
+def widths(model: nn.Module) -> Iterator[str]:
+    """Each layer's bits of weight and bias."""
+    for name, pair in nbit_dict(model).items():
+        yield name
+        yield str(list(pair))
+
+
+def compression(size: Size) -> str:
+    """The authors' rate: bit layers alone, the sign not counted."""
+    return f" Compression rate after pruning [{size.weights}*32 / {size.bits}]: {size.compression:.2f} X"
+
+
+def alphas(model: nn.Module) -> Iterator[str]:
+    """PACT's learned clips."""
+    for name, quantizer in quantizers(model).items():
+        if quantizer.alpha is not None:
+            yield f"{PREFIX}{name}.alpha {quantizer.alpha.item():.6f}"
+
+
+COLUMNS = ("Learning Rate", "Train Loss", "Valid Loss", "Train Acc.", "Valid Acc.")
+
+
+def log_text(lines: Sequence[Mapping[str, Any]]) -> str:
+    """The authors' `log.txt` out of `metrics.jsonl`: one row for each epoch that was also evaluated."""
+    evaluated = {line["epoch"]: line for line in lines if line["event"] == "eval"}
+    rows = ["\t".join(COLUMNS) + "\t"]
+    for line in lines:
+        if line["event"] == "epoch" and line["epoch"] in evaluated:
+            valid = evaluated[line["epoch"]]
+            values = (line["lr"], line["loss"], valid["loss"], line["top1"], valid["top1"])
+            rows.append("".join(f"{value:.6f}\t" for value in values))
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,117 @@
+"""What a net in bits looks like: each layer's bits, how many ones each plane holds, and what the net weighs.
+
+Magnitude bits and stored bits (with the sign) are both given; the compressions are those of `bsq.size`.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bsq import nets
+from bsq.convert import bit_layers, ones_per_plane, to_bit_form_
+from bsq.forms import BIAS, WEIGHT
+from bsq.options import NetOptions
+from bsq.size import size
+from lowbit.options import RunOptions
+from lowbit.train.folder import RunFolder, write_json
+
+COMPRESSIONS = {
+    "compression": "bit layers, sign not counted (the authors')",
+    "compression_signed": "bit layers with their signs",
+    "compression_all": "the whole net: signs, shortcuts, batch norm, scales",
+}
+
+
+def summary(model: nn.Module) -> dict[str, Any]:
+    """The whole net in numbers, as in `result.json`: bits by layer, their sum, and the compressions."""
+    found = size(model)
+    numbers = {name: getattr(found, name) for name in ("weights", "float_values", "scales", *COMPRESSIONS)}
+    bits = {name: [layer.bits(WEIGHT), layer.bits(BIAS)] for name, layer in bit_layers(model).items()}
+    return {"bits": bits, "total_bits": found.bits, "total_bits_signed": found.bits_signed, **numbers}
+
+
+def describe(model: nn.Module) -> dict[str, Any]:
+    """Everything that the report shows, as plain values; a net in finetune form is brought into bit form.
+
+    Returns:
+        `summary`, and `layers`: {name: numbers of weights and biases, their magnitude bits, stored bits of a weight,
+        percent of ones per plane (most significant first), whether all planes are binary (re-quantised)}.
+    """
+    to_bit_form_(model)
+    layers, ones = {}, ones_per_plane(model)
+    for name, layer in bit_layers(model).items():
+        bits = layer.bits(WEIGHT)
+        planes = [plane for keys in layer.tensors for plane in layer.planes(keys)[:2]]
+        layers[name] = {
+            "weights": layer.numel(WEIGHT),
+            "bits": bits,
+            "stored_bits": bits + 1 if bits else 0,
+            "biases": layer.numel(BIAS),
+            "bias_bits": layer.bits(BIAS),
+            "ones_percent": ones[name],
+            "binary": all(bool(((plane == 0) | (plane == 1)).all()) for plane in planes),
+        }
+    return {**summary(model), "layers": layers}
+
+
+def table(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report as text: a row for each layer, then the whole net."""
+    longest = max(len(name) for name in report["layers"])
+    yield f"{'layer':{longest}} {'weights':>10} {'bits':>5} {'stored':>6}  % of ones per plane, most significant first"
+    for name, layer in report["layers"].items():
+        ones = " ".join(f"{percent:6.2f}" for percent in layer["ones_percent"]["weight"])
+        note = "" if layer["binary"] else "  (not re-quantised: planes are not binary)"
+        yield f"{name:{longest}} {layer['weights']:>10,} {layer['bits']:>5} {layer['stored_bits']:>6}  {ones}{note}"
+        if layer["biases"]:
+            ones = " ".join(f"{percent:6.2f}" for percent in layer["ones_percent"]["bias"])
+            stored = layer["bias_bits"] + 1 if layer["bias_bits"] else 0
+            yield f"{'  bias':{longest}} {layer['biases']:>10,} {layer['bias_bits']:>5} {stored:>6}  {ones}"
+    yield f"weights {report['weights']:,}, bits {report['total_bits']:,} ({report['total_bits_signed']:,} with signs)"
+    for name, meaning in COMPRESSIONS.items():
+        yield f"{name} {report[name]:.2f}x  {meaning}"
+
+
+def draw(report: Mapping[str, Any], path: Path) -> None:
+    """A picture: bits by layer, and ones per plane as a map (rows: layers; columns: place values)."""
+    from matplotlib.figure import Figure
+
+    names = list(report["layers"])
+    bits = [report["layers"][name]["bits"] for name in names]
+    deepest = max(*bits, 1)
+    ones = [report["layers"][name]["ones_percent"]["weight"] for name in names]
+    rows = [[float("nan")] * (deepest - len(row)) + list(row) for row in ones]
+    figure = Figure(figsize=(9, 1.5 + 0.25 * len(names)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    left.barh(range(len(names)), bits)
+    left.set(xlabel="magnitude bits", yticks=range(len(names)), yticklabels=names)
+    left.invert_yaxis()
+    left.set_title(f"{report['compression']:.2f}x ({report['compression_all']:.2f}x with all that stays float)")
+    image = right.imshow(rows, aspect="auto", vmin=0, vmax=50, cmap="viridis")
+    right.set(xlabel="plane", xticks=range(deepest), xticklabels=[f"$2^{{{i}}}$" for i in reversed(range(deepest))])
+    right.set_title("percent of weights whose bit is set")
+    figure.colorbar(image, ax=right)
+    figure.savefig(path, dpi=120)
+
+
+def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
+    """`bsq report`: the table on stdout; with `--output` also `report.json` and `report.png`.
+
+    Raises:
+        InputError: not a checkpoint of bits, or a folder that holds a run.
+    """
+    if options.output is not None:
+        RunFolder.check(options.output, resume=options.resume is not None, overwrite=options.overwrite)
+    found = describe(nets.read_bits(net)[0])
+    lines = list(table(found))
+    if options.output is not None:
+        config = {"command": "report", **asdict(options), **asdict(net)}
+        resume, overwrite = options.resume is not None, options.overwrite
+        with RunFolder.open(options.output, config, resume=resume, overwrite=overwrite) as folder:
+            write_json(folder.path / "report.json", found)
+            draw(found, folder.path / "report.png")
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    return found

@@ -1,0 +1,148 @@
+"""Conversion, evaluation and export of nets in bits: parts are joined here, the record goes to stdout.
+
+Deviations from the authors' programs are listed in bsq/README.md.
+"""
+
+import sys
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bsq import load, nets, record
+from bsq.convert import prune_, requantize_, to_bit_form_, to_bits_, to_finetune_
+from bsq.options import ActOptions, NetOptions, WidthOptions
+from bsq.report import summary
+from bsq.session import Session, figures
+from bsq.size import size
+from lowbit.errors import InputError
+from lowbit.evaluate.classify import Scores
+from lowbit.export.backbone import save_backbone
+from lowbit.export.packed import save_packed
+from lowbit.options import RunOptions
+from lowbit.quant.activation import uncalibrated
+from lowbit.train.checkpoint import BEST, CHECKPOINT, write_checkpoint
+from lowbit.train.folder import RunFolder
+
+MAX_BITS_OF_CONVERT = 10  # the ceiling of convert's re-quantisation, a no-op on fresh bits; training's is 8
+
+
+def convert(
+    options: RunOptions, net: NetOptions, acts: ActOptions, widths: WidthOptions, calibration_batch: int = 128
+) -> nn.Module | None:
+    """`bsq convert`: a float net into bit planes, evaluated before and after. None after a dry run.
+
+    Args:
+        options: of every command.
+        net: which net and pictures.
+        acts: activation quantization.
+        widths: which layers get how many bits.
+        calibration_batch: pictures per batch that set running activation ranges.
+
+    Returns:
+        The net in bit form.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came while evaluating or calibrating.
+    """
+    session = Session(options, net)
+    saved = nets.read_model(net)
+    session.open_data()
+    model = nets.create(session, saved)
+    pictures = nets.pictures_of(model, session, saved)
+    recipe = session.recipes(model, pictures)[1]
+    nets.quantize_activations_(model, acts)
+    if saved is not None:
+        load.load_float_(model, saved, str(net.model))
+    table = nets.given_widths(widths, net, model, saved)
+    exclude = widths.exclude or None
+    bits = to_bits_(deepcopy(model), widths.bits, widths=table, include=widths.include, exclude=exclude)
+    if session.planned(model, recipe, evaluations=2):
+        return None
+    batch = session.batch_sizes()
+    with session.folder("convert", acts, widths, **batch) as folder:
+        session.say(*record.parameters(model))
+        session.calibrate(model, recipe, calibration_batch)
+        before = session.scores(model, recipe)
+        session.say(record.accuracy(before))
+        del model
+        session.calibrate(bits, recipe, calibration_batch)
+        session.say(*record.planes(bits), *record.widths(bits), *record.parameters(bits))
+        requantize_(bits, MAX_BITS_OF_CONVERT)
+        after = session.scores(bits, recipe)
+        session.say(*record.planes(bits), record.accuracy(after), record.compression(size(bits)))
+        head = {**load.header(str(net.arch), session.classes, bits, pictures), "dataset": net.dataset}
+        _save(session, folder, bits, {**head, "acc": after.top1, "best_acc": after.top1})
+        values = {**figures(after), "top1_float": before.top1, **summary(bits), **batch}
+        session.write_result(folder, values)
+    return bits
+
+
+def _save(session: Session, folder: RunFolder | None, model: nn.Module, head: dict[str, Any]) -> None:
+    """The converted net under both of the authors' names, and its backbone as floats."""
+    if folder is None or not session.accelerator.is_main_process:
+        return
+    state = {**head, "epoch": 1, "step": 0, "optimizer": {}, "state_dict": load.state_dict(model)}
+    for name in (CHECKPOINT, BEST):
+        write_checkpoint(folder.path / name, state, keep_previous=False)
+    save_backbone(model, folder.path / "backbone.safetensors", str(session.net.arch))
+
+
+def evaluate_bits(
+    options: RunOptions, net: NetOptions, acts: ActOptions, calibration_batch: int = 128
+) -> Scores | None:
+    """`bsq cifar_finetune --evaluate`: accuracy as loaded, pruned and in finetune form; ones, bits, compression.
+
+    Returns:
+        The last evaluation; None after a dry run.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came while evaluating or calibrating.
+    """
+    session = Session(options, net)
+    saved = nets.read_model(net, required=True)
+    assert saved is not None
+    session.open_data()
+    model = nets.create(session, saved)
+    recipe = session.recipes(model, nets.pictures_of(model, session, saved))[1]
+    nets.quantize_activations_(model, acts, saved)
+    load.check_activations(saved, model, str(net.model))
+    to_bit_form_(load.load_planes_(model, saved, str(net.model)))
+    if session.planned(model, recipe):
+        return None
+    batch = session.batch_sizes()
+    with session.folder("cifar_finetune", acts, **batch) as folder:
+        session.say(*record.parameters(model))
+        if uncalibrated(model):
+            session.calibrate(model, recipe, calibration_batch)
+        session.say(record.accuracy(session.scores(model, recipe)))
+        prune_(model)
+        session.say(*record.planes(model), record.accuracy(session.scores(model, recipe)))
+        scores = session.scores(to_finetune_(model), recipe)
+        session.say(record.accuracy(scores), *record.widths(model), record.compression(size(model)))
+        session.say(*record.alphas(model))
+        session.write_result(folder, {**figures(scores), **summary(model), **batch})
+    return scores
+
+
+def export(options: RunOptions, net: NetOptions) -> Path:
+    """`bsq export`: the codes at their own bits, what stays float, and how to rebuild the net, in one file.
+
+    Raises:
+        InputError: no `--output`, not a checkpoint of bits, or a folder that holds a run.
+    """
+    if options.output is None:
+        raise InputError("--output is missing: name the folder that packed.safetensors is written to")
+    again = {"resume": options.resume is not None, "overwrite": options.overwrite}
+    RunFolder.check(options.output, **again)
+    model, recipe = nets.read_bits(net)
+    config = {"command": "export", **asdict(options), **asdict(net)}
+    with RunFolder.open(options.output, config, **again) as folder:
+        path = folder.path / "packed.safetensors"
+        save_packed(model, path, recipe)
+    sys.stdout.write(f"{path} {path.stat().st_size:,} bytes\n")
+    return path

@@ -1,0 +1,292 @@
+"""What every command line shares: option types, how a run ends, and the options of `lowbit.options.RunOptions`.
+
+Importing this module does not import torch, so that `--help` stays fast. click is bent in three places, since the
+original programs were written for argparse: an option may take several values after one flag (`--schedule 150 250`),
+spellings of one parameter that disagree are an error, and every error is one line on stderr with the exit code of
+`lowbit.errors`.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from lowbit.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, InputError, Stopped
+from lowbit.options import RunOptions
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Flags = Mapping[str, click.Option]
+
+
+class Real(click.FloatRange):
+    """A finite float in a range; click's own lets `nan` through every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or click's usage error."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Several(click.Option):
+    """An option that takes one or more values after one flag, as argparse's `nargs="+"`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "multiple": True})
+
+
+def _is_value(token: str) -> bool:
+    return not token.startswith("-") or token[1:2].isdigit() or token[1:2] == "."
+
+
+def _occurrences(
+    ctx: click.Context, args: Sequence[str], flags: Flags
+) -> Iterator[tuple[list[str], click.Option | None]]:
+    """Cut a command line at its options: (tokens of one occurrence, its option; None for anything else).
+
+    Raises:
+        click.UsageError: an option that needs a value is followed by another option.
+    """
+    position = 0
+    while position < len(args):
+        token = args[position]
+        if token == "--":
+            yield from (([rest], None) for rest in args[position:])
+            return
+        name, joined, _ = token.partition("=") if token.startswith("--") else (token[:2], token[2:], "")
+        option = flags.get(token) or flags.get(name)
+        if token in flags:
+            name, joined = token, ""
+        end = position + 1
+        if option is not None and not option.is_flag and not option.count:
+            if not joined and end < len(args):
+                if args[end] in flags:
+                    raise click.UsageError(f"Option {token!r} needs a value, not the option {args[end]!r}.", ctx)
+                end += 1
+            while isinstance(option, Several) and end < len(args) and _is_value(args[end]):
+                end += 1
+        yield list(args[position:end]), option
+        position = end
+
+
+class Command(click.Command):
+    """A command whose options may take several values, and whose spellings of one parameter must agree."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Rewrite the command line into what click reads; see the class.
+
+        Raises:
+            click.UsageError: an option was given twice with different values.
+        """
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        flags = {flag: option for option in options for flag in (*option.opts, *option.secondary_opts)}
+        plain: list[str] = []
+        given: dict[str, tuple[str, Any]] = {}
+        for tokens, option in _occurrences(ctx, args, flags):
+            if not isinstance(option, Several):
+                plain += tokens
+            else:
+                first = 1 if "=" in tokens[0] else 2
+                plain += tokens[:first]
+                for value in tokens[first:]:
+                    plain += [option.opts[0], value]
+            if option is not None and option.name and not option.multiple and not option.is_flag:
+                self._agree(ctx, option, " ".join(tokens), given)
+        return super().parse_args(ctx, plain)
+
+    @staticmethod
+    def _agree(ctx: click.Context, option: click.Option, spelled: str, given: dict[str, tuple[str, Any]]) -> None:
+        value: Any = spelled
+        for flag in sorted(option.opts, key=len, reverse=True):
+            if spelled.startswith(flag):
+                value = spelled[len(flag) :].lstrip(" =")
+                break
+        value = option.type_cast_value(ctx, value)
+        name = option.name or ""
+        if name in given and given[name][1] != value:
+            raise click.UsageError(
+                f"{given[name][0]!r} and {spelled!r} disagree about one parameter; give one of them."
+            )
+        given[name] = (spelled, value)
+
+
+class Group(click.Group):
+    """A program: its commands are `Command`s, its errors one line, its exit codes those of `lowbit.errors`."""
+
+    command_class = Command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one command line and leave the process with its exit code (whatever `standalone_mode` says)."""
+        configure_logging(self.name or "lowbit")
+        try:
+            result = super().main(*args, **{**kwargs, "standalone_mode": False})
+            code = result if isinstance(result, int) else EXIT_DONE
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else self.name
+            code = fail(f"{error.format_message()} ({command} --help lists what is allowed)")
+        except click.ClickException as error:
+            code = fail(error.format_message())
+        except InputError as error:
+            code = fail(str(error))
+        except (Stopped, click.Abort, KeyboardInterrupt) as stop:
+            click.echo(f"stopped: {' '.join(str(stop).split()) or 'by a signal'}", err=True)
+            code = EXIT_STOPPED
+        sys.exit(code)
+
+
+def fail(message: str) -> int:
+    """Print a one-line error; returns the exit code of bad input."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return EXIT_INPUT
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to whatever `sys.stderr` is at that moment (test runners replace it)."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        raise AttributeError("the stream of this handler is sys.stderr")
+
+
+def configure_logging(package: str) -> None:
+    """Log lines of lowbit and `package` go to stderr (ranks above 0: warnings only); stdout is the record."""
+    root = logging.getLogger()
+    if not any(isinstance(handler, _Stderr) for handler in root.handlers):
+        handler = _Stderr()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.addFilter(lambda line: line.levelno > logging.INFO or line.name.split(".")[0] in ("lowbit", package))
+        root.addHandler(handler)
+    root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+
+
+def run_options(
+    *,
+    seed: int = 0,
+    output_flags: Sequence[str] = ("--output",),
+    output: Path | None = None,
+    data: bool = True,
+    training: bool = True,
+) -> Decorator:
+    """Give a command the shared options; it receives them as one argument `options: RunOptions`.
+
+    Args:
+        seed: the original program's default.
+        output_flags: every spelling of `--output`; the originals had their own names for it.
+        output: default folder; None writes nothing.
+        data: False leaves out what concerns pictures and computing.
+        training: False leaves out what only a training loop understands.
+    """
+    chosen = _data_options(seed) if data else []
+    chosen += _folder_options(output_flags, output)
+    chosen += _training_options() if training else []
+    return gathered("options", RunOptions, chosen, {f.name: f.name for f in dataclasses.fields(RunOptions)})
+
+
+def gathered(name: str, build: Callable[..., Any], options: Sequence[Decorator], keys: Mapping[str, str]) -> Decorator:
+    """Give a command several options as one argument `name`, which `build` makes of them.
+
+    Args:
+        name: of the command's argument.
+        build: makes the value (a dataclass, or a function).
+        options: click options.
+        keys: click's name of each option -> its parameter in `build`.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapper(**values: Any) -> Any:
+            picked = {key: values.pop(given) for given, key in keys.items() if given in values}
+            return command(**values, **{name: build(**picked)})
+
+        return apply_options(options)(wrapper)
+
+    return decorate
+
+
+def apply_options(options: Sequence[Decorator]) -> Decorator:
+    """One decorator out of several options, shown by `--help` in the given order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _data_options(seed: int) -> list[Decorator]:
+    path = click.Path(path_type=Path)
+    count, many = click.IntRange(min=1), click.IntRange(min=0)
+    return [
+        click.option("--data", type=path, default=Path("./data"), show_default=True, help="Dataset root."),
+        click.option("--download", is_flag=True, help="Let torchvision download the dataset into --data."),
+        click.option("-j", "--workers", type=many, default=4, show_default=True, help="Loader processes (folders)."),
+        click.option("--seed", "--manualSeed", type=many, default=seed, show_default=True, help="One for everything."),
+        click.option(
+            "--mixed-precision",
+            type=click.Choice(["no", "bf16", "fp16"]),
+            default="no",
+            envvar="ACCELERATE_MIXED_PRECISION",
+            show_default=True,
+            help="Through accelerate; fp16 needs a GPU.",
+        ),
+        click.option("--channels-last", is_flag=True, help="Memory format of pictures and weights."),
+        click.option("--limit-train", type=count, metavar="N", help="N training pictures, class-balanced."),
+        click.option("--limit-eval", type=count, metavar="N", help="N test pictures, class-balanced."),
+        click.option("--pretrained", is_flag=True, help="timm's weights, and the pictures prepared as they expect."),
+        click.option(
+            "--max-corrupt",
+            type=Real(0, 1),
+            default=0.001,
+            show_default=True,
+            help="Fraction of unreadable pictures tolerated (named and counted).",
+        ),
+        click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing."),
+    ]
+
+
+def _folder_options(flags: Sequence[str], default: Path | None) -> list[Decorator]:
+    return [
+        click.option(
+            *flags,
+            "output",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=default,
+            show_default=default is not None,
+            help="The run's folder" + ("." if default is not None else "; nothing is written without it."),
+        ),
+        click.option("--overwrite", is_flag=True, help="Replace the run that --output holds."),
+        click.option("--resume", metavar="auto|PATH", callback=_empty_is_none, help="Continue the run of --output."),
+    ]
+
+
+def _training_options() -> list[Decorator]:
+    count = click.IntRange(min=1)
+    return [
+        click.option("--max-steps", type=count, metavar="N", help="Stop after N steps and save."),
+        click.option("--save-every", type=count, metavar="N", help="Steps between checkpoints (default: an epoch)."),
+        click.option("--compile", is_flag=True, help="Compile the backbone."),
+        click.option("--val-split", type=Real(0, 1, min_open=True, max_open=True), help="Held-out fraction."),
+        click.option("--accumulate", type=count, default=1, show_default=True, help="Parts of a batch per step."),
+        click.option("--clip-grad", type=Real(0, min_open=True), metavar="NORM", help="Clip the gradients' norm."),
+        click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="accelerate's trackers; repeatable."),
+    ]
+
+
+def _empty_is_none(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    return value or None  # the originals' default was ''

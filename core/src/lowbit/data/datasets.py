@@ -1,0 +1,222 @@
+"""Datasets by name, read from the files that everyone has.
+
+| name | on disk |
+|---|---|
+| cifar10, cifar100 | torchvision's own: `cifar-10-batches-py/`, `cifar-100-python/`, md5 checked |
+| tiny-imagenet | `tiny-imagenet-200/` as it unpacks: `wnids.txt`, `train/`, `val/val_annotations.txt`; decoded to memory |
+| folder | `train/<class>/*` and `val/<class>/*` (or `test/`); read when needed |
+| digits | the 8x8 digits inside scikit-learn: every fifth is a test picture; nothing on disk |
+"""
+
+import contextlib
+import hashlib
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowbit.data.decode import UNREADABLE, read_picture
+from lowbit.data.pictures import FolderPictures, MemoryPictures, Pictures
+from lowbit.errors import InputError
+
+Split = Literal["train", "test"]
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+log = logging.getLogger(__name__)
+
+
+def _reconstruct(kind: type, shape: tuple[int, ...], code: Any) -> Any:
+    return kind.__new__(kind, shape, code)  # numpy's own function of this name has moved between versions
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads plain values and numpy arrays; any other name in the file is refused, so no code of it can run."""
+
+    ALLOWED = {  # noqa: RUF012  # never changed
+        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"the file asks for {module}.{name}") from None
+
+
+def _read_pickle(path: Path, md5: str, name: str) -> dict[str, Any]:
+    """One of torchvision's CIFAR files, checked."""
+    hint = f"give the folder that holds {path.parent.name}/ as --data, or add --download"
+    if not path.is_file():
+        raise InputError(f"{name}: there is no {path}; {hint}")
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "md5").hexdigest() != md5:
+            raise InputError(f"{name}: {path} is damaged (its md5 is not {md5}); remove it and add --download")
+        file.seek(0)
+        try:
+            content = _ArraysOnly(file, encoding="latin1").load()
+        except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{name}: {path} cannot be read ({error}); remove it and add --download") from None
+    return dict(content)
+
+
+def _cifar(name: str, root: Path, split: Split, download: bool) -> Pictures:
+    from torchvision import datasets
+
+    layout = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    if download:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                layout(root, download=True)
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(
+                f"{name}: the download to {root} failed ({reason}); put the files there by hand"
+            ) from error
+    folder = root / layout.base_folder
+    names = _read_pickle(folder / layout.meta["filename"], layout.meta["md5"], name)[layout.meta["key"]]
+    parts = [
+        _read_pickle(folder / f, md5, name) for f, md5 in (layout.train_list if split == "train" else layout.test_list)
+    ]
+    images = torch.from_numpy(np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32))
+    labels = [label for part in parts for label in part["labels" if name == "cifar10" else "fine_labels"]]
+    return MemoryPictures(name, names, images, torch.tensor(labels))
+
+
+def _decode_all(paths: Sequence[Path], labels: Sequence[int], max_corrupt: float, name: str) -> tuple[Tensor, Tensor]:
+    """Decode pictures of one size into memory; unreadable ones are named and left out, up to a limit."""
+
+    def decode(path: Path) -> np.ndarray | str:
+        try:
+            return np.asarray(read_picture(path))
+        except UNREADABLE as error:
+            return f"{path} ({error})"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
+        read = list(pool.map(decode, paths, chunksize=64))
+    bad = [entry for entry in read if isinstance(entry, str)]
+    for entry in bad:
+        log.warning("unreadable picture %s; it is left out", entry)
+    if len(bad) > max_corrupt * len(paths):
+        raise InputError(
+            f"{len(bad)} of {len(paths)} pictures of {name} are unreadable, the last {bad[-1]}; at most {max_corrupt:g} "
+            "of them may be: repair the data or raise --max-corrupt"
+        )
+    good = [(entry, label) for entry, label in zip(read, labels, strict=True) if not isinstance(entry, str)]
+    odd = next(
+        (
+            path
+            for entry, path in zip(read, paths, strict=True)
+            if getattr(entry, "shape", 0) not in (0, good[0][0].shape)
+        ),
+        None,
+    )
+    if odd is not None:
+        raise InputError(f"{name}: {odd} has another size than {paths[0]}; use the dataset `folder` for mixed sizes")
+    images = torch.from_numpy(np.stack([entry for entry, _ in good])).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor([label for _, label in good])
+
+
+def _lines(path: Path, name: str) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"{name}: there is no {path}; give the folder that holds tiny-imagenet-200/ as --data")
+    return path.read_text().split("\n")
+
+
+def _tiny_imagenet(root: Path, split: Split, max_corrupt: float) -> Pictures:
+    name = "tiny-imagenet"
+    folder = root if (root / "wnids.txt").is_file() else root / "tiny-imagenet-200"
+    classes = [line.strip() for line in _lines(folder / "wnids.txt", name) if line.strip()]
+    number = {wnid: i for i, wnid in enumerate(classes)}
+    if split == "train":
+        found = [(p, i) for w, i in number.items() for p in _pictures(folder / "train" / w, name)]
+    else:
+        rows = [line.split("\t") for line in _lines(folder / "val" / "val_annotations.txt", name) if line.strip()]
+        unknown = next((row for row in rows if len(row) < 2 or row[1] not in number), None)
+        if unknown is not None:
+            raise InputError(f"{name}: val_annotations.txt names {unknown[:2]}, which is not a class of wnids.txt")
+        found = [(folder / "val" / "images" / row[0], number[row[1]]) for row in rows]
+    if not found:
+        raise InputError(f"{name}: {folder} lists no {split} pictures; unpack it again")
+    return MemoryPictures(name, classes, *_decode_all([p for p, _ in found], [i for _, i in found], max_corrupt, name))
+
+
+def _pictures(folder: Path, name: str) -> list[Path]:
+    """All picture files below a folder, sorted."""
+    if not folder.is_dir():
+        raise InputError(f"{name}: there is no {folder}; each class is a folder of pictures")
+    walk = (Path(base) / file for base, _, files in os.walk(folder, followlinks=True) for file in files)
+    return sorted(path for path in walk if path.suffix.lower() in EXTENSIONS)
+
+
+def _folder(root: Path, split: Split) -> Pictures:
+    name, train = f"folder {root}", root / "train"
+    if not train.is_dir():
+        raise InputError(f"{name}: there is no {train}; pictures are expected as train/<class>/* and val/<class>/*")
+    classes = sorted(entry.name for entry in train.iterdir() if entry.is_dir())
+    shown = train
+    if split == "test":
+        shown = root / "val" if (root / "val").is_dir() else root / "test"
+        if not shown.is_dir():
+            raise InputError(f"{name}: there is neither val/ nor test/ beside {train}; evaluation pictures go there")
+        unknown = sorted({entry.name for entry in shown.iterdir() if entry.is_dir()} - set(classes))
+        if unknown:
+            raise InputError(
+                f"{name}: {shown} holds the class {unknown[0]}, which {train} does not; the classes must agree"
+            )
+    found = [(p, i) for i, c in enumerate(classes) if (shown / c).is_dir() for p in _pictures(shown / c, name)]
+    if not found:
+        raise InputError(f"{name}: no picture was found in {shown}/<class>/; known are {', '.join(sorted(EXTENSIONS))}")
+    return FolderPictures(name, classes, [p for p, _ in found], torch.tensor([i for _, i in found]))
+
+
+def _digits(split: Split) -> Pictures:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    chosen = (np.arange(len(data.target)) % 5 == 0) == (split == "test")
+    images = torch.from_numpy(data.images[chosen].astype(np.uint8))[:, None].repeat(1, 3, 1, 1)
+    return MemoryPictures(
+        "digits", [str(c) for c in data.target_names], images, torch.from_numpy(data.target[chosen]).long(), 16
+    )
+
+
+DATASETS: tuple[str, ...] = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
+
+
+def load_dataset(
+    name: str, root: Path, split: Split, *, download: bool = False, max_corrupt: float = 0.001
+) -> Pictures:
+    """Read a dataset.
+
+    Args:
+        name: one of `DATASETS`.
+        root: the folder of `--data`.
+        split: "train" or "test" (the evaluation set, whatever it is called on disk).
+        download: let torchvision fetch CIFAR files that are not there; by one process of a machine.
+        max_corrupt: fraction of unreadable pictures that are left out when a dataset is decoded to memory.
+
+    Raises:
+        InputError: an unknown name; a file that is missing, truncated or not the original; folders that do not fit.
+    """
+    readers: dict[str, Callable[[], Pictures]] = {
+        "cifar10": lambda: _cifar("cifar10", root, split, download),
+        "cifar100": lambda: _cifar("cifar100", root, split, download),
+        "tiny-imagenet": lambda: _tiny_imagenet(root, split, max_corrupt),
+        "folder": lambda: _folder(root, split),
+        "digits": lambda: _digits(split),
+    }
+    if name not in readers:
+        raise InputError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
+    if download and not name.startswith("cifar"):
+        raise InputError(f"--download: only cifar10 and cifar100 can be downloaded; put {name} into {root} by hand")
+    return readers[name]()

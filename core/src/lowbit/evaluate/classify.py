@@ -1,0 +1,102 @@
+"""Top-1, top-5 and cross-entropy of a classifier over an evaluation set."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, repeat
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lowbit.data.batch import Batch
+from lowbit.errors import InputError, Stopped
+from lowbit.train.process import stop_agreed
+
+ASK_EVERY = 10  # batches between two questions whether to stop, where several processes have to agree
+
+
+class Batches(Protocol):
+    """What is evaluated: this process's batches, usually a `lowbit.data.loader.EvalLoader`."""
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches with labels."""
+        ...
+
+
+class Scores(NamedTuple):
+    """Figures over a whole set: accuracies in percent, `loss` the mean cross-entropy, `seconds` the time it took."""
+
+    top1: float
+    top5: float
+    loss: float
+    pictures: int
+    seconds: float
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode is put back, also after an exception."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def counts(logits: Tensor, label: Tensor) -> Tensor:
+    """Sums over one batch: (right at first, right among five, cross-entropy, pictures), (4,), float64.
+
+    Args:
+        logits: (B, classes), any floating dtype.
+        label: (B,), int64.
+    """
+    wide = logits.double()
+    order = wide.topk(min(5, wide.shape[1]), dim=1).indices
+    right = order == label[:, None]
+    loss = F.cross_entropy(wide, label, reduction="sum")
+    return torch.stack([right[:, 0].sum().double(), right.sum().double(), loss, loss.new_tensor(len(label))])
+
+
+def classify(model: nn.Module, batches: Batches, accelerator: Accelerator) -> Scores:
+    """Evaluate a classifier; a short last batch counts by its pictures.
+
+    Args:
+        model: (B, C, H, W) -> (B, classes), on the batches' device and of their dtype.
+        batches: this process's share, whole batches; the sums of all processes are added.
+        accelerator: of the run (processes, autocast).
+
+    Returns:
+        The same scores on every process.
+
+    Raises:
+        Stopped: a stop signal came (to any process); the model is as it was.
+        InputError: the set is empty.
+    """
+    start = time.perf_counter()
+    total = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
+    rounds = int(accelerator.gather(torch.tensor([len(batches)], device=accelerator.device)).max())
+    ask_every = 1 if accelerator.num_processes == 1 else ASK_EVERY
+    with evaluating(model):
+        for number, batch in zip(range(rounds), chain(batches, repeat(None)), strict=False):
+            if number % ask_every == 0 and stop_agreed(accelerator):
+                raise Stopped("evaluation was interrupted; its figures are lost")
+            if batch is not None and batch.label is not None:
+                with accelerator.autocast():
+                    logits = model(batch.views[0])
+                total += counts(logits, batch.label)
+    total = accelerator.reduce(total, "sum")
+    top1, top5, loss, pictures = total.tolist()
+    if not pictures:
+        raise InputError("there is no labelled picture to evaluate: check --data and --limit-eval")
+    seconds = time.perf_counter() - start
+    return Scores(100 * top1 / pictures, 100 * top5 / pictures, loss / pictures, int(pictures), seconds)

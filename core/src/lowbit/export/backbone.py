@@ -1,0 +1,57 @@
+"""`backbone.safetensors`: a net without its last layer, float weights, keys as timm's.
+
+`timm.create_model(arch, num_classes=0, checkpoint_path=path)` loads it strictly. One metadata key, a JSON string, says
+which net it is (with several keys safetensors writes them in random order).
+"""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from lowbit.errors import InputError
+from lowbit.models.create import create_model
+from lowbit.quant.layers import to_plain_
+from lowbit.train.checkpoint import replace_file
+
+KEY = "lowbit.backbone"
+
+
+def save_backbone(model: nn.Module, path: Path, arch: str) -> None:
+    """Write the backbone of a net; quantized layers give the floats they compute with.
+
+    Args:
+        model: a timm net, quantized layers and activations allowed.
+        path: file to write or replace.
+        arch: timm name.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    have = to_plain_(deepcopy(model)).state_dict()
+    wanted = create_model(arch, num_classes=0).state_dict()
+    tensors = {key: have[key].detach().cpu().to(like.dtype).contiguous() for key, like in wanted.items()}
+    replace_file(path, safetensors.torch.save(tensors, {KEY: json.dumps({"arch": arch})}))
+
+
+def load_backbone(path: Path) -> nn.Module | None:
+    """The net of a file of `save_backbone`, (B, C, H, W) -> features; None if it is something else.
+
+    Raises:
+        InputError: damaged, or its tensors do not fit its net.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            said = (file.metadata() or {}).get(KEY)
+            if said is None:
+                return None
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+        model = create_model(json.loads(said)["arch"], num_classes=0)
+        model.load_state_dict(tensors)
+    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged or no backbone: {reason}; name another file") from error
+    return model.eval()

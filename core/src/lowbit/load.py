@@ -1,0 +1,43 @@
+"""`lowbit.load(path)`: the net of any checkpoint or export of any installed method.
+
+Methods register a function (checkpoint dict -> net, or None if it is not theirs) in the entry point group
+`lowbit.methods`; core knows none of them by name.
+"""
+
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from torch import nn
+
+from lowbit.errors import InputError
+from lowbit.export.backbone import load_backbone
+from lowbit.export.packed import load_packed
+from lowbit.train.checkpoint import read_checkpoint
+
+GROUP = "lowbit.methods"
+
+
+def load(path: Path | str) -> nn.Module:
+    """Build the net of a file, in evaluation mode on the CPU.
+
+    Args:
+        path: a checkpoint (`*.pth.tar`), a packed export or a `backbone.safetensors`.
+
+    Raises:
+        InputError: missing, damaged, or of no installed method; no code of the file is run.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        backbone = load_backbone(path) if path.is_file() else None
+        return load_packed(path) if backbone is None else backbone
+    checkpoint = read_checkpoint(path)
+    methods = entry_points(group=GROUP)
+    for method in methods:
+        model: nn.Module | None = method.load()(checkpoint)
+        if model is not None:
+            return model.eval()
+    package = checkpoint.get("package")
+    needed = f"install the package lowbit-{package}" if package else "it names no package; name another file"
+    raise InputError(
+        f"{path} belongs to none of the installed methods ({', '.join(m.name for m in methods) or 'none'}): {needed}"
+    )

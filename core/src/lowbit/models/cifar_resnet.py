@@ -1,0 +1,161 @@
+"""ResNets for 32x32 pictures with 1x1-convolution shortcuts, as BSQ's authors train them; names and keys are theirs.
+
+He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), Sec. 4.2, with
+projection shortcuts (option B). Depth 6n + 2: three stages of n blocks, 16-32-64 channels, 3x3 stem.
+
+Deviations: the authors average-pool 8x8; here the mean over all positions, which is the same for 32x32 pictures and
+also runs on others (the 8x8 digits).
+"""
+
+import math
+from typing import Any
+
+import torch.nn.functional as F
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+
+def conv3x3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
+    """3x3 convolution, padding 1, no bias."""
+    return nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions around a shortcut; `relu1` and `relu2` are the two activations that BSQ quantizes."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(channels, out, stride)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.relu1 = nn.ReLU()
+        self.conv2 = conv3x3(out, out)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.downsample = None
+        if stride != 1 or channels != out:
+            shortcut = nn.Conv2d(channels, out, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out))
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, out, H / stride, W / stride)."""
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu2(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class CifarResNet(nn.Module):
+    """ResNet-(6n + 2): (B, in_chans, H, W) -> (B, num_classes); num_classes 0 leaves the 64 pooled features."""
+
+    def __init__(self, depth: int, num_classes: int = 10, in_chans: int = 3) -> None:
+        super().__init__()
+        if depth % 6 != 2 or depth < 8:
+            raise ValueError(f"depth {depth}: must be 6n + 2 (8, 14, 20, 32, ...)")
+        self.num_features = self.head_hidden_size = 64
+        self.conv1 = conv3x3(in_chans, 16)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU()
+        n = depth // 6
+        self.layer1 = self._stage(n, 16, 16, 1)
+        self.layer2 = self._stage(n, 16, 32, 2)
+        self.layer3 = self._stage(n, 32, 64, 2)
+        self.feature_info = [{"num_chs": 16 * 2**i, "reduction": 2**i, "module": f"layer{i + 1}"} for i in range(3)]
+        self.reset_classifier(num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # He-normal over the outputs
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+
+    @staticmethod
+    def _stage(n: int, channels: int, out: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(Block(channels, out, stride), *(Block(out, out, 1) for _ in range(n - 1)))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer (timm's name for it)."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer, or none for 0 classes."""
+        self.num_classes = num_classes
+        self.fc = nn.Linear(64, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, 64, H / 4, W / 4)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.layer3(self.layer2(self.layer1(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Global average pool, then the classifier unless `pre_logits`."""
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.forward_head(self.forward_features(x))
+
+
+DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"cifar_resnet{depth}_1x1": {
+            "url": "",
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "pool_size": (8, 8),
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "mean": (0.4914, 0.4822, 0.4465),
+            "std": (0.2023, 0.1994, 0.2010),  # the authors' (the true ones are 0.2470, 0.2435, 0.2616)
+            "first_conv": "conv1",
+            "classifier": "fc",
+        }
+        for depth in DEPTHS
+    }
+)
+
+
+def _build(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:
+    variant, stages = f"cifar_resnet{depth}_1x1", {"out_indices": (0, 1, 2)}
+    return build_model_with_cfg(CifarResNet, variant, pretrained, feature_cfg=stages, depth=depth, **kwargs)
+
+
+@register_model
+def cifar_resnet8_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-8."""
+    return _build(8, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet14_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-14."""
+    return _build(14, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet20_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-20, the net of the paper's CIFAR-10 tables: 272,474 parameters."""
+    return _build(20, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet32_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-32."""
+    return _build(32, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet44_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-44."""
+    return _build(44, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet56_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-56."""
+    return _build(56, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet110_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-110."""
+    return _build(110, pretrained, **kwargs)

@@ -1,0 +1,56 @@
+"""Change a net by module names: select by patterns, replace."""
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lowbit.errors import InputError
+
+
+def select(
+    model: nn.Module,
+    wanted: Callable[[nn.Module], bool],
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> list[str]:
+    """Names of the modules that are `wanted`, match a pattern of `include` and none of `exclude`.
+
+    Args:
+        model: any net.
+        wanted: the kind of module (usually an isinstance test).
+        include: shell patterns of full module names; `*` also matches dots (`layer3.*`, `*downsample*`).
+        exclude: patterns likewise.
+
+    Returns:
+        Names in the order of the modules; a module that has several names is listed once.
+
+    Raises:
+        InputError: a pattern matches no wanted module (a typing error would otherwise quantize the wrong layers).
+    """
+    names = [name for name, module in model.named_modules() if wanted(module)]
+    for pattern in (*include, *exclude):
+        if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
+            shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+            raise InputError(f"pattern {pattern!r} matches no layer; the names here are: {shown or '(none)'}")
+    return [
+        name
+        for name in names
+        if any(fnmatchcase(name, p) for p in include) and not any(fnmatchcase(name, p) for p in exclude)
+    ]
+
+
+def replace_(model: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
+    """Put `modules` in the places of the named ones, in the former's training mode.
+
+    Returns:
+        The model; the replacement itself where the name is "" (the model is a single layer).
+    """
+    for name, new in modules.items():
+        old = model.get_submodule(name)
+        new.train(old.training)
+        if not name:
+            return new
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, new)
+    return model

@@ -1,0 +1,211 @@
+"""Uniform activation quantizers whose step comes from the largest value seen: ReLU, ReLU6, PACT and others in b bits.
+
+y = S round(f(x) (2^b - 1) / S) / (2^b - 1), half to even, S the largest |f(x)|, straight through the rounding. With
+`range="batch"` S is that of the current batch, in evaluation too, as BSQ's authors have it (so a result depends on what
+else is in the batch); with `range="running"` a buffer that `calibrate_` sets and training moves.
+
+PACT: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", arXiv 1805.06085, Eq. 1-3;
+at x = alpha both x and alpha get the gradient, as in BSQ's program.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lowbit.errors import InputError
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu6": F.relu6,  # gradient 0 at 0 and at 6
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "hardswish": F.hardswish,
+}
+RANGES = ("batch", "running")
+MAX_BITS = 16
+PACT_START = 10.0
+MOMENTUM = 0.1  # of the running range in training, as batch norm's
+
+
+@dataclass(frozen=True)
+class ActivationConfig:
+    """What one activation quantizer does.
+
+    Attributes:
+        bits: b, 2^b levels from 0 to S; functions with negative values use the same steps below 0. 0: no rounding.
+        function: "pact" or a key of FUNCTIONS.
+        range: "batch" or "running".
+    """
+
+    bits: int
+    function: str = "relu"
+    range: str = "batch"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bits <= MAX_BITS:
+            raise InputError(f"{self.bits} activation bits: 0 (not quantized) to {MAX_BITS} are allowed")
+        if self.function not in (*FUNCTIONS, "pact"):
+            raise InputError(
+                f"activation function {self.function!r}: one of {', '.join((*FUNCTIONS, 'pact'))} is allowed"
+            )
+        if self.range not in RANGES:
+            raise InputError(f"activation range {self.range!r}: one of {', '.join(RANGES)} is allowed")
+
+
+class _Pact(torch.autograd.Function):
+    """min(relu(x), alpha); d_x = g where 0 <= x <= alpha, d_alpha = sum of g where x >= alpha."""
+
+    @staticmethod
+    def forward(x: Tensor, alpha: Tensor) -> Tensor:
+        return torch.minimum(x.clamp(min=0), alpha.to(x.dtype))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x, alpha = ctx.saved_tensors
+        above = (grads[0] * (x >= alpha)).sum().to(alpha.dtype)
+        return grads[0] * ((x >= 0) & (x <= alpha)), above
+
+
+class _Round(torch.autograd.Function):
+    """S round(x L / S) / L for |x| <= S with a straight-through gradient; 0 where S is 0."""
+
+    @staticmethod
+    def forward(x: Tensor, largest: Tensor, levels: int) -> Tensor:
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x  # half precision cannot hold x L / S
+        code = (wide * levels).div_(torch.where(largest > 0, largest, 1)).round_()
+        return code.mul_(largest / levels).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0], None, None
+
+
+def pact(x: Tensor, alpha: Tensor) -> Tensor:
+    """Clip to [0, alpha] with PACT's gradients; `alpha` is 0-dimensional."""
+    return _Pact.apply(x, alpha)
+
+
+def quantize_activation(x: Tensor, largest: Tensor, bits: int) -> Tensor:
+    """Round `x` to multiples of largest / (2^bits - 1); values beyond +-largest are clipped before by the caller."""
+    return _Round.apply(x, largest, 2**bits - 1)
+
+
+class QuantActivation(nn.Module):
+    """An activation function and its quantizer, in the place of the net's own activation module.
+
+    Parameter `alpha` exists for PACT alone, buffer `largest` for the running range alone, so that the keys of the
+    authors' checkpoints fit. While training with the running range, `largest` follows the batches as batch norm's
+    statistics do, and x beyond it gets no gradient.
+    """
+
+    alpha: nn.Parameter | None
+    largest: Tensor | None
+
+    def __init__(self, config: ActivationConfig) -> None:
+        super().__init__()
+        self.config = config
+        pact_alpha = nn.Parameter(torch.tensor(PACT_START)) if config.function == "pact" else None
+        self.register_parameter("alpha", pact_alpha)
+        running = torch.zeros(()) if config.range == "running" and config.bits else None  # 0: not calibrated yet
+        self.register_buffer("largest", running)
+        self.seen: list[Tensor] | None = None  # the batches' maxima while calibrating
+
+    @property
+    def bits(self) -> int:
+        """b; 0: not quantized."""
+        return self.config.bits
+
+    def extra_repr(self) -> str:
+        """The configuration, for print(model)."""
+        return ", ".join(f"{name}={value}" for name, value in asdict(self.config).items())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; the range is that of the whole tensor."""
+        y = FUNCTIONS[self.config.function](x) if self.alpha is None else pact(x, self.alpha)
+        if not self.config.bits:
+            return y
+        if self.largest is None or self.seen is not None:
+            return quantize_activation(y, self._batch_largest(y), self.config.bits)
+        if self.training:
+            self._follow(self._batch_largest(y))
+        limit = self.largest.to(y.dtype)
+        return quantize_activation(torch.clamp(y, -limit, limit), self.largest, self.config.bits)
+
+    @torch.no_grad()
+    def _batch_largest(self, y: Tensor) -> Tensor:
+        """Largest |y|; over all ranks while they share a batch (training, calibration), not in evaluation."""
+        low, high = torch.aminmax(y.detach())
+        largest = torch.maximum(-low, high).to(torch.promote_types(y.dtype, torch.float32))
+        shared = self.training or self.seen is not None
+        if shared and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        if self.seen is not None:
+            self.seen.append(largest)
+        return largest
+
+    @torch.no_grad()
+    def _follow(self, largest: Tensor) -> None:
+        assert self.largest is not None
+        moved = torch.lerp(self.largest, largest.to(self.largest.dtype), MOMENTUM)
+        self.largest.copy_(torch.where(self.largest > 0, moved, largest))
+
+
+def quantizers(model: nn.Module) -> dict[str, QuantActivation]:
+    """The activation quantizers by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantActivation)}
+
+
+def uncalibrated(model: nn.Module) -> list[str]:
+    """Names of the quantizers whose running range is still 0, so that they would output 0."""
+    return [name for name, q in quantizers(model).items() if q.largest is not None and not bool(q.largest > 0)]
+
+
+@torch.no_grad()
+def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Set every running range to the mean, over `batches`, of the batch's largest value (batch norm stays as it is).
+
+    Args:
+        model: evaluated with batch ranges meanwhile; its training mode is restored.
+        batches: pictures (B, C, H, W) on the model's device; the same number of batches on every rank.
+
+    Returns:
+        The number of batches seen; 0 changes nothing. An exception from `batches` (a stop) changes nothing either.
+
+    Raises:
+        InputError: no batch although there are ranges to set.
+    """
+    waiting = [q for q in quantizers(model).values() if q.largest is not None]
+    training, count = model.training, 0
+    if not waiting:
+        return 0
+    model.eval()
+    try:
+        for q in waiting:
+            q.seen = []
+        for x in batches:
+            model(x)
+            count += 1
+        if not count:
+            raise InputError("calibration saw no picture: give at least one batch")
+        for q in waiting:
+            if q.seen and q.largest is not None:
+                q.largest.copy_(torch.stack(q.seen).mean())
+    finally:
+        for q in waiting:
+            q.seen = None
+        model.train(training)
+    return count

@@ -1,0 +1,150 @@
+"""Batch norm over all processes, and its statistics estimated anew.
+
+torch's SyncBatchNorm refuses the CPU and drops the activation that timm's fused classes carry. Here the mean and the
+centred squares are each summed over all ranks by a function whose backward is the same sum, so that first and second
+derivatives are those of one process holding the whole batch, also where ranks hold different numbers of pictures.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lowbit.data.batch import Batch
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """y = sum of x over ranks; since every rank's loss depends on y, dx = sum of dy over ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return sum_over_ranks(grads[0])
+
+
+def processes() -> int:
+    """Processes of the run, 1 outside one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks, differentiable any number of times."""
+    y: Tensor = _SumOverRanks.apply(x)
+    return y
+
+
+class SyncBatchNorm(_BatchNorm):
+    """Batch norm whose batch is that of all ranks, (B, C, ...) -> the same; then `drop` and `act`.
+
+    On one process and in eval mode it is torch's own batch norm. Statistics are float32 at least.
+
+    Attributes:
+        drop, act: what timm's `BatchNormAct2d` carries; identities elsewhere.
+    """
+
+    def __init__(self, like: _BatchNorm) -> None:
+        """Take over parameters, buffers and settings of `like`."""
+        super().__init__(like.num_features, like.eps, like.momentum, like.affine, like.track_running_stats)
+        for name, parameter in like.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, buffer in like.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
+        self.drop = getattr(like, "drop", nn.Identity())
+        self.act = getattr(like, "act", nn.Identity())
+        self.train(like.training)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"batch norm takes (B, C, ...), not {tuple(input.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, then `drop`, then `act`."""
+        own = self.training or self.running_mean is None
+        normalised = self._over_ranks(x) if own and processes() > 1 else super().forward(x)
+        return self.act(self.drop(normalised))
+
+    def _over_ranks(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        dims = [d for d in range(x.dim()) if d != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        here = wide.new_tensor([x.numel() // x.shape[1]])
+        sums = sum_over_ranks(torch.cat([wide.sum(dims), here]))
+        count = sums[-1].detach()
+        mean = sums[:-1] / count
+        centred = wide - mean.view(shape)
+        variance = sum_over_ranks(centred.square().sum(dims)) / count
+        if self.training and self.running_mean is not None and self.running_var is not None:
+            self._track(mean.detach(), variance.detach() * (count / (count - 1)))
+        y = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        rate = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked or 1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), rate)
+
+
+def sync_batchnorm_(model: nn.Module) -> nn.Module:
+    """Replace every batch norm inside `model` in place; keys of the state dict and parameters stay. Returns it.
+
+    timm's `BatchNormAct2d` keeps its activation and dropout.
+    """
+    if isinstance(model, _BatchNorm) and not isinstance(model, SyncBatchNorm):
+        return SyncBatchNorm(model)
+    for name, child in model.named_children():
+        setattr(model, name, sync_batchnorm_(child))
+    return model
+
+
+@torch.no_grad()
+def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Set running statistics to the mean over `batches` (all ranks) of the batch statistics; modes are restored.
+
+    Take batches under the *training* transform: without augmentation the float ResNet-20 falls from 92.55 to 89.20 %,
+    with it to 92.36. Only batch norm runs in training mode; the first view of each batch is used.
+
+    Raises:
+        ValueError: there is no batch.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        return
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # a cumulative mean
+    seen = 0
+    try:
+        for batch in batches:
+            model(batch.views[0])
+            seen += 1
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    if not seen:
+        raise ValueError("batch norm cannot be estimated from no batch")
+    for norm in norms:
+        for buffer in (norm.running_mean, norm.running_var):
+            if processes() > 1 and buffer is not None:
+                dist.all_reduce(buffer)
+                buffer /= processes()

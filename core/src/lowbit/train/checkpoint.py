@@ -1,0 +1,159 @@
+"""Checkpoint files: written whole or not at all, read without running code, with the one before kept beside.
+
+`checkpoint.pth.tar` is replaced by a rename; before that it gets a second name, `checkpoint.prev.pth.tar` (a hard
+link), so that a good file exists at every moment, also when the process is killed between the renames.
+"""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowbit.errors import InputError
+
+CHECKPOINT = "checkpoint.pth.tar"
+BEST = "model_best.pth.tar"
+
+log = logging.getLogger(__name__)
+
+
+def previous(path: Path) -> Path:
+    """Name of the file before: `checkpoint.pth.tar` -> `checkpoint.prev.pth.tar`."""
+    stem, dot, rest = path.name.partition(".")
+    return path.with_name(f"{stem}.prev{dot}{rest}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames durable; file systems that cannot sync a folder have done what they can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _keep(path: Path) -> None:
+    """Give `path` its second name. Renaming one link onto another of the same file does nothing, hence the unlinks."""
+    if not path.exists():
+        return
+    link = path.with_name(f".{path.name}.link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # no hard links here: for a moment only the previous file exists, which `newest_good` finds
+        path.replace(previous(path))
+        return
+    link.replace(previous(path))
+    link.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes | memoryview, *, keep_previous: bool = False) -> None:
+    """Write `data` to a temporary file, flush it to the disk, rename it to `path`.
+
+    Raises:
+        InputError: it cannot be written (a full disk); the last good file is untouched and nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_previous:
+            _keep(path)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write {path} ({len(data) / 1e6:.1f} MB): {error.strerror or error}; the last good file is "
+            "untouched: make room or correct the rights there, then go on with --resume auto"
+        ) from error
+    _sync_folder(path.parent)
+
+
+def pack(state: Mapping[str, Any]) -> memoryview:
+    """The bytes of a checkpoint file. Through a buffer, since a full disk inside `torch.save` is no OSError."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getbuffer()
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool = True) -> None:
+    """Write a dict of tensors and plain values; an existing file becomes `previous(path)` if `keep_previous`.
+
+    Raises:
+        InputError: it cannot be written (a full disk); the last good file is untouched.
+    """
+    replace_file(path, pack(state), keep_previous=keep_previous)
+
+
+def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor inside nested dicts, lists and tuples, with its place."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from tensors(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from tensors(inner, f"{name}[{number}]")
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint to the CPU without running any code of it.
+
+    Raises:
+        InputError: missing, truncated, not a checkpoint, holding code, or holding NaN.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: name a checkpoint, such as RUN/{CHECKPOINT}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the kinds of damage raise a dozen types; none of them is our fault
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(
+            f"{path} is damaged, or no checkpoint of tensors and plain values (a file that holds code is never run): "
+            f"{reason}; name another file"
+        ) from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__}, not the dict that a checkpoint is; name another file")
+    for name, tensor in tensors(state):
+        if tensor.is_floating_point() and torch.isnan(tensor).any():
+            raise InputError(f"{path} holds NaN in {name}: that run diverged; name a checkpoint from before")
+    return state
+
+
+def newest_good(folder: Path, name: str = CHECKPOINT) -> tuple[Path, dict[str, Any]] | None:
+    """The newest checkpoint of a folder that reads well, or None where there is none at all.
+
+    Raises:
+        InputError: there are files and none of them reads well (starting afresh would overwrite them).
+    """
+    problems = []
+    for path in (folder / name, previous(folder / name)):
+        if not path.exists():
+            continue
+        try:
+            state = read_checkpoint(path)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            log.warning("%s; going on from %s", problems[0], path)
+        return path, state
+    if problems:
+        raise InputError(f"no good checkpoint in {folder}: {problems[0]}; --overwrite starts afresh")
+    return None

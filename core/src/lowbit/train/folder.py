@@ -1,0 +1,197 @@
+"""The folder of a run: its lock, its files, and whether it may be written to."""
+
+import errno
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from lowbit.errors import InputError
+from lowbit.train.checkpoint import BEST, CHECKPOINT, replace_file
+
+if sys.platform == "win32":
+    fcntl = None
+else:
+    import fcntl
+
+_held: set[Path] = set()  # POSIX locks do not exclude their own process
+
+# What `--overwrite` removes: files of a run, so that a later `--resume auto` never finds the old ones.
+RUN_FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "train.log",
+    "log.txt",
+    "result.json",
+    "backbone.safetensors",
+    "*.pth.tar",
+)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in one rename.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written.
+    """
+    replace_file(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+
+def environment() -> dict[str, Any]:
+    """What `config.json` records beside options: versions and the git hash of this source (None: not a checkout)."""
+    found: dict[str, Any] = {"python": sys.version.split()[0]}
+    for name in ("lowbit", "torch", "torchvision", "timm", "accelerate", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    here = Path(__file__).resolve()
+    try:
+        subprocess.run(
+            ["git", "ls-files", "--error-unmatch", here.name], cwd=here.parent, capture_output=True, check=True
+        )
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here.parent, capture_output=True, check=True, text=True)
+        found["git"] = done.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found["git"] = None
+    return found
+
+
+class RunFolder:
+    """A run's folder, held by one run at a time; leave it with `close` or a `with` block.
+
+    Only the first process of a run opens one (`lowbit.train.process.on_main`), the others build it with `locked=False`
+    and never write.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path | str, *, locked: bool = True) -> None:
+        """Make the folder and take its lock.
+
+        Raises:
+            InputError: another run holds it, or it cannot be made.
+        """
+        self.path = Path(path)
+        self._lock: IO[bytes] | None = None
+        self._log: logging.Handler | None = None
+        if locked:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = self._take_lock()
+            except OSError as error:
+                raise InputError(f"--output {path} cannot be used: {error.strerror}; name another folder") from error
+            _held.add(self.path.resolve())
+
+    def _take_lock(self) -> IO[bytes]:
+        """A POSIX record lock: unlike flock it is not inherited by loader workers that outlive a killed run."""
+        taken = InputError(f"--output {self.path}: another run is writing there; wait for it or name another folder")
+        if self.path.resolve() in _held:
+            raise taken
+        file = (self.path / ".lock").open("ab")
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.close()
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise taken from error
+                raise
+        return file
+
+    @staticmethod
+    def check(path: Path | str, *, resume: bool = False, overwrite: bool = False) -> None:
+        """Refuse a folder that holds a run (a `config.json`); writes nothing, for use before anything else.
+
+        Raises:
+            InputError: it holds a run and neither `resume` nor `overwrite` is given, or it is a file.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise InputError(f"--output {path} is a file: name a folder")
+        if (path / "config.json").exists() and not (resume or overwrite):
+            raise InputError(
+                f"--output {path} holds a run: go on with --resume auto, start anew with --overwrite, "
+                "or name another folder"
+            )
+
+    @classmethod
+    def open(
+        cls, path: Path | str, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
+    ) -> "RunFolder":
+        """Check, lock, clear (with `overwrite` and not `resume`) and describe the folder in `config.json`.
+
+        Args:
+            path: the folder.
+            config: every resolved option; `environment()` is added under that name.
+            resume: it may hold a run.
+            overwrite: it may hold a run, whose files are removed.
+
+        Raises:
+            InputError: it may not be written to.
+        """
+        cls.check(path, resume=resume, overwrite=overwrite)
+        folder = cls(path)
+        try:
+            cls.check(path, resume=resume, overwrite=overwrite)  # another run may have been faster
+            if overwrite and not resume:
+                for pattern in RUN_FILES:
+                    for file in folder.path.glob(pattern):
+                        file.unlink()
+            write_json(folder.path / "config.json", {**config, "environment": environment()})
+            folder._start_log()
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def _start_log(self) -> None:
+        """Every log record of the process goes to `train.log` as well."""
+        handler = logging.FileHandler(self.path / "train.log", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        self._log = handler
+
+    @property
+    def checkpoint(self) -> Path:
+        """The newest checkpoint's place."""
+        return self.path / CHECKPOINT
+
+    @property
+    def best(self) -> Path:
+        """The selected checkpoint's place."""
+        return self.path / BEST
+
+    @property
+    def metrics(self) -> Path:
+        """The metrics file's place."""
+        return self.path / "metrics.jsonl"
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write `result.json`."""
+        write_json(self.path / "result.json", dict(result))
+
+    def close(self) -> None:
+        """Release the lock and close `train.log`; twice is once."""
+        if self._log is not None:
+            logging.getLogger().removeHandler(self._log)
+            self._log.close()
+            self._log = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+            _held.discard(self.path.resolve())
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,105 @@
+"""What several processes do together, and the one `Accelerator` of a run.
+
+Accelerate keeps devices, the process group, autocast, the scaler and trackers. It prepares no model, optimizer, loader
+or scheduler (see `lowbit.train.engine`): its environment variables for compilation and accumulation do nothing here.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from lowbit.errors import InputError
+from lowbit.train import signals
+
+log = logging.getLogger(__name__)
+
+
+def make_accelerator(
+    mixed_precision: str | None = None, trackers: Sequence[str] = (), folder: Path | None = None, *, cpu: bool = False
+) -> Accelerator:
+    """Build the run's accelerator.
+
+    Args:
+        mixed_precision: "no", "bf16" or "fp16"; None takes accelerate's environment.
+        trackers: names that accelerate knows ("tensorboard", "wandb", ...), writing to `folder`.
+        folder: where trackers write.
+        cpu: stay on the CPU though there is a GPU.
+
+    Raises:
+        InputError: fp16 on the CPU (it would silently run in float32), an unknown or missing tracker.
+    """
+    wanted = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    allowed = ("no", "bf16", "fp16")
+    if wanted not in allowed:
+        raise InputError(f"--mixed-precision {wanted} is not known: choose one of {', '.join(allowed)}")
+    if trackers and folder is None:
+        raise InputError("--tracker needs a folder to write to: give --output")
+    try:
+        accelerator = Accelerator(
+            mixed_precision=wanted, cpu=cpu, log_with=list(trackers) or None, project_dir=folder and str(folder)
+        )
+    except ValueError as error:  # an unknown tracker
+        raise InputError(f"--tracker {' '.join(trackers)}: {error}") from error
+    missing = len(set(trackers)) - len(accelerator.log_with)
+    if missing:
+        raise InputError(f"--tracker {' '.join(trackers)}: not installed here; install it or leave it out")
+    check_precision(accelerator)
+    return accelerator
+
+
+def check_precision(accelerator: Accelerator) -> None:
+    """Refuse fp16 on the CPU, where accelerate would silently run float32."""
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise InputError("--mixed-precision fp16 needs a GPU and this run is on the CPU: take bf16 or no")
+
+
+def start_trackers(accelerator: Accelerator, project: str, config: Mapping[str, Any]) -> None:
+    """Open the trackers with the resolved options; values that a tracker's table cannot hold become JSON text."""
+    plain = {k: v if isinstance(v, int | float | str | bool) else json.dumps(v, default=str) for k, v in config.items()}
+    accelerator.init_trackers(project, config=plain)
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
+    """Run `action` on the first process alone; if it raises `InputError`, every process raises it.
+
+    Also a barrier: no process leaves before the first one is done.
+    """
+    message: list[str | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            action()
+        except InputError as error:
+            if accelerator.num_processes == 1:
+                raise
+            message = [str(error)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(message)
+        if message[0] is not None:
+            raise InputError(message[0])
+
+
+def stop_agreed(accelerator: Accelerator) -> bool:
+    """Whether any process was told to stop; the same answer on all of them (0.3 ms on several, nothing on one)."""
+    mine = signals.stop_requested()
+    if accelerator.num_processes == 1:
+        return mine
+    flag = torch.tensor([int(mine)], device=accelerator.device)
+    return bool(accelerator.reduce(flag, "sum").item())
+
+
+def finish(accelerator: Accelerator) -> None:
+    """Wait for all, then close trackers and the process group: the last call of a program that is done or `Stopped`.
+
+    Not after an error, which may be one process's own: the others would be waited for in vain.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

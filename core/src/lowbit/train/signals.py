@@ -1,0 +1,50 @@
+"""SIGTERM and SIGINT become a flag that the loops ask for between two steps (no torch: the CLI installs this first).
+
+A handler that raised could interrupt a collective or a save; a flag cannot. `torchrun` and a terminal send the signal
+more than once, so a second one changes nothing: a process that hangs has to be killed with SIGKILL.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_requested = False
+
+
+def _remember(number: int, frame: FrameType | None) -> None:
+    global _requested
+    _requested = True
+
+
+def install() -> None:
+    """Catch SIGTERM and SIGINT from now on; under a launcher on Linux, ask for SIGTERM when the launcher dies.
+
+    `accelerate launch` dies on SIGTERM without telling its child. Without a launcher the parent is a shell, whose end
+    must not stop a run started with `nohup`.
+    """
+    signal.signal(signal.SIGTERM, _remember)
+    signal.signal(signal.SIGINT, _remember)
+    launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # without prctl the worker has to be signalled itself
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def stop_requested() -> bool:
+    """Whether this process was told to stop (several ranks: `lowbit.train.process.stop_agreed`)."""
+    return _requested
+
+
+def request_stop() -> None:
+    """Set the flag, as a signal does."""
+    _remember(signal.SIGTERM, None)
+
+
+def clear() -> None:
+    """Forget a request, for a program that goes on after `Stopped` (a notebook, tests)."""
+    global _requested
+    _requested = False

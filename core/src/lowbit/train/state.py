@@ -1,0 +1,182 @@
+"""Everything that a checkpoint holds of a run, gathered from all processes and put back.
+
+Random state is not in it: every draw is a function of the clock. Buffers that differ by rank (batch norm without
+synchronisation, observers) and the meters of each rank are.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from lowbit.errors import InputError
+from lowbit.train.engine import Engine
+from lowbit.train.protocol import Objective, Stage
+from lowbit.train.run import Loader, Run
+
+log = logging.getLogger(__name__)
+
+
+class Position(NamedTuple):
+    """Where a run stands.
+
+    `step == 0`: `begin_epoch` is still to run; `step == steps_per_epoch`: probes and `end_stage` are; `stage` = number
+    of stages: nothing is.
+    """
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    done: int = 0
+
+
+def epochs_before(stages: Sequence[Stage], position: Position, steps_per_epoch: int) -> int:
+    """Epochs of all stages whose batches are over."""
+    finished = sum(stage.epochs for stage in stages[: position.stage]) + position.epoch
+    return finished + (position.step == steps_per_epoch)
+
+
+def rename(state: Mapping[str, Any], prefixes: Mapping[str, str]) -> dict[str, Any]:
+    """Change the beginnings of keys; the longest prefix that fits is taken."""
+    ordered = sorted(prefixes.items(), key=lambda pair: -len(pair[0]))
+
+    def new(key: str) -> str:
+        return next((to + key[len(old) :] for old, to in ordered if key.startswith(old)), key)
+
+    return {new(key): value for key, value in state.items()}
+
+
+def facts(stages: Sequence[Stage], loader: Loader, run: Run) -> dict[str, Any]:
+    """What has to be the same, or is worth saying, when a run is resumed."""
+    return {
+        "seed": run.seed,
+        "global_batch": loader.global_batch,
+        "steps_per_epoch": len(loader),
+        "epochs": [stage.epochs for stage in stages],
+        "processes": run.accelerator.num_processes,
+        "accumulate": run.accumulate,
+        "threads": torch.get_num_threads(),
+        "mixed_precision": run.accelerator.mixed_precision,
+    }
+
+
+def local_buffers(objective: Objective, accelerator: Accelerator) -> dict[str, Tensor]:
+    """The saved buffers whose values are not the same on all ranks, with this rank's values (a collective)."""
+    if accelerator.num_processes == 1:
+        return {}
+    saved = objective.state_dict(keep_vars=True)
+    buffers = {name: buffer for name, buffer in objective.named_buffers() if name in saved}
+    differs = torch.zeros(len(buffers), device=accelerator.device)
+    for number, buffer in enumerate(buffers.values()):
+        mine = buffer.detach().contiguous().reshape(-1).view(torch.uint8)
+        first = mine.clone()
+        torch.distributed.broadcast(first, src=0)
+        differs[number] = float(not torch.equal(first, mine))
+    differs = accelerator.reduce(differs, "sum")
+    return {name: buffers[name].detach().cpu() for name, flag in zip(buffers, differs.tolist(), strict=True) if flag}
+
+
+def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Run) -> dict[str, Any]:
+    """The content of a checkpoint (a collective; only the first process gets all of it).
+
+    Args:
+        engine: objective and optimizers.
+        notes: `lines`, `meter`, `best`, `last`, `seconds` of the loop at `position`.
+        position: where the run stands.
+        run: header, the method's own entries, prefixes.
+    """
+    scaler = run.accelerator.scaler
+    local = {"buffers": local_buffers(engine.objective, run.accelerator), "meter": notes["meter"]}
+    return {
+        **run.header,
+        "step": position.done,
+        "position": position._asdict(),
+        "state_dict": rename(engine.objective.state_dict(), run.prefixes),
+        "optimizer": {name: optimizer.state_dict() for name, optimizer in engine.optimizers.items()},
+        "scaler": None if scaler is None else scaler.state_dict(),
+        "ranks": gather_object([local]) if run.accelerator.num_processes > 1 else [local],
+        **{name: value for name, value in notes.items() if name != "meter"},
+        **(run.extra(engine.objective) if run.extra else {}),
+    }
+
+
+def check(state: Mapping[str, Any], stages: Sequence[Stage], loader: Loader, run: Run) -> Position:
+    """Whether a run can go on from this checkpoint, and where.
+
+    Raises:
+        InputError: it was written by something else, or by a run of another seed, batch, data set or net.
+    """
+    try:
+        position, then = Position(**state["position"]), dict(state["run"])
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            "--resume: the checkpoint holds weights but no run to go on with; name one of this program"
+        ) from error
+    now = facts(stages, loader, run)
+    for name in ("format", "package", "arch"):
+        if state.get(name) != run.header.get(name):
+            raise InputError(
+                f"--resume: the checkpoint's {name} is {state.get(name)}, this run's {run.header.get(name)}: "
+                "resume with the options that the run was started with"
+            )
+    for name in ("seed", "global_batch", "steps_per_epoch"):
+        if then.get(name) != now[name]:
+            raise InputError(
+                f"--resume: the checkpoint was made with {name} {then.get(name)}, this run has {now[name]}: "
+                "resume with the options that the run was started with"
+            )
+    for name in ("epochs", "processes", "accumulate", "threads", "mixed_precision"):
+        if then.get(name) != now[name]:
+            log.warning(
+                "resuming with %s %s after %s: the result is not that of an unbroken run",
+                name,
+                now[name],
+                then.get(name),
+            )
+    if position.stage > len(stages) or (
+        position.stage < len(stages) and position.epoch >= stages[position.stage].epochs
+    ):
+        raise InputError(
+            f"--resume: the checkpoint stands at {position}, beyond the {now['epochs']} epochs of this run"
+        )
+    return position
+
+
+def load_weights(state: Mapping[str, Any], objective: Objective, run: Run) -> None:
+    """Restore the objective, then what is this rank's alone.
+
+    Raises:
+        InputError: the weights are another net's.
+    """
+    try:
+        objective.load_state_dict(rename(state["state_dict"], {to: old for old, to in run.prefixes.items()}))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"--resume: the checkpoint's weights do not fit this net: {reason}") from error
+    ranks = state["ranks"]
+    if len(ranks) == run.accelerator.num_processes:
+        buffers = dict(objective.named_buffers())
+        with torch.no_grad():
+            for name, value in ranks[run.accelerator.process_index]["buffers"].items():
+                buffers[name].copy_(value)
+
+
+def local_meter(state: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+    """This rank's meter; under another number of ranks the first takes all scalars, with weights to match."""
+    meters = [rank["meter"] for rank in state["ranks"]]
+    world = accelerator.num_processes
+    if len(meters) == world:
+        return dict(meters[accelerator.process_index])
+    scale = world / len(meters)
+    recent = {}
+    for name in meters[0]["recent"]:
+        values = torch.cat([meter["recent"][name][0] for meter in meters])
+        weights = [weight * scale for meter in meters for weight in meter["recent"][name][1]]
+        mine = accelerator.is_main_process
+        recent[name] = [values if mine else values[:0], weights if mine else []]
+    epoch = {name: [total * scale, weight * scale] for name, (total, weight) in meters[0]["epoch"].items()}
+    return {"recent": recent, "epoch": epoch}

@@ -1,0 +1,150 @@
+"""Bit streams, and packed files of a layer that is not BSQ's: unsigned codes, zero points, scales per channel."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lowbit.cost import cost
+from lowbit.errors import InputError
+from lowbit.export.bitstream import CHUNK, pack, packed_bytes, unpack
+from lowbit.export.packed import KEY, load_packed, read_recipe, save_packed
+from lowbit.models.create import create_model
+from lowbit.models.surgery import replace_
+from lowbit.quant.layers import Codes
+
+RECIPE = {"arch": "cifar_resnet8_1x1", "args": {"num_classes": 3}}
+
+
+@pytest.mark.parametrize("bits", [0, 1, 3, 5, 8, 9, 17])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("count", [1, 7, 1000])
+def test_streams_come_back(bits: int, signed: bool, count: int) -> None:
+    low, high = (-(1 << bits) // 2, (1 << bits) // 2) if signed and bits else (0, 1 << bits)
+    codes = torch.randint(low, high, (count,), generator=torch.Generator().manual_seed(bits))
+    data = pack(codes, bits)
+    assert len(data) == packed_bytes(count, bits) == -(-count * bits // 8)
+    assert torch.equal(unpack(data, count, bits, signed).long(), codes)
+
+
+def test_the_first_bits_are_the_lowest() -> None:
+    assert pack(torch.tensor([1, -1, 2, 0]), 3) == bytes([0b10_111_001, 0b000_0])
+
+
+def test_long_streams_and_codes_that_do_not_fit() -> None:
+    codes = torch.arange(2 * CHUNK + 5) % 8
+    assert torch.equal(unpack(pack(codes, 3), len(codes), 3, False).long(), codes)
+    with pytest.raises(ValueError, match="do not fit 3 bits"):
+        pack(torch.tensor([8]), 3)
+
+
+class Affine(nn.Module):
+    """A made-up method's layer: unsigned codes with zero points, a scale per output channel, a float bias."""
+
+    act_bits: int | None = None
+    act_range: float | None = None
+
+    def __init__(self, weight: Tensor, bits: int) -> None:
+        super().__init__()
+        per_channel = (-1, *[1] * (weight.dim() - 1))
+        low, high = (f(weight.flatten(1), 1) for f in (torch.amin, torch.amax))
+        self.bits, self.scale = bits, ((high - low) / (2**bits - 1)).reshape(per_channel)
+        self.zero = (-low.reshape(per_channel) / self.scale).round().to(torch.int32)
+        self.code = (weight / self.scale + self.zero).round().clamp(0, 2**bits - 1).to(torch.int32)
+        self.bias = nn.Parameter(torch.randn(len(weight)))
+
+    def weight_codes(self) -> Codes:
+        return Codes(self.code, self.scale, self.zero, self.bits, False)
+
+    def bias_codes(self) -> None:
+        return None
+
+    def to_plain(self) -> nn.Module:
+        out, inside = self.code.shape[:2]
+        plain = nn.Linear(inside, out)
+        plain.weight.data, plain.bias.data = self.weight_codes().values(), self.bias.data
+        return plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight_codes().values(), self.bias)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> tuple[nn.Module, Path]:
+    torch.manual_seed(0)
+    model: Any = create_model("cifar_resnet8_1x1", num_classes=3).eval()
+    replace_(model, {"fc": Affine(model.fc.weight.detach(), 5)})
+    path = tmp_path / "net.safetensors"
+    save_packed(model, path, RECIPE)
+    return model, path
+
+
+def test_any_method_s_layer_is_packed(packed: tuple[Any, Path]) -> None:
+    model, path = packed
+    loaded: Any = load_packed(path)
+    assert torch.equal(loaded.fc.weight, model.fc.weight_codes().values())
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(x), model(x))
+    row = {row.name: row for row in cost(model, (3, 32, 32)).layers}["fc"]
+    assert (row.parameters, row.bits, row.stored_bits) == (195, 5, 192 * 5 + 32 * (3 + 3 + 3))
+    assert read_recipe(path) == RECIPE
+    with safe_open(str(path), "pt") as file:
+        assert sorted(file.keys()) == ["codes", "floats"] and list(file.metadata()) == [KEY]
+
+
+def rewritten(path: Path, change: Any) -> Path:
+    with safe_open(str(path), "pt") as file:
+        head, tensors = json.loads(file.metadata()[KEY]), {k: file.get_tensor(k) for k in ("codes", "floats")}
+    change(head)
+    safetensors.torch.save_file(tensors, str(path), {KEY: json.dumps(head)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h["recipe"].update(arch="cifar_resnet14_1x1"), "another net"),
+        (lambda h: h["recipe"].update(arch="hf-hub:somebody/net"), "unknown net"),
+        (lambda h: h["recipe"]["args"].update(checkpoint_path="x.pth"), "not allowed"),
+        (lambda h: h["recipe"]["args"].update(num_classes=4), "another net"),
+        (lambda h: h["coded"]["fc.weight"].update(bits=6), "damaged"),
+        (lambda h: h["coded"]["fc.weight"].update(bits=10**9), "damaged"),
+        (lambda h: h["coded"].clear(), "damaged"),
+        (lambda h: h.update(activations=[[{"bits": 4}, ["layer9"]]]), "damaged"),
+        (lambda h: h.update(format=99), "update lowbit"),
+        (lambda h: h.pop("crc"), "damaged"),
+    ],
+)
+def test_files_that_lie(packed: tuple[nn.Module, Path], change: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_packed(rewritten(packed[1], change))
+
+
+def test_damaged_foreign_and_missing_files(packed: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    data = bytearray(packed[1].read_bytes())
+    (tmp_path / "short").write_bytes(data[: len(data) // 2])
+    data[-5] ^= 1
+    (tmp_path / "flipped").write_bytes(data)
+    (tmp_path / "text").write_text("not a safetensors file")
+    safetensors.torch.save_file({"a": torch.zeros(1)}, str(tmp_path / "foreign"))
+    for name in ("short", "flipped", "text", "foreign", "missing"):
+        with pytest.raises(InputError, match=r"damaged|not a packed|no such file") as error:
+            load_packed(tmp_path / name)
+        assert "\n" not in str(error.value) and name in str(error.value)
+
+
+def test_what_cannot_be_packed(packed: tuple[Any, Path], tmp_path: Path) -> None:
+    path = tmp_path / "new.safetensors"
+    with pytest.raises(InputError, match="no quantized layer"):
+        save_packed(create_model("cifar_resnet8_1x1"), path, RECIPE)
+    with pytest.raises(InputError, match="another net"):
+        save_packed(packed[0], path, {"arch": "cifar_resnet8_1x1"})
+    packed[0].bn1.double()
+    with pytest.raises(InputError, match="float types"):
+        save_packed(packed[0], path, RECIPE)
+    assert not path.exists()

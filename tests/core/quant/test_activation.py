@@ -1,0 +1,137 @@
+"""Activation quantizers against a slow formula; ranges of batches and running ones; which activations are chosen."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lowbit.errors import InputError
+from lowbit.models.create import create_model
+from lowbit.quant.activation import (
+    ActivationConfig,
+    QuantActivation,
+    calibrate_,
+    quantize_activation,
+    quantizers,
+    uncalibrated,
+)
+from lowbit.quant.policy import activation_points, quantize_activations_
+
+
+def slow_round(values: list[float], largest: float, bits: int) -> list[float]:
+    levels = 2**bits - 1
+    return [round(v * levels / largest) * largest / levels for v in values]  # Python rounds half to even, too
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("function", ["relu", "relu6", "pact", "silu", "hardswish"])
+def test_equals_the_formula(bits: int, function: str) -> None:
+    x = torch.randn(3, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(bits)) * 5
+    plain = {"pact": lambda v: v.clamp(0, 10)}.get(function) or getattr(torch.nn.functional, function)
+    y = plain(x)
+    ours = QuantActivation(ActivationConfig(bits, function)).double()(x).flatten()
+    assert ours.tolist() == pytest.approx(slow_round(y.flatten().tolist(), y.abs().max().item(), bits), abs=1e-12)
+
+
+def test_the_gradient_passes_straight_and_ties_go_to_even() -> None:
+    x = torch.tensor([0.0, 0.5, 1.5, 2.5, 3.0], requires_grad=True)
+    y = quantize_activation(x, torch.tensor(3.0), 2)
+    assert y.tolist() == [0, 0, 2, 2, 3]
+    y.sum().backward()
+    assert x.grad is not None and x.grad.tolist() == [1] * 5
+
+
+def test_bf16_keeps_its_type_and_rounds_in_single_precision() -> None:
+    x = torch.rand(1000).bfloat16()
+    y = QuantActivation(ActivationConfig(8))(x)
+    assert y.dtype == torch.bfloat16
+    exact = QuantActivation(ActivationConfig(8))(x.float()).bfloat16()
+    assert torch.equal(y, exact)
+
+
+def test_0_bits_leave_the_function() -> None:
+    x = torch.randn(10)
+    assert torch.equal(QuantActivation(ActivationConfig(0, "relu6", "running"))(x), x.clamp(0, 6))
+
+
+@pytest.mark.parametrize("wrong", [{"bits": -1}, {"bits": 17}, {"bits": 4, "function": "tanh"}, {"bits": 4, "range": "x"}])
+def test_wrong_configurations(wrong: dict) -> None:
+    with pytest.raises(InputError, match="allowed"):
+        ActivationConfig(**wrong)
+
+
+def running() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), QuantActivation(ActivationConfig(3, "relu", "running")))
+
+
+def test_calibration_is_the_mean_of_the_batches_maxima_and_touches_nothing_else() -> None:
+    torch.manual_seed(0)
+    model = running()
+    batches = [torch.randn(8, 2) for _ in range(3)]
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert uncalibrated(model) == ["2"]
+    assert calibrate_(model, batches) == 3
+    model.eval()
+    maxima = torch.stack([model[1](model[0](x)).relu().amax() for x in batches])
+    assert model[2].largest.item() == pytest.approx(maxima.mean().item()) and not uncalibrated(model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items() if "largest" not in key)
+    y = model(torch.randn(100, 2) * 100)
+    assert y.max().item() == pytest.approx(model[2].largest.item()), "values beyond the range are clipped"
+
+
+def test_a_stop_inside_calibration_changes_nothing() -> None:
+    model = running()
+
+    def batches() -> Iterator[Tensor]:
+        yield torch.randn(8, 2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_(model, batches())
+    assert model.training and uncalibrated(model) == ["2"] and model[2].seen is None
+    with pytest.raises(InputError, match="no picture"):
+        calibrate_(model, [])
+
+
+def test_training_moves_the_running_range_and_clips_its_gradient() -> None:
+    module = QuantActivation(ActivationConfig(4, "relu", "running"))
+    module(torch.tensor([1.0, 2.0]))
+    assert module.largest is not None and module.largest == 2
+    x = torch.tensor([1.0, 12.0], requires_grad=True)
+    module(x).sum().backward()
+    assert module.largest.item() == pytest.approx(3.0)  # 2 + 0.1 (12 - 2)
+    assert x.grad is not None and x.grad.tolist() == [1, 0]
+
+
+def test_ranks_share_the_range_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluation is sharded by whole batches, and ranks may hold different numbers of them."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda t, op: t.clamp_(min=7.0))  # the other rank saw 7
+    module, x = QuantActivation(ActivationConfig(3)), torch.tensor([0.0, 1.4, 3.5])
+    assert module(x).tolist() == [0, 1, 4]  # steps of 1; 3.5 to even
+    assert module.eval()(x).max() == 3.5
+
+
+def test_points_of_nets() -> None:
+    model = create_model("resnet26", num_classes=2)
+    points = activation_points(model)
+    assert len(points) == 8 * 3 and all(name.startswith("layer") for name in points), "the stem's act1 stays float"
+    assert activation_points(model, ("layer1.0.*",)) == ["layer1.0.act1", "layer1.0.act2", "layer1.0.act3"]
+    assert "layer2.0.act1" not in activation_points(model, exclude=("layer2.*",))
+    silu = nn.Sequential(nn.SiLU(), nn.ReLU(), nn.ReLU(), nn.GELU())
+    assert activation_points(silu) == ["2"]
+    assert activation_points(silu, ("0", "3")) == ["0", "3"]
+    with pytest.raises(InputError, match="matches no layer"):
+        activation_points(silu, ("nothing",))
+
+
+def test_quantizers_take_the_places_of_activations() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.GELU()).double().eval()
+    quantize_activations_(model, ["1", "2"], lambda function: ActivationConfig(4, function))
+    assert {name: q.config.function for name, q in quantizers(model).items()} == {"1": "relu", "2": "gelu"}
+    assert not model[1].training
+    with pytest.raises(InputError, match="Conv2d, not an activation"):
+        quantize_activations_(model, ["0"], lambda function: ActivationConfig(4, function))

@@ -1,0 +1,144 @@
+"""The shared command line: values after a flag, spellings that agree, one-line errors, exit codes, no torch."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from lowbit.cli import Group, Real, Several, run_options
+from lowbit.errors import InputError, Stopped
+from lowbit.options import RunOptions
+
+seen: dict[str, Any] = {}
+
+
+@click.group(cls=Group, name="toy")
+def toy() -> None:
+    """A program."""
+
+
+@toy.command("go")
+@click.option("--schedule", cls=Several, type=int, default=(150, 225))
+@click.option("--lr", "--learning-rate", type=Real(0, 1), default=0.1)
+@click.option("-e", "--evaluate", is_flag=True)
+@run_options(seed=7, output_flags=("-c", "--checkpoint", "--output"))
+def go(**values: Any) -> None:
+    """Record what was understood."""
+    seen.clear()
+    seen.update(values)
+
+
+@toy.command("end")
+@click.argument("how")
+def end(how: str) -> int:
+    """End in every way."""
+    if how == "input":
+        raise InputError("a bad\nvalue")
+    if how == "stop":
+        raise Stopped("saved")
+    if how == "fault":
+        raise ZeroDivisionError
+    return int(how)
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(toy, list(args))
+
+
+@pytest.mark.parametrize(
+    ("args", "schedule"),
+    [
+        ((), (150, 225)),
+        (("--schedule", "100"), (100,)),
+        (("--schedule", "100", "200", "-e"), (100, 200)),
+        (("--schedule=100", "200", "300"), (100, 200, 300)),
+        (("--schedule", "-1", "2"), (-1, 2)),
+        (("--schedule", "1", "--schedule", "2"), (1, 2)),
+    ],
+)
+def test_several_values_after_one_flag(args: tuple[str, ...], schedule: tuple[int, ...]) -> None:
+    assert run("go", *args).exit_code == 0
+    assert seen["schedule"] == schedule
+
+
+def test_shared_options_arrive_as_one_value() -> None:
+    assert run("go", "-c", "x", "-j2", "--limit-eval", "10", "--tracker", "a", "--tracker", "b").exit_code == 0
+    expected = RunOptions(output=Path("x"), workers=2, limit_eval=10, trackers=("a", "b"), seed=7)
+    assert seen["options"] == expected
+
+
+def test_mixed_precision_falls_back_to_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert run("go").exit_code == 0
+    assert seen["options"].mixed_precision == "bf16"
+    assert run("go", "--mixed-precision", "no").exit_code == 0
+    assert seen["options"].mixed_precision == "no"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("-c", "a", "--output", "./a"),
+        ("--lr", "1e-1", "--learning-rate=0.1"),
+        ("--seed", "3", "--manualSeed", "03"),
+        ("-j4", "--workers", "4"),
+    ],
+)
+def test_spellings_that_agree(args: tuple[str, ...]) -> None:
+    assert run("go", *args).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (("-c", "a", "--output", "b"), "disagree"),
+        (("--seed", "3", "--manualSeed", "4"), "disagree"),
+        (("-j4", "--workers", "5"), "disagree"),
+        (("--lr", "nan"), "nan"),
+        (("--lr", "2"), "2.0"),
+        (("--lr", "fast"), "fast"),
+        (("--sched", "1"), "--sched"),
+        (("--checkpoint", "--evaluate"), "--evaluate"),
+        (("--val-split", "1"), "--val-split"),
+        (("--accumulate", "0"), "--accumulate"),
+        (("--mixed-precision", "fp8"), "fp8"),
+        (("--schedule",), "--schedule"),
+        (("more",), "more"),
+    ],
+)
+def test_usage_errors_are_one_line(args: tuple[str, ...], names: str) -> None:
+    result = run("go", *args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert names in result.stderr and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("how", "code"), [("0", 0), ("1", 1), ("input", 2), ("stop", 75)])
+def test_exit_codes(how: str, code: int) -> None:
+    result = run("end", how)
+    assert result.exit_code == code
+    assert result.stderr.count("\n") == (1 if code in (2, 75) else 0)
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    result = run("end", "fault")
+    assert result.exit_code == 1 and isinstance(result.exception, ZeroDivisionError)
+
+
+def test_importing_it_imports_no_torch() -> None:
+    code = "import sys, lowbit.cli, lowbit.train.signals; sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_interrupt_before_anything_ran() -> None:
+    @toy.command("wait")
+    def wait() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    result = run("wait")
+    assert result.exit_code == 75

@@ -1,0 +1,214 @@
+"""One batch: parts, scaler, clipping, labels, modes; and what `fit` refuses."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from lowbit.data.batch import Batch
+from lowbit.errors import InputError
+from lowbit.objectives.supervised import Supervised
+from lowbit.train.engine import Engine, split
+from lowbit.train.log import Meter
+from lowbit.train.loop import Run, fit
+from lowbit.train.process import check_precision, finish, make_accelerator, start_trackers
+from lowbit.train.protocol import Clock, Objective, Out, Pass, Stage
+from lowbit.train.schedule import constant
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    yield make_accelerator("no", cpu=True)
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+class Fixed:
+    """Three batches of 6, 6 and 4 pictures."""
+
+    global_batch, last_batch = 6, 4
+
+    def __len__(self) -> int:
+        return 3
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for step in range(start, 3):
+            n = 4 if step == 2 else 6
+            generator = torch.Generator().manual_seed(100 * epoch + step)
+            x = torch.randn(n, 5, generator=generator)
+            yield Batch((x,), torch.arange(n), (x.sum(1) > 0).long())
+
+
+class Two(Objective):
+    """Two optimizers over two layers; the plan is given."""
+
+    def __init__(self, plan: Sequence[Pass]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.plan = nn.Linear(5, 4), nn.Linear(4, 1), plan
+        self.seen: list[Any] = []
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {"a": SGD(self.a.parameters(), lr=1, momentum=0.9), "b": SGD(self.b.parameters(), lr=1)}
+
+    def passes(self, clock: Clock) -> Sequence[Pass]:
+        return self.plan
+
+    def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
+        self.seen.append((clock.micro, carry, batch.label is None, self.training))
+        y = self.b(torch.relu(self.a(batch.views[0])))
+        return Out((y - 1).square().mean() * (pas.variant or 1), {}, (carry or 0) + 1)
+
+
+def stage_of(objective: Objective, epochs: int = 2) -> Stage:
+    return Stage(objective, epochs, {"a": constant(0.1), "b": constant(0.05), "main": constant(0.1)})
+
+
+def clock(step: int = 0) -> Clock:
+    return Clock(0, 0, 1, step, 3, seed=0)
+
+
+def test_split_keeps_pictures_and_shares() -> None:
+    batch = Batch((torch.arange(7).float(), -torch.arange(7).float()), torch.arange(7), torch.arange(7) % 2, share=1.4)
+    parts = split(batch, 3)
+    assert [len(p.index) for p in parts] == [2, 2, 3]
+    assert sum(p.share for p in parts) == pytest.approx(1.4)
+    for field in ("index", "label"):
+        assert torch.equal(torch.cat([getattr(p, field) for p in parts]), getattr(batch, field))
+    assert torch.equal(torch.cat([p.views[1] for p in parts]), batch.views[1])
+    assert split(batch, 1) == [batch]
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_scaled_gradients_give_the_same_steps(accelerator: Accelerator, clip: float | None) -> None:
+    """The scale of fp16 is a power of two: two optimizers, unscaled once each, clipped together, one update."""
+    plan = [Pass(step=("a", "b")), Pass(2.0, step=()), Pass(step=("b",))]
+    nets = []
+    for scaled in (False, True):
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None
+        objective = Two(plan)
+        engine = Engine(stage_of(objective), Run(accelerator=accelerator, clip_grad=clip), Meter())
+        engine.build()
+        for step, batch in enumerate(Fixed().epoch(0)):
+            engine.batch(batch, clock(step))
+        nets.append(objective)
+    for x, y in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-7)
+
+
+def test_clipping_spans_the_optimizers_that_step(accelerator: Accelerator) -> None:
+    objective = Two([Pass(1000.0, step=("a", "b"))])
+    engine = Engine(stage_of(objective), Run(accelerator=accelerator, clip_grad=0.5), Meter())
+    engine.build()
+    engine.batch(next(Fixed().epoch(0)), clock())
+    assert torch.stack([p.grad.norm() for p in objective.parameters() if p.grad is not None]).norm() == pytest.approx(
+        0.5
+    )
+
+
+def test_carry_labels_and_modes(accelerator: Accelerator) -> None:
+    """Pass-major, a carry per part, labels unread, training mode, gradients of an unstepped pass kept."""
+    objective = Two([Pass(step=("a",)), Pass(step=("b",))])
+    engine = Engine(stage_of(objective), Run(accelerator=accelerator, accumulate=2), Meter())
+    engine.build()
+    engine.batch(next(Fixed().epoch(0)), clock())
+    assert objective.seen == [(0, None, True, True), (1, None, True, True), (0, 1, True, True), (1, 1, True, True)]
+
+
+def test_a_plan_that_ends_without_a_step_is_an_error(accelerator: Accelerator) -> None:
+    engine = Engine(stage_of(Two([Pass(step=())])), Run(accelerator=accelerator), Meter())
+    engine.build()
+    with pytest.raises(ValueError, match="gradients would be lost"):
+        engine.batch(next(Fixed().epoch(0)), clock())
+
+
+def test_a_missing_rate_is_an_error(accelerator: Accelerator) -> None:
+    stage = stage_of(Two([]))._replace(lr={"a": constant(0.1)})
+    with pytest.raises(ValueError, match="no learning rate for b"):
+        Engine(stage, Run(accelerator=accelerator), Meter()).build()
+
+
+def test_supervised_learns_and_reports(accelerator: Accelerator) -> None:
+    torch.manual_seed(0)
+    net = nn.Linear(5, 2)
+    objective = Supervised(net, lambda student: SGD(student.parameters(), lr=1))
+    result = fit([stage_of(objective, 20)], Fixed(), Run(accelerator=accelerator))
+    assert result.finished and result.done == 60 and result.epochs == 20
+    assert result.train["top1"] > 90 and result.train["loss"] < 0.4
+    assert result.images_per_second > 0
+
+
+def test_supervised_equals_a_plain_loop(accelerator: Accelerator) -> None:
+    torch.manual_seed(0)
+    mine, plain = nn.Linear(5, 2), nn.Linear(5, 2)
+    plain.load_state_dict(mine.state_dict())
+    fit(
+        [stage_of(Supervised(mine, lambda net: SGD(net.parameters(), lr=1, momentum=0.9)))],
+        Fixed(),
+        Run(accelerator=accelerator),
+    )
+    optimizer = SGD(plain.parameters(), lr=0.1, momentum=0.9)
+    for epoch in range(2):
+        for batch in Fixed().epoch(epoch):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(plain(batch.views[0]), batch.label).backward()  # type: ignore[arg-type]
+            optimizer.step()
+    assert torch.equal(mine.weight, plain.weight)
+
+
+def test_compiling_is_in_place_and_only_what_is_named(
+    accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    net = nn.Linear(5, 2)
+    run = Run(accelerator=accelerator, compile=True)
+    Engine(stage_of(Supervised(net, lambda student: SGD(student.parameters(), lr=1))), run, Meter())
+    assert compiled == [net]
+    with pytest.raises(InputError, match="--compile"):
+        Engine(stage_of(Two([])), run, Meter())
+
+
+def test_refuses_what_cannot_be_split(accelerator: Accelerator) -> None:
+    with pytest.raises(InputError, match="4 pictures, fewer than 1 processes x 5 parts"):
+        fit([stage_of(Two([]))], Fixed(), Run(accelerator=accelerator, accumulate=5))
+
+
+def test_a_loss_that_became_nan_ends_the_run(accelerator: Accelerator) -> None:
+    with pytest.raises(InputError, match="became NaN"):
+        fit([stage_of(Two([Pass(float("nan"), step=("a",))]))], Fixed(), Run(accelerator=accelerator))
+
+
+def test_fp16_needs_a_gpu() -> None:
+    try:
+        with pytest.raises(InputError, match="fp16 needs a GPU"):
+            make_accelerator("fp16", cpu=True)
+    finally:
+        AcceleratorState._reset_state(True)
+        GradientState._reset_state()
+    with pytest.raises(InputError, match="fp8 is not known"):
+        make_accelerator("fp8")
+
+
+def test_trackers(accelerator: Accelerator, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give --output"):
+        make_accelerator("no", ["tensorboard"])
+    with pytest.raises(InputError, match="--tracker nonesuch"):
+        make_accelerator("no", ["nonesuch"], tmp_path)
+    check_precision(accelerator)
+
+
+def test_tensorboard_gets_the_lines(tmp_path: Path) -> None:
+    accelerator = make_accelerator("no", ["tensorboard"], tmp_path, cpu=True)
+    start_trackers(accelerator, "toy", {"lr": 0.1, "schedule": [1, 2]})
+    fit([stage_of(Two([Pass(step=("a", "b"))]))], Fixed(), Run(accelerator=accelerator, log_every=2))
+    finish(accelerator)
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+    assert b"step/loss" in b"".join(p.read_bytes() for p in tmp_path.rglob("events*"))

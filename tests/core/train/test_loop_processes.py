@@ -1,0 +1,43 @@
+"""N ranks, or N accumulated parts, equal one process (float64, 27 steps, a ragged last batch)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOYS = ("heads", "two_optimizers", "swap", "queue", "two_stages")
+ADAM = 1e-6  # tolerance where Adam is used; it divides by small numbers
+EXACT = 1e-9
+
+
+def tolerance(toy: str) -> float:
+    return ADAM if toy == "two_optimizers" else EXACT
+
+
+@pytest.mark.parametrize("bn", [False, True], ids=["plain", "bn"])
+@pytest.mark.parametrize("toy", TOYS)
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_equal_one_process(toys: Any, same: Any, tmp_path: Path, toy: str, bn: bool, world: int) -> None:
+    one = toys.unbroken(toy=toy, bn=bn, clip_grad=0.5)
+    several = toys.run(tmp_path / "several", toy=toy, bn=bn, clip_grad=0.5, world=world)
+    same.split(one, several, tolerance(toy))
+
+
+@pytest.mark.parametrize("toy", TOYS)
+def test_accumulated_parts_equal_one_batch(toys: Any, same: Any, tmp_path: Path, toy: str) -> None:
+    one = toys.unbroken(toy=toy, bn=False, clip_grad=0.5)
+    several = toys.run(tmp_path / "several", toy=toy, clip_grad=0.5, accumulate=3)
+    same.split(one, several, tolerance(toy))
+
+
+def test_ranks_and_parts_together(toys: Any, same: Any, tmp_path: Path) -> None:
+    one = toys.unbroken(toy="heads", bn=False, clip_grad=0.5)
+    several = toys.run(tmp_path / "several", toy="heads", clip_grad=0.5, world=2, accumulate=2)
+    same.split(one, several, EXACT)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_float32(toys: Any, same: Any, tmp_path: Path, world: int) -> None:
+    one = toys.unbroken(toy="heads", bn=True, dtype="float32", max_steps=9)
+    several = toys.run(tmp_path / "several", toy="heads", bn=True, dtype="float32", max_steps=9, world=world)
+    same.split(one, several, 1e-5)

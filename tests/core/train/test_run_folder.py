@@ -1,0 +1,58 @@
+"""The folder of a run: lock, refusal, what --overwrite removes."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from lowbit.errors import InputError
+from lowbit.train.folder import RunFolder, environment
+
+
+def test_describes_the_run(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path / "a" / "b", {"lr": 0.1, "data": Path("x")}) as folder:
+        config = json.loads((folder.path / "config.json").read_text())
+        folder.write_result({"top1": 50.0})
+    assert config["lr"] == 0.1 and config["data"] == "x"
+    assert config["environment"]["torch"] and set(config["environment"]) == set(environment())
+    assert json.loads((folder.path / "result.json").read_text()) == {"top1": 50.0}
+
+
+def test_a_folder_that_holds_a_run_is_refused_untouched(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, {}).close()
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="holds a run: go on with --resume auto"):
+        RunFolder.open(tmp_path, {})
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+    RunFolder.open(tmp_path, {}, resume=True).close()
+
+
+def test_overwrite_removes_the_old_run_alone(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, {}).close()
+    for name in ("checkpoint.prev.pth.tar", "metrics.jsonl", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    RunFolder.open(tmp_path, {"new": 1}, overwrite=True).close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.json", "notes.txt"]
+
+
+def test_a_held_folder_is_refused(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, {}), pytest.raises(InputError, match="another run is writing there"):
+        RunFolder.open(tmp_path, {}, resume=True)
+    RunFolder.open(tmp_path, {}, resume=True).close()
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        RunFolder.open(tmp_path / "file", {})
+    with pytest.raises(InputError, match="cannot be used"):
+        RunFolder.open(tmp_path / "file" / "below", {})
+
+
+def test_train_log(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, {}):
+        logging.getLogger("lowbit.any").warning("a word")
+    logging.getLogger("lowbit.any").warning("after the end")
+    text = (tmp_path / "train.log").read_text()
+    assert "a word" in text and "after the end" not in text

@@ -1,0 +1,246 @@
+"""Imports torch once and forks every toy run: a program for tests, told by JSON lines on stdin; not a test itself.
+
+Request: a run's settings (`run`). Answer: {"pids": [...]}; then {"wait": pids} is answered by {"codes": [...]}.
+"""
+
+import copy
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # the first optimizer imports it: 2 s that every forked run would spend
+from timm.layers import BatchNormAct2d
+from toy_objectives import stages
+
+from lowbit.data.batch import Batch
+from lowbit.data.loader import Loader
+from lowbit.data.pictures import FolderPictures, MemoryPictures
+from lowbit.data.recipe import CIFAR10, cifar_train
+from lowbit.errors import EXIT_FAULT, EXIT_INPUT, EXIT_STOPPED, InputError, Stopped
+from lowbit.train import signals
+from lowbit.train.bn import reestimate_batchnorm_, sync_batchnorm_
+from lowbit.train.checkpoint import newest_good, write_checkpoint
+from lowbit.train.folder import RunFolder
+from lowbit.train.loop import Run, fit
+from lowbit.train.process import finish, make_accelerator, on_main, stop_agreed
+from lowbit.train.protocol import Clock, Objective
+
+PICTURES, CLASSES = 101, 4
+
+
+def pictures(folder: str | None) -> MemoryPictures | FolderPictures:
+    """101 pictures of 8 x 8 pixels: in memory, or the same as files."""
+    images = torch.randint(0, 256, (PICTURES, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    labels = torch.arange(PICTURES) % CLASSES
+    names = [str(c) for c in range(CLASSES)]
+    if folder is None:
+        return MemoryPictures("toy", names, images, labels)
+    paths = [Path(folder) / f"{i}.png" for i in range(PICTURES)]
+    if not paths[-1].exists():
+        from PIL import Image
+
+        for path, image in zip(paths, images, strict=True):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    return FolderPictures("toy", names, paths, labels)
+
+
+def arm(settings: Mapping[str, Any], objective: Objective) -> None:
+    """Let the run do something to itself after the batch number `at` (batches before it are those done)."""
+    at, what = settings["at"], settings["do"]
+    original = type(objective).after_batch
+
+    def after_batch(clock: Clock, carries: Any) -> None:
+        original(objective, clock, carries)
+        if settings.get("slow"):
+            time.sleep(settings["slow"])
+        if clock.done + 1 == at:
+            if what == "mark":
+                Path(settings["mark"]).touch()
+            elif clock.rank in settings.get("ranks", [0]):
+                os.kill(os.getpid(), getattr(signal, what))
+
+    objective.after_batch = after_batch  # type: ignore[method-assign]
+
+
+def work(s: Mapping[str, Any]) -> None:
+    """One process of one run."""
+    torch.set_num_threads(1)
+    accelerator = make_accelerator("no", cpu=True)
+    dtype = getattr(torch, s.get("dtype", "float64"))
+    plan = stages(s["toy"], s.get("bn", False), s.get("dropout", 0.0), dtype)
+    if "do" in s:
+        for stage in plan:
+            arm(s, stage.objective)
+    loader = Loader(
+        pictures(s.get("files")),
+        cifar_train(CIFAR10, 8, 1),
+        global_batch=12,
+        seed=s.get("seed", 3),
+        n_views=plan[0].objective.n_views,
+        workers=s.get("workers", 0),
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        dtype=dtype,
+    )
+    path = Path(s["folder"])
+    if "largest_file" in s:  # as on a full disk, writing more fails
+        resource.setrlimit(resource.RLIMIT_FSIZE, (s["largest_file"], s["largest_file"]))
+    folder = RunFolder(path, locked=False)
+    found = newest_good(path) if s.get("resume") else None
+
+    def open_folder() -> None:
+        nonlocal folder
+        folder = RunFolder.open(path, {"toy": s["toy"]}, resume=bool(s.get("resume")))
+
+    on_main(accelerator, open_folder)
+
+    def probe(clock: Clock, objective: Objective) -> dict[str, float]:
+        objective.eval()
+        for step in range(20 if s.get("slow_probe") else 1):
+            if s.get("slow_probe"):
+                time.sleep(0.1)
+            if step == 2 and "mark_probe" in s and accelerator.is_main_process:
+                Path(s["mark_probe"]).touch()
+            if stop_agreed(accelerator):
+                raise Stopped("inside a probe")
+        return {"size": sum(float(p.detach().abs().sum()) for p in objective.parameters())}
+
+    run = Run(
+        accelerator=accelerator,
+        folder=folder,
+        seed=s.get("seed", 3),
+        max_steps=s.get("max_steps"),
+        save_every=s.get("save_every"),
+        accumulate=s.get("accumulate", 1),
+        clip_grad=s.get("clip_grad"),
+        log_every=4,
+        resume=None if found is None else found[1],
+        probes=[probe],
+        header={"format": 1, "package": "toy", "arch": s["toy"]},
+        prefixes={"trunk.": "module."},
+        best="size",
+    )
+    try:
+        result = fit(plan, loader, run)
+    except Stopped:
+        finish(accelerator)
+        raise
+    on_main(accelerator, lambda: folder.write_result({"finished": result.finished, "done": result.done}))
+    torch.save(plan[-1].objective.state_dict(), path / f"rank{accelerator.process_index}.pt")
+    folder.close()
+    finish(accelerator)
+
+
+def save_until_killed(s: Mapping[str, Any]) -> None:
+    """Write a checkpoint and die before the call number `at` of those that touch the disk."""
+    calls = 0
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any, **keywords: Any) -> Any:
+            nonlocal calls
+            if calls == s["at"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            calls += 1
+            return function(*args, **keywords)
+
+        return call
+
+    os.fsync, os.link = counted(os.fsync), counted(os.link)
+    Path.open, Path.replace, Path.unlink = counted(Path.open), counted(Path.replace), counted(Path.unlink)  # type: ignore
+    write_checkpoint(Path(s["folder"]) / "checkpoint.pth.tar", {"step": s["step"], "w": torch.zeros(1000)})
+
+
+def check_sync_bn(s: Mapping[str, Any]) -> None:
+    """On ranks with different numbers of pictures: values, first and second derivatives of one process with all."""
+    accelerator = make_accelerator("no", cpu=True)
+    rank, generator = accelerator.process_index, torch.Generator().manual_seed(0)
+    whole = torch.randn(7, 5, 3, 3, dtype=torch.float64, generator=generator) * 2 + 1
+    mine = slice(0, 2) if rank == 0 else slice(2, 7)
+    one = BatchNormAct2d(5, act_layer=torch.nn.Softplus, drop_layer=torch.nn.Identity).double()
+    torch.nn.init.uniform_(one.weight, generator=generator)
+    several = sync_batchnorm_(torch.nn.Sequential(copy.deepcopy(one)))
+    assert list(several.state_dict()) == [f"0.{name}" for name in one.state_dict()]
+
+    def derivatives(net: torch.nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+        x = x.clone().requires_grad_()
+        y = net(x)
+        first = torch.autograd.grad((y**3).sum(), [x, *net.parameters()], create_graph=True)
+        second = torch.autograd.grad((first[0] ** 2).sum(), [x, *net.parameters()])
+        return [y, *first, *second]
+
+    expected, found = derivatives(one, whole), derivatives(several, whole[mine])
+    for name, a, b in zip(("y", "dx", "dw", "db", "ddx", "ddw", "ddb"), expected, found, strict=True):
+        b = b.detach().clone()
+        if a.shape[0] == len(whole):
+            a = a[mine]
+        else:
+            torch.distributed.all_reduce(b)  # parameters: each rank has its share of the sum
+        assert torch.allclose(a, b, rtol=0, atol=1e-10 * max(1, a.abs().max().item())), (name, (a - b).abs().max())
+    for name, buffer in one.named_buffers():
+        assert torch.allclose(buffer.double(), several.get_buffer(f"0.{name}").double(), rtol=0, atol=1e-12), name
+    several.eval(), one.eval()
+    assert torch.allclose(one(whole), several(whole), rtol=0, atol=1e-12)
+
+    net = sync_batchnorm_(torch.nn.Sequential(torch.nn.BatchNorm2d(5).double()))
+    reestimate_batchnorm_(
+        net, [Batch((whole[mine],), torch.arange(7)[mine]), Batch((whole[mine] + 1,), torch.arange(7)[mine])]
+    )
+    assert torch.allclose(net[0].running_mean, whole.mean((0, 2, 3)) + 0.5, atol=1e-12)
+    finish(accelerator)
+
+
+def child(settings: Mapping[str, Any], rank: int, world: int, port: int) -> int:
+    """What a command's `main` does with the ends of a run; returns the exit code."""
+    os.setpgid(0, 0) if rank == 0 else None
+    signals.install()
+    if world > 1:
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        os.environ.update(zip(names, map(str, (rank, rank, world, "127.0.0.1", port)), strict=True))
+    output = os.open(f"{settings['folder']}.{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    logging.basicConfig(level=logging.INFO)
+    try:
+        {"run": work, "save": save_until_killed, "bn": check_sync_bn}[settings.get("call", "run")](settings)
+    except Stopped as stop:
+        print(f"Stopped: {stop}")
+        return EXIT_STOPPED
+    except InputError as error:
+        print(f"InputError: {error}")
+        return EXIT_INPUT
+    except BaseException:
+        logging.exception("a fault")
+        return EXIT_FAULT
+    return 0
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    port = 20000 + os.getpid() % 20000
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in request["wait"]]
+            print(json.dumps({"codes": codes}), flush=True)
+            continue
+        port, world, pids = port + 1, request.get("world", 1), []
+        for rank in range(world):
+            pid = os.fork()
+            if pid == 0:
+                code = child(request, rank, world, port)
+                sys.stdout.flush()
+                os._exit(code)
+            pids.append(pid)
+        print(json.dumps({"pids": pids}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
