@@ -82,7 +82,7 @@ def compare(name: str, images: Tensor, pairs: int) -> dict[str, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=25)
-    parser.add_argument("--pictures", type=int, default=4096)
+    parser.add_argument("--pictures", type=int, default=2048)
     parser.add_argument("--recipe", choices=sorted(BARS), action="append")
     args = parser.parse_args()
     images = torch.randint(256, (args.pictures, 3, 32, 32), dtype=torch.uint8)

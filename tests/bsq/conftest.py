@@ -1,4 +1,4 @@
-"""Recorded numbers of BSQ's original program, read by name, and a comparison relative to an array's maximum."""
+"""Recorded numbers of BSQ's original program, a comparison relative to an array's maximum, and runs on the digits."""
 
 import json
 import re
@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from torch import Tensor
+
+from bsq.cli import cli
 
 
 class Recorded:
@@ -50,3 +53,30 @@ def near() -> Callable[..., None]:
         assert error <= limit, f"{what}: {error / max(limit, 1e-30):.3g} times the tolerance"
 
     return compare
+
+
+Bsq = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def bsq() -> Bsq:
+    """Run one command line in this process: `bsq("convert", "-d", "digits")`, paths and numbers as they are."""
+
+    def run(*args: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(cli, [str(arg) for arg in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.stderr
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory, bsq: Bsq) -> Path:
+    """A folder with runs on the digits: `float` (3 epochs of a small net), and its conversion `bits8` (act 4)."""
+    folder = tmp_path_factory.mktemp("digits")
+    common = ("-d", "digits", "-a", "cifar_resnet8_1x1")
+    bsq("train", *common, "--epochs", 3, "--schedule", 2, "--train-batch", 64, "-c", folder / "float")
+    bsq("convert", *common, "--Nbits", 8, "--model", folder / "float/checkpoint.pth.tar", "-c", folder / "bits8")
+    return folder

@@ -7,6 +7,7 @@ One thread: so small a net gains nothing from more, and the table is then the sa
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +25,9 @@ from bsq.options import ActOptions, NetOptions, SgdOptions, WidthOptions
 from bsq.session import RECIPES
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader
-from lowbit.errors import EXIT_DONE, EXIT_FAULT
+from lowbit.errors import EXIT_DONE, EXIT_FAULT, InputError
 from lowbit.evaluate.classify import evaluating
-from lowbit.load import load
+from lowbit.loading import load
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions
 from lowbit.train.folder import RunFolder
@@ -64,9 +65,13 @@ def demo(options: RunOptions) -> int:
     """Run it all into `options.output`; an earlier demo there is replaced. Returns the exit code.
 
     Raises:
-        InputError: the folder holds something else than a demo.
+        InputError: the folder holds something else than a demo, or several processes were started.
     """
     start = time.perf_counter()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            f"the demo is one process, not WORLD_SIZE={os.environ['WORLD_SIZE']}: start it without a launcher"
+        )
     torch.set_num_threads(1)
     where = options.output or Path("runs/bsq-demo")
     options = replace(options, overwrite=options.overwrite or _is_demo(where), resume=None)

@@ -32,7 +32,7 @@ def net_options() -> Decorator:
         click.option("--test-batch", type=count, default=100, show_default=True, help="Of the whole job."),
         *_arch_options("resnet20"),
         click.option("--model", type=FILE, help="Checkpoint the weights come from."),
-        click.option("--float64", is_flag=True, help="Evaluate in double precision."),
+        click.option("--float64", is_flag=True, help="Compute in double precision (slow, and free of rounding noise)."),
     ]
     names = ("dataset", "test_batch", "arch", "depth", "block_name", "model", "float64")
     return gathered("net", net_of, options, {name: name for name in names})

@@ -22,16 +22,17 @@ from lowbit.quant.layers import Codes
 
 
 class Keys(NamedTuple):
-    """Names of one tensor's parameters: positive planes, negative planes, scale, latent."""
+    """Names of one tensor's parameters: positive planes, negative planes, scale, latent, dense leaf."""
 
     p: str
     n: str
     scale: str
     latent: str
+    dense: str
 
 
-WEIGHT = Keys("pweight", "nweight", "scale", "weight")
-BIAS = Keys("pbias", "nbias", "biasscale", "bias")
+WEIGHT = Keys("pweight", "nweight", "scale", "weight", "dense_weight")
+BIAS = Keys("pbias", "nbias", "biasscale", "bias", "dense_bias")
 
 
 class BitLayer(nn.Module):
@@ -88,6 +89,8 @@ class BitLayer(nn.Module):
 
     def effective(self, keys: Keys = WEIGHT) -> Tensor:
         """The weight (or bias) that the layer computes with, codes * (scale / (2^N - 1)), differentiable."""
+        if keys.dense in self._parameters:
+            return self.dense(keys)
         if self.form == "bit":
             return planes.reconstruct(*self.planes(keys))
         latent, scale = self._get(keys.latent), self._get(keys.scale)
@@ -113,6 +116,42 @@ class BitLayer(nn.Module):
         """The bias likewise."""
         return self._codes(BIAS) if BIAS in self.tensors else None
 
+    # training (bsq.sgd)
+
+    def dense(self, keys: Keys) -> Tensor:
+        """The leaf that training differentiates, equal to the planes' weight; only between attach_ and detach_."""
+        return self._get(keys.dense)
+
+    @torch.no_grad()
+    def attach_(self) -> None:
+        """Compute with dense leaves from here on; planes and scale are then moved by `bsq.sgd.PlaneSGD` alone.
+
+        Planes are laid out plane by plane in memory (their shape stays), so that work on one plane is contiguous. The
+        leaves are in no state dict.
+        """
+        self.detach_()
+        for keys in self.tensors:
+            for name in (keys.p, keys.n, keys.scale):
+                parameter = self._parameters[name]
+                assert parameter is not None
+                parameter.requires_grad_(False)
+                if parameter.dim():
+                    parameter.data = parameter.data.movedim(-1, 0).contiguous().movedim(0, -1)
+            self.register_parameter(keys.dense, nn.Parameter(planes.reconstruct(*self.planes(keys))))
+
+    @torch.no_grad()
+    def refresh_(self, keys: Keys) -> None:
+        """The leaf follows its planes."""
+        self.dense(keys).copy_(planes.reconstruct(*self.planes(keys)))
+
+    def detach_(self) -> None:
+        """Compute with the planes again; without leaves, nothing happens."""
+        for keys in self.tensors:
+            if keys.dense in self._parameters:
+                self._remove(keys.dense)
+                for name in (keys.p, keys.n, keys.scale):
+                    self._get(name).requires_grad_(True)
+
     # changes of form and width
 
     @torch.no_grad()
@@ -120,6 +159,7 @@ class BitLayer(nn.Module):
         """Bit form to finetune form: latent = sum (p - n) 2^(N-1-i) / (2^N - 1), widths fixed from here on."""
         if self.form == "finetune":
             return self
+        self.detach_()
         self._latent_bits = {keys.latent: self.bits(keys) for keys in self.tensors}
         for keys in self.tensors:
             p, n, _ = self.planes(keys)
@@ -151,6 +191,7 @@ class BitLayer(nn.Module):
         """
         if self.form != "bit":
             raise ValueError("only planes can be re-quantised or pruned; call to_bits_() first")
+        self.detach_()
         for keys in self.tensors:
             self._set_planes(keys, change(self.planes(keys)))
         return self
@@ -196,6 +237,7 @@ class BitLayer(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Take the form and the widths of what is loaded, then load as any module does."""
+        self.detach_()
         if prefix + WEIGHT.p in state_dict:
             self.to_bits_()
         elif prefix + WEIGHT.scale in state_dict and prefix + WEIGHT.latent in state_dict:
@@ -207,3 +249,9 @@ class BitLayer(nn.Module):
             if new.shape != old.shape and 0 < new.shape[-1] <= planes.MAX_BITS:
                 self._set(name, old.new_zeros(new.shape))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Everything but the dense leaves, which follow from the planes."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for keys in self.tensors:
+            destination.pop(prefix + keys.dense, None)

@@ -107,6 +107,6 @@ class BitLinear(BitLayer):
 
 
 def _with_tensors(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
-    layer.register_parameter("weight", nn.Parameter(weight))
-    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias))
+    layer.register_parameter("weight", nn.Parameter(weight.clone()))
+    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone()))
     return layer

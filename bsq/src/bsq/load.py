@@ -143,14 +143,23 @@ def load_float_(model: nn.Module, saved: Saved, path: Path | str) -> nn.Module:
     return model
 
 
+def need_bits(saved: Saved, path: Path | str) -> None:
+    """Refuse float weights.
+
+    Raises:
+        InputError: what to do with them.
+    """
+    if saved.form == "float":
+        raise InputError(f"{path} holds float weights, and bits are needed: run convert on it first")
+
+
 def load_planes_(model: nn.Module, saved: Saved, path: Path | str) -> nn.Module:
     """Load bit or finetune form into a float net (activations already quantized), which takes over the form.
 
     Raises:
         InputError: floats instead of bits, another net, or activations of another type.
     """
-    if saved.form == "float":
-        raise InputError(f"{path} holds float weights, and bits are needed: run convert on it first")
+    need_bits(saved, path)
     _check_alphas(saved.state, model, path)
     missing = [name for name in saved.widths if name not in dict(model.named_modules())]
     if missing:
@@ -190,6 +199,7 @@ def check_activations(saved: Saved, model: nn.Module, path: Path | str) -> None:
     Raises:
         InputError: the first quantizer that differs, and what to do.
     """
+    _check_alphas(saved.state, model, path)
     if saved.activations is None:
         return
     ours = {name: quantizer.config.function for name, quantizer in quantizers(model).items()}

@@ -117,8 +117,7 @@ def read_bits(net: NetOptions) -> tuple[nn.Module, dict[str, Any]]:
     """
     saved = read_model(net, required=True)
     assert saved is not None
-    if saved.form == "float":
-        raise InputError(f"{net.model} holds float weights, and bits are needed: run convert on it first")
+    load.need_bits(saved, str(net.model))
     model: Any = load.build(saved, str(net.model), net.arch)
     arguments = {"num_classes": int(model.num_classes)}
     return model, {"method": "bsq", "arch": net.arch or saved.arch, "args": arguments, "pictures": saved.pictures}

@@ -187,8 +187,12 @@ def prune(planes: Planes, threshold: float = 0.0) -> Planes:
     return Planes(kept[0], kept[1], scale)
 
 
+def group_norms(p: Tensor, n: Tensor) -> Tensor:
+    """sqrt(1e-8 + ||p_i||^2 + ||n_i||^2) of every plane i, (N,)."""
+    p2, n2 = (x.movedim(-1, 0).flatten(1).square().sum(1) for x in (p, n))
+    return (p2 + n2 + 1e-8).sqrt()
+
+
 def group_lasso(p: Tensor, n: Tensor) -> Tensor:
     """The scalar numel N sum_i sqrt(1e-8 + ||p_i||^2 + ||n_i||^2) (Eq. 4-5 before the division by all weights)."""
-    dims = tuple(range(p.dim() - 1))
-    norms = (1e-8 + p.square().sum(dims) + n.square().sum(dims)).sqrt()
-    return norms.sum() * (p[..., 0].numel() * p.shape[-1])
+    return group_norms(p, n).sum() * (p[..., 0].numel() * p.shape[-1])

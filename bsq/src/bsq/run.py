@@ -48,7 +48,13 @@ def convert(
         InputError: before anything is written.
         Stopped: a stop signal came while evaluating or calibrating.
     """
-    session = Session(options, net)
+    with Session(options, net) as session:
+        return _convert(session, net, acts, widths, calibration_batch)
+
+
+def _convert(
+    session: Session, net: NetOptions, acts: ActOptions, widths: WidthOptions, calibration_batch: int
+) -> nn.Module | None:
     saved = nets.read_model(net)
     session.open_data()
     model = nets.create(session, saved)
@@ -103,9 +109,14 @@ def evaluate_bits(
         InputError: before anything is written.
         Stopped: a stop signal came while evaluating or calibrating.
     """
-    session = Session(options, net)
+    with Session(options, net) as session:
+        return _evaluate_bits(session, net, acts, calibration_batch)
+
+
+def _evaluate_bits(session: Session, net: NetOptions, acts: ActOptions, calibration_batch: int) -> Scores | None:
     saved = nets.read_model(net, required=True)
     assert saved is not None
+    load.need_bits(saved, str(net.model))
     session.open_data()
     model = nets.create(session, saved)
     recipe = session.recipes(model, nets.pictures_of(model, session, saved))[1]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from timm.data import resolve_model_data_config
@@ -26,7 +26,7 @@ from lowbit.options import RunOptions
 from lowbit.quant.activation import calibrate_, quantizers
 from lowbit.quant.layers import to_plain_
 from lowbit.train.folder import RunFolder
-from lowbit.train.process import make_accelerator, on_main, stop_agreed
+from lowbit.train.process import finish, make_accelerator, on_main, start_trackers, stop_agreed
 
 CALIBRATION_BATCHES = 10
 TRIAL_BATCHES = 2  # timed by a dry run
@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 
 
 class Session:
-    """One command's devices and data.
+    """One command's devices and data; a `with` block, at whose end all processes wait for each other.
 
     Attributes:
-        accelerator: devices and processes. dtype: of pictures and weights.
+        accelerator: devices and processes. dtype: of the weights.
         test: the evaluated pictures, after `open_data`. chosen: positions kept by a limit, by set.
 
     Raises:
@@ -64,6 +64,13 @@ class Session:
         self.accelerator = make_accelerator(options.mixed_precision, options.trackers, options.output)
         self.chosen: dict[str, list[int]] = {}
         self._seen: tuple[str, Scores] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None or issubclass(kind, Stopped):
+            finish(self.accelerator)
 
     @property
     def classes(self) -> int:
@@ -86,7 +93,7 @@ class Session:
 
     def pictures(self, split: Literal["train", "test"], limit: int | None) -> Pictures:
         """One set, class-balanced and cut to `limit` pictures by a fixed seed."""
-        found = load_dataset(self.net.dataset, self.options.data, split)
+        found = load_dataset(self.net.dataset, self.options.data, split, max_corrupt=self.options.max_corrupt)
         if limit is None:
             return found
         index = balanced_subset(found.labels, limit)
@@ -105,12 +112,11 @@ class Session:
         return model.to(self.accelerator.device, self.dtype).to(memory_format=layout)
 
     def loader_options(self) -> dict[str, Any]:
-        """What all loaders of this command have in common."""
+        """What all loaders of this command have in common; pictures are prepared in single precision."""
         return {
             "rank": self.accelerator.process_index,
             "world": self.accelerator.num_processes,
             "device": self.accelerator.device,
-            "dtype": self.dtype,
             "workers": self.options.workers,
             "max_corrupt": self.options.max_corrupt,
             "channels_last": self.options.channels_last,
@@ -149,7 +155,7 @@ class Session:
             for part in islice(loader.epoch(0), CALIBRATION_BATCHES):
                 if stop_agreed(self.accelerator):
                     raise Stopped("calibration was interrupted")
-                yield part.views[0]
+                yield part.views[0].to(self.dtype)
 
         calibrate_(self.place(model), views())
 
@@ -207,6 +213,8 @@ class Session:
 
         on_main(self.accelerator, open_it)
         with opened[0] if opened else RunFolder(where, locked=False) as folder:
+            if self.options.trackers:
+                start_trackers(self.accelerator, "bsq", values)
             log.info(said)
             yield folder
 

@@ -21,7 +21,7 @@ from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.checkpoint import newest_good, read_checkpoint, replace_file
 from lowbit.train.folder import RunFolder
 from lowbit.train.log import read_metrics
-from lowbit.train.loop import Result, Run, fit
+from lowbit.train.loop import Result, Run, check_run, fit
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.schedule import milestones
 
@@ -30,7 +30,11 @@ TRIAL_STEPS = 3  # timed by a dry run
 
 def evaluate(options: RunOptions, net: NetOptions) -> Scores | None:
     """`bsq train --evaluate`: a float net as it is, with its own activations. None after a dry run."""
-    session = Session(options, net)
+    with Session(options, net) as session:
+        return _evaluate(session, options, net)
+
+
+def _evaluate(session: Session, options: RunOptions, net: NetOptions) -> Scores | None:
     saved = nets.read_model(net, required=not options.pretrained)
     session.open_data()
     model = nets.create(session, saved)
@@ -50,7 +54,11 @@ def evaluate(options: RunOptions, net: NetOptions) -> Scores | None:
 
 def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | None:
     """`bsq train`: from a seeded start, `--pretrained` or `--model`. None after a dry run."""
-    session = Session(options, net)
+    with Session(options, net) as session:
+        return _train(session, options, net, sgd)
+
+
+def _train(session: Session, options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | None:
     saved = nets.read_model(net)
     resume = _resumed(options)
     session.open_data()
@@ -60,7 +68,8 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | Non
     if saved is not None:
         load.load_float_(model, saved, str(net.model))
     kept, held = _split(session)
-    loader = Loader(kept, recipe, global_batch=sgd.train_batch, seed=options.seed, **session.loader_options())
+    common = {**session.loader_options(), "dtype": session.dtype}
+    loader = Loader(kept, recipe, global_batch=sgd.train_batch, seed=options.seed, **common)
     stage = _stage(session, model, sgd)
     run = Run(
         accelerator=session.accelerator,
@@ -75,6 +84,7 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | Non
         prefixes={"student.": load.PREFIX},
         best="top1" if held is None else "val_top1",
     )
+    check_run([stage], loader, run)
     if options.dry_run:
         _say_plan(session, stage, loader, run)
         return None

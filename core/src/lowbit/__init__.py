@@ -6,7 +6,7 @@ Importing this package does not import torch, so that every command's `--help` s
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowbit.load import load as load
+    from lowbit.loading import load as load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -15,7 +15,7 @@ __all__ = ["__version__", "load"]
 def __getattr__(name: str) -> Any:
     """`lowbit.load` on first use (PEP 562)."""
     if name == "load":
-        from lowbit.load import load
+        from lowbit.loading import load
 
         return load
     raise AttributeError(f"module 'lowbit' has no attribute {name!r}")

@@ -56,7 +56,9 @@ def test_0_bits_leave_the_function() -> None:
     assert torch.equal(QuantActivation(ActivationConfig(0, "relu6", "running"))(x), x.clamp(0, 6))
 
 
-@pytest.mark.parametrize("wrong", [{"bits": -1}, {"bits": 17}, {"bits": 4, "function": "tanh"}, {"bits": 4, "range": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"bits": -1}, {"bits": 17}, {"bits": 4, "function": "tanh"}, {"bits": 4, "range": "x"}]
+)
 def test_wrong_configurations(wrong: dict) -> None:
     with pytest.raises(InputError, match="allowed"):
         ActivationConfig(**wrong)

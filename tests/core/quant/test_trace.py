@@ -13,7 +13,7 @@ def quantizer(bits: int) -> QuantActivation:
 
 
 class Net(nn.Module):
-    """conv -> q4 -> pool -> conv (4 bits) -> q0 -> conv (float) ; q3 + itself -> conv (float); mean -> linear (float)."""
+    """conv, q4, pool, conv (4 bits), q0, conv (float), q3 plus something, that conv (float), mean, linear (float)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_killed_at_any_moment_of_a_save(toys: Any, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / NAME, {"step": 0})
     done, steps = 0, []
-    for at in range(40):
+    for at in range(100):
         code = toys.start(tmp_path, call="save", at=at, step=at + 1).wait()[0]
         found = newest_good(tmp_path)
         assert found is not None
@@ -55,7 +55,7 @@ def test_killed_at_any_moment_of_a_save(toys: Any, tmp_path: Path) -> None:
         if code == 0:
             break
         assert code == -signal.SIGKILL
-    assert steps[0] == 0 and done == at + 1 and at > 6
+    assert steps[0] == 0 and done == at + 1 and at > 20
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == ["checkpoint.prev.pth.tar", NAME]
 
 

@@ -166,17 +166,17 @@ def test_compiling_is_in_place_and_only_what_is_named(
     accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, dynamic: compiled.append((self, dynamic)))
     net = nn.Linear(5, 2)
     run = Run(accelerator=accelerator, compile=True)
     Engine(stage_of(Supervised(net, lambda student: SGD(student.parameters(), lr=1))), run, Meter())
-    assert compiled == [net]
+    assert compiled == [(net, False)]
     with pytest.raises(InputError, match="--compile"):
         Engine(stage_of(Two([])), run, Meter())
 
 
 def test_refuses_what_cannot_be_split(accelerator: Accelerator) -> None:
-    with pytest.raises(InputError, match="4 pictures, fewer than 1 processes x 5 parts"):
+    with pytest.raises(InputError, match="4 pictures for 1 processes x 5 parts"):
         fit([stage_of(Two([]))], Fixed(), Run(accelerator=accelerator, accumulate=5))
 
 

@@ -1,6 +1,8 @@
 """A run that was killed or stopped and resumed equals one that was not: tensors, optimizer state, lines of metrics."""
 
 import os
+import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -24,7 +26,7 @@ def broken(toys: Any, folder: Path, at: int, codes: list[int], *, do: str = "SIG
 @pytest.mark.parametrize("toy", TOYS)
 def test_killed(toys: Any, same: Any, tmp_path: Path, toy: str, bn: bool) -> None:
     settings = {"toy": toy, "bn": bn, **COMMON}
-    folder = broken(toys, tmp_path / "run", 16, [-signal.SIGKILL], **settings)
+    folder = broken(toys, tmp_path / "run", 17, [-signal.SIGKILL], **settings)
     same.resumed(toys.unbroken(**settings), folder)
 
 
@@ -47,18 +49,36 @@ def test_killed_series(toys: Any, same: Any, tmp_path: Path, toy: str, bn: bool,
     same.resumed(toys.unbroken(**settings), folder)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_any_wall_time_until_it_is_done(toys: Any, same: Any, tmp_path: Path, seed: int) -> None:
+    settings = {"toy": TOYS[seed], "bn": True, "files": toys.files(), **COMMON, "save_every": 2}
+    folder, chance, kills = tmp_path / "run", random.Random(seed), 0
+    while True:
+        started = toys.start(folder, resume=True, workers=2, do="mark", at=-1, slow=0.05, **settings)
+        time.sleep(chance.uniform(0.5, 1.5))
+        os.kill(started.pids[0], signal.SIGKILL)
+        code = started.wait()[0]
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, started.said()
+        kills += 1
+    assert kills > 1
+    same.resumed(toys.unbroken(**settings), folder)
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_killed_on_several_ranks(toys: Any, same: Any, tmp_path: Path, world: int) -> None:
     settings = {"toy": "heads", "bn": True, "world": world, **COMMON}
     ranks = list(range(world))
-    folder = broken(toys, tmp_path / "run", 16, [-signal.SIGKILL] * world, ranks=ranks, **settings)
+    folder = broken(toys, tmp_path / "run", 17, [-signal.SIGKILL] * world, ranks=ranks, **settings)
     same.resumed(toys.unbroken(**settings), folder)
 
 
 def test_buffers_of_each_rank_come_back(toys: Any, same: Any, tmp_path: Path) -> None:
     """Batch norm without synchronisation: every rank has statistics of its own, and no broadcast may undo that."""
     settings = {"toy": "two_stages", "bn": "local", "world": 2, **COMMON}
-    folder = broken(toys, tmp_path / "run", 16, [-signal.SIGKILL] * 2, ranks=[0, 1], **settings)
+    folder = broken(toys, tmp_path / "run", 17, [-signal.SIGKILL] * 2, ranks=[0, 1], **settings)
     same.resumed(toys.unbroken(**settings), folder)
     ranks = [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
     assert not torch.equal(ranks[0]["trunk.1.running_mean"], ranks[1]["trunk.1.running_mean"])
@@ -118,7 +138,7 @@ def wait_for(mark: Path) -> None:
 def test_torn_newest_checkpoint(toys: Any, same: Any, tmp_path: Path, damage: str) -> None:
     settings = {"toy": "two_optimizers", "bn": True, **COMMON}
     folder = tmp_path / "run"
-    assert toys.start(folder, do="SIGKILL", at=16, **settings).wait() == [-signal.SIGKILL]
+    assert toys.start(folder, do="SIGKILL", at=17, **settings).wait() == [-signal.SIGKILL]
     newest = folder / "checkpoint.pth.tar"
     data = newest.read_bytes()
     newest.write_bytes(data[: len(data) // 2] if damage == "torn" else b"")
@@ -147,10 +167,22 @@ def test_a_finished_run_does_nothing_and_says_so(toys: Any, tmp_path: Path) -> N
     assert [(folder / name).read_bytes() for name in files] == before
 
 
+def test_the_best_checkpoint_can_be_resumed_too(toys: Any, same: Any, tmp_path: Path) -> None:
+    """It is written between the probes and `end_stage`, of the last epoch here, and stands before both."""
+    settings = {"toy": "swap", "bn": True, **COMMON}
+    unbroken = toys.unbroken(**settings)
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    shutil.copy(folder / "model_best.pth.tar", folder / "checkpoint.pth.tar")
+    assert torch.load(folder / "checkpoint.pth.tar")["position"]["step"] == 9
+    toys.run(folder, resume=True, **settings)
+    same.resumed(unbroken, folder)
+
+
 def test_other_ranks_are_allowed_and_said(toys: Any, same: Any, tmp_path: Path) -> None:
     settings = {"toy": "queue", "bn": True, "save_every": 7}
     folder = tmp_path / "run"
-    started = toys.start(folder, do="SIGKILL", at=16, ranks=[0, 1], world=2, **settings)
+    started = toys.start(folder, do="SIGKILL", at=17, ranks=[0, 1], world=2, **settings)
     assert started.wait() == [-signal.SIGKILL] * 2
     again = toys.start(folder, resume=True, world=3, **settings)
     assert again.wait() == [0, 0, 0], again.said()

@@ -3,7 +3,7 @@
 | name | on disk |
 |---|---|
 | cifar10, cifar100 | torchvision's own: `cifar-10-batches-py/`, `cifar-100-python/`, md5 checked |
-| tiny-imagenet | `tiny-imagenet-200/` as it unpacks: `wnids.txt`, `train/`, `val/val_annotations.txt`; decoded to memory |
+| tiny-imagenet | `tiny-imagenet-200/` as it unpacks (`wnids.txt`, `val/val_annotations.txt`); decoded to memory |
 | folder | `train/<class>/*` and `val/<class>/*` (or `test/`); read when needed |
 | digits | the 8x8 digits inside scikit-learn: every fifth is a test picture; nothing on disk |
 """
@@ -32,8 +32,9 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 log = logging.getLogger(__name__)
 
 
-def _reconstruct(kind: type, shape: tuple[int, ...], code: Any) -> Any:
-    return kind.__new__(kind, shape, code)  # numpy's own function of this name has moved between versions
+def _reconstruct(kind: type, shape: tuple[int, ...], code: str) -> np.ndarray:
+    """An empty array that the pickle fills; numpy's own function of this purpose has moved between versions."""
+    return np.ndarray(shape, code)
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -84,9 +85,8 @@ def _cifar(name: str, root: Path, split: Split, download: bool) -> Pictures:
             ) from error
     folder = root / layout.base_folder
     names = _read_pickle(folder / layout.meta["filename"], layout.meta["md5"], name)[layout.meta["key"]]
-    parts = [
-        _read_pickle(folder / f, md5, name) for f, md5 in (layout.train_list if split == "train" else layout.test_list)
-    ]
+    files = layout.train_list if split == "train" else layout.test_list
+    parts = [_read_pickle(folder / file, md5, name) for file, md5 in files]
     images = torch.from_numpy(np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32))
     labels = [label for part in parts for label in part["labels" if name == "cifar10" else "fine_labels"]]
     return MemoryPictures(name, names, images, torch.tensor(labels))
@@ -97,33 +97,34 @@ def _decode_all(paths: Sequence[Path], labels: Sequence[int], max_corrupt: float
 
     def decode(path: Path) -> np.ndarray | str:
         try:
-            return np.asarray(read_picture(path))
+            return np.array(read_picture(path))
         except UNREADABLE as error:
             return f"{path} ({error})"
 
+    images = np.empty((0, 0, 0, 3), dtype=np.uint8)
+    kept: list[int] = []
+    bad: list[str] = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-        read = list(pool.map(decode, paths, chunksize=64))
-    bad = [entry for entry in read if isinstance(entry, str)]
-    for entry in bad:
-        log.warning("unreadable picture %s; it is left out", entry)
-    if len(bad) > max_corrupt * len(paths):
+        for i, entry in enumerate(pool.map(decode, paths)):
+            if isinstance(entry, str):
+                log.warning("unreadable picture %s; it is left out", entry)
+                bad.append(entry)
+                continue
+            if not kept:
+                images = np.empty((len(paths), *entry.shape), dtype=np.uint8)
+            if entry.shape != images.shape[1:]:
+                raise InputError(
+                    f"{name}: {paths[i]} is {entry.shape[1]}x{entry.shape[0]}, others are "
+                    f"{images.shape[2]}x{images.shape[1]}; use the dataset `folder` for pictures of mixed sizes"
+                )
+            images[len(kept)] = entry
+            kept.append(labels[i])
+    if len(bad) > max_corrupt * len(paths) or not kept:
         raise InputError(
-            f"{len(bad)} of {len(paths)} pictures of {name} are unreadable, the last {bad[-1]}; at most {max_corrupt:g} "
-            "of them may be: repair the data or raise --max-corrupt"
+            f"{len(bad)} of {len(paths)} pictures of {name} are unreadable, the last {bad[-1]}; at most "
+            f"{max_corrupt:g} of them may be: repair the data or raise --max-corrupt"
         )
-    good = [(entry, label) for entry, label in zip(read, labels, strict=True) if not isinstance(entry, str)]
-    odd = next(
-        (
-            path
-            for entry, path in zip(read, paths, strict=True)
-            if getattr(entry, "shape", 0) not in (0, good[0][0].shape)
-        ),
-        None,
-    )
-    if odd is not None:
-        raise InputError(f"{name}: {odd} has another size than {paths[0]}; use the dataset `folder` for mixed sizes")
-    images = torch.from_numpy(np.stack([entry for entry, _ in good])).permute(0, 3, 1, 2).contiguous()
-    return images, torch.tensor([label for _, label in good])
+    return torch.from_numpy(images[: len(kept)].transpose(0, 3, 1, 2).copy()), torch.tensor(kept)
 
 
 def _lines(path: Path, name: str) -> list[str]:
@@ -162,13 +163,15 @@ def _folder(root: Path, split: Split) -> Pictures:
     name, train = f"folder {root}", root / "train"
     if not train.is_dir():
         raise InputError(f"{name}: there is no {train}; pictures are expected as train/<class>/* and val/<class>/*")
-    classes = sorted(entry.name for entry in train.iterdir() if entry.is_dir())
+    classes = sorted(entry.name for entry in train.iterdir() if entry.is_dir() and entry.name[0] != ".")
     shown = train
     if split == "test":
         shown = root / "val" if (root / "val").is_dir() else root / "test"
         if not shown.is_dir():
             raise InputError(f"{name}: there is neither val/ nor test/ beside {train}; evaluation pictures go there")
-        unknown = sorted({entry.name for entry in shown.iterdir() if entry.is_dir()} - set(classes))
+        unknown = sorted(
+            {entry.name for entry in shown.iterdir() if entry.is_dir() and entry.name[0] != "."} - set(classes)
+        )
         if unknown:
             raise InputError(
                 f"{name}: {shown} holds the class {unknown[0]}, which {train} does not; the classes must agree"

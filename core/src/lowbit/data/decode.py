@@ -6,7 +6,7 @@ import signal
 import struct
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,7 +125,7 @@ def _ignore_signals(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def read_batches(reader: Reader, tasks: Sequence[Task], workers: int, pin: bool) -> Iterator[Read]:
+def read_batches(reader: Reader, tasks: Sequence[Task], workers: int, pin: bool) -> Generator[Read]:
     """Read batches in order; the same for any number of workers.
 
     Worker processes end with the iterator, also when it is dropped early, and when the interpreter ends while someone

@@ -27,7 +27,8 @@ def _mix(x: Words) -> Words:
 
 def _key(*place: int | str) -> Words:
     """One word, (1,), that stands for a tuple of numbers and names."""
-    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+    plain = tuple(part if isinstance(part, str) else int(part) for part in place)  # numpy's integers print differently
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return np.frombuffer(digest, dtype="<u8").astype(np.uint64)
 
 

@@ -6,6 +6,7 @@ the number of workers nor the number of ranks nor a resume changes what is shown
 
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -55,10 +56,11 @@ class _Source:
                 return
             reader = Reader(self.pictures, self.recipe, self.seed, self.n_views, self.replace)
             reads = read_batches(reader, tasks, self.workers, self.device.type == "cuda")
-            for task, read in zip(tasks, reads, strict=True):
-                self._note(self.pictures, read)
-                if len(read.where):
-                    yield self._batch(self._augment_read(read, task.epoch, run), read.where)
+            with closing(reads):  # an error ends the workers at once, whoever holds its traceback
+                for task, read in zip(tasks, reads, strict=True):
+                    self._note(self.pictures, read)
+                    if len(read.where):
+                        yield self._batch(self._augment_read(read, task.epoch, run), read.where)
 
     def _batch(self, views: tuple[Tensor, ...], index: Tensor) -> Batch:
         label = self.pictures.labels[index].to(self.device) if self.labels else None

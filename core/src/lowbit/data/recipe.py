@@ -92,6 +92,8 @@ class RandomBlur:
         """Apply to (B, 3, H, W)."""
         radius = min(math.ceil(3 * self.sigma[1]), min(x.shape[2:]) - 1)
         chosen = _chosen(draws, self.p, x.device)
+        if len(chosen) == 0:  # a convolution of no picture is refused
+            return x
         low, high = self.sigma
         sigma = torch.from_numpy(low + (high - low) * draws.uniform(2)[:, 1]).to(x.device, x.dtype)
         blurred = gaussian_blur(x.index_select(0, chosen), sigma.index_select(0, chosen), radius)
@@ -128,7 +130,7 @@ class Recipe:
     def finish_(self, out: Tensor, x: Tensor, white: int, draws: Draws) -> None:
         """Colour and normalise pictures whose geometry is done.
 
-        The arithmetic is that of torchvision's `to_dtype(scale=True)` and `normalize`, operation by operation: values
+        The arithmetic is that of torchvision's `ToTensor` and `Normalize`, operation by operation: values
         that are only cropped and normalised are equal to theirs to the last bit.
 
         Args:

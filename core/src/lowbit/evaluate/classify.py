@@ -71,7 +71,8 @@ def classify(model: nn.Module, batches: Batches, accelerator: Accelerator) -> Sc
     """Evaluate a classifier; a short last batch counts by its pictures.
 
     Args:
-        model: (B, C, H, W) -> (B, classes), on the batches' device and of their dtype.
+        model: (B, C, H, W) -> (B, classes), on the batches' device. Pictures are cast to its dtype, so that a net in
+            double precision sees the very pictures that it sees in single precision.
         batches: this process's share, whole batches; the sums of all processes are added.
         accelerator: of the run (processes, autocast).
 
@@ -85,6 +86,7 @@ def classify(model: nn.Module, batches: Batches, accelerator: Accelerator) -> Sc
     start = time.perf_counter()
     total = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
     rounds = int(accelerator.gather(torch.tensor([len(batches)], device=accelerator.device)).max())
+    dtype = next((p.dtype for p in model.parameters()), None)
     ask_every = 1 if accelerator.num_processes == 1 else ASK_EVERY
     with evaluating(model):
         for number, batch in zip(range(rounds), chain(batches, repeat(None)), strict=False):
@@ -92,7 +94,7 @@ def classify(model: nn.Module, batches: Batches, accelerator: Accelerator) -> Sc
                 raise Stopped("evaluation was interrupted; its figures are lost")
             if batch is not None and batch.label is not None:
                 with accelerator.autocast():
-                    logits = model(batch.views[0])
+                    logits = model(batch.views[0].to(dtype))
                 total += counts(logits, batch.label)
     total = accelerator.reduce(total, "sum")
     top1, top5, loss, pictures = total.tolist()

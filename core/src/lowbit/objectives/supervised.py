@@ -20,7 +20,7 @@ class Supervised(Objective):
     """
 
     needs_labels = True
-    compiled = ("student",)
+    compiled = {"student": False}  # noqa: RUF012 (read-only)
 
     def __init__(self, student: nn.Module, optimizer: Callable[[nn.Module], Optimizer]) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.train.log import Meter
+from lowbit.train.process import broadcast_
 from lowbit.train.protocol import Clock, Objective, Pass, Stage
 from lowbit.train.run import Run
 
@@ -50,8 +51,7 @@ def wrap(objective: Objective, processes: int) -> nn.Module:
     """The objective under DDP, or itself on one process."""
     if processes == 1:
         return objective
-    for parameter in objective.parameters():
-        torch.distributed.broadcast(parameter.data, src=0)
+    broadcast_(objective.parameters())
     buffers = "forward_sync_buffers"  # the name of torch 2.15; `broadcast_buffers` warns there
     if buffers not in inspect.signature(DistributedDataParallel).parameters:
         buffers = "broadcast_buffers"
@@ -78,17 +78,18 @@ class Engine:
         self.device = self.accelerator.device
         self.optimizers: dict[str, Optimizer] = {}
         self._module: nn.Module | None = None
+        self._parameters: list[nn.Parameter] = []
         plain = self.accelerator.mixed_precision == "no"  # asking accelerate costs 20 us a pass
         self._autocast: Callable[[], AbstractContextManager[Any]] = nullcontext if plain else self.accelerator.autocast
         if run.compile:
             if not self.objective.compiled:
                 raise InputError("--compile has nothing to work on in this method: leave it out")
-            for name in self.objective.compiled:
-                self.objective.get_submodule(name).compile()
+            for name, dynamic in self.objective.compiled.items():
+                self.objective.get_submodule(name).compile(dynamic=dynamic)
 
     def build(self, optimizer_state: Mapping[str, Any] | None = None) -> None:
         """Make optimizers (and restore their state), then DDP; again after a swap of parameters."""
-        self._module = None  # drops the old DDP and the parameters that it holds
+        self._module, self.optimizers, self._parameters = None, {}, []  # drops the old parameters and their states
         self.objective.to(self.device)
         self.optimizers = self.objective.optimizers()
         if optimizer_state is not None:
@@ -97,7 +98,10 @@ class Engine:
                     f"the checkpoint has optimizers {sorted(optimizer_state)}, this run {sorted(self.optimizers)}"
                 )
             for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(optimizer_state[name])
+                try:
+                    optimizer.load_state_dict(optimizer_state[name])
+                except (ValueError, KeyError) as error:
+                    raise InputError(f"the checkpoint's optimizer {name} is another method's: {error}") from error
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 if group.get("schedule", name) not in self.rates:

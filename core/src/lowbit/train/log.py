@@ -48,7 +48,8 @@ class Meter:
             numbers = torch.stack(values).tolist() if values else []
             pairs.append((sum(v * w for v, w in zip(numbers, weights, strict=True)), sum(weights)))
         if accelerator.num_processes > 1:
-            pairs = accelerator.reduce(torch.tensor(pairs, dtype=torch.float64, device=accelerator.device)).tolist()
+            sums = torch.tensor(pairs, dtype=torch.float64, device=accelerator.device)
+            pairs = accelerator.reduce(sums, "sum").tolist()
         self.recent.clear()
         for name, (total, weight) in zip(names, pairs, strict=True):
             before = self.epoch.get(name, (0.0, 0.0))

@@ -11,21 +11,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError, Stopped
 from lowbit.train import state as states
 from lowbit.train.checkpoint import write_checkpoint
 from lowbit.train.engine import Engine, seed_global
-from lowbit.train.process import check_precision, on_main, stop_agreed
+from lowbit.train.process import broadcast_, check_precision, on_main, stop_agreed
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.record import Record
 from lowbit.train.run import Loader, Result, Run
 from lowbit.train.signals import stop_requested
 from lowbit.train.state import Position
 
-__all__ = ["Result", "Run", "fit"]
+__all__ = ["Result", "Run", "check_run", "fit"]
 
 STOP_EVERY = 10  # steps between asking all ranks whether to stop (0.3 ms)
 
@@ -39,19 +37,30 @@ def fit(stages: Sequence[Stage], loader: Loader, run: Run) -> Result:
         InputError: found before the first step wherever it can be; also a full disk, and a loss that became NaN.
         Stopped: a signal was obeyed; the run is saved and can be resumed.
     """
-    check_precision(run.accelerator)
-    smallest = run.accelerator.num_processes * run.accumulate
-    if loader.last_batch < smallest:
-        raise InputError(
-            f"the last batch of an epoch has {loader.last_batch} pictures, fewer than {run.accelerator.num_processes} "
-            f"processes x {run.accumulate} parts (--accumulate): change the batch size or the number of pictures"
-        )
-    position = states.check(run.resume, stages, loader, run) if run.resume is not None else Position()
-    loop = _Loop(stages, loader, run, position)
+    loop = _Loop(stages, loader, run, check_run(stages, loader, run))
     try:
         return loop.run_stages()
     finally:
         loop.record.close()
+
+
+def check_run(stages: Sequence[Stage], loader: Loader, run: Run) -> Position:
+    """Everything that can be refused before a folder is written to; `fit` asks it too. Returns where the run starts.
+
+    Raises:
+        InputError: fp16 on the CPU, a stage without epochs, a last batch that cannot be divided among processes and
+            parts, a checkpoint that this run cannot go on from.
+    """
+    check_precision(run.accelerator)
+    if any(stage.epochs < 1 for stage in stages):
+        raise InputError(f"a run of {[stage.epochs for stage in stages]} epochs: give 1 or more")
+    if run.accumulate < 1 or loader.last_batch < run.accelerator.num_processes * run.accumulate:
+        raise InputError(
+            f"the last batch of an epoch has {loader.last_batch} pictures for {run.accelerator.num_processes} "
+            f"processes x {run.accumulate} parts (--accumulate), and each part needs one: change the batch size, the "
+            "parts or the number of pictures"
+        )
+    return Position() if run.resume is None else states.check(run.resume, stages, loader, run)
 
 
 class _Loop:
@@ -66,8 +75,7 @@ class _Loop:
         self.record = Record(run, self.steps_per_epoch * sum(stage.epochs for stage in stages))
         if run.resume is None and self.world > 1:
             for stage in stages:
-                for buffer in stage.objective.to(self.device).buffers():
-                    torch.distributed.broadcast(buffer, src=0)
+                broadcast_(stage.objective.to(self.device).buffers())
         self.open_stage(run.resume)
 
     def open_stage(self, resume: Mapping[str, Any] | None) -> None:

@@ -7,13 +7,14 @@ or scheduler (see `lowbit.train.engine`): its environment variables for compilat
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from lowbit.errors import InputError
 from lowbit.train import signals
@@ -83,6 +84,15 @@ def on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
         broadcast_object_list(message)
         if message[0] is not None:
             raise InputError(message[0])
+
+
+@torch.no_grad()
+def broadcast_(tensors: Iterable[Tensor]) -> None:
+    """Give every process the first one's values; also of channels-last tensors, which collectives refuse."""
+    for tensor in tensors:
+        plain = tensor.detach().contiguous()
+        torch.distributed.broadcast(plain, src=0)
+        tensor.detach().copy_(plain)
 
 
 def stop_agreed(accelerator: Accelerator) -> bool:

@@ -76,7 +76,9 @@ class Objective(nn.Module):
         frozen: names of submodules that `train()` keeps in eval mode (teachers, momentum copies).
         needs_labels: False leaves `batch.label` None, so that labels are provably unread.
         n_views: augmented views per picture.
-        compiled: names of submodules that `--compile` compiles in place (the backbone, never the objective).
+        compiled: names of submodules that `--compile` compiles in place (the backbone, never the objective), and
+            torch's `dynamic`: False makes a graph for each batch shape, so that a resumed run equals an unbroken one;
+            None suits shapes that vary by pass, but then the shape that came first decides about rounding.
         records: lines for `metrics.jsonl`, each with its `event`, that hooks append; the loop writes them after
             `begin_epoch` and `end_stage`, with `step`, `epoch` and `stage`, and empties the list. Equal on all ranks.
     """
@@ -84,7 +86,7 @@ class Objective(nn.Module):
     frozen: Sequence[str] = ()
     needs_labels: bool = False
     n_views: int = 1
-    compiled: Sequence[str] = ()
+    compiled: Mapping[str, bool | None] = {}
 
     def __init__(self) -> None:
         super().__init__()

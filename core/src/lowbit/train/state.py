@@ -154,7 +154,7 @@ def load_weights(state: Mapping[str, Any], objective: Objective, run: Run) -> No
     """
     try:
         objective.load_state_dict(rename(state["state_dict"], {to: old for old, to in run.prefixes.items()}))
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:  # KeyError: a layer that re-makes its parameters finds none
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"--resume: the checkpoint's weights do not fit this net: {reason}") from error
     ranks = state["ranks"]

@@ -1,0 +1,63 @@
+"""`bsq demo`: its table, its verdict, its folder; the whole of it is marked slow."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+
+from bsq import demo
+
+Bsq = Callable[..., Result]
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two epochs and one conversion, with the threads put back."""
+    monkeypatch.setattr(demo, "SGD", dataclasses.replace(demo.SGD, epochs=2, schedule=(1,)))
+    monkeypatch.setattr(demo, "BITS", (3,))
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+
+
+@pytest.mark.usefixtures("short")
+def test_files_and_table(bsq: Bsq, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    said = bsq("demo", "--output", out).stdout
+    table = (out / "table.md").read_text()
+    assert said.startswith(table.strip()) and table.count("\n") == 4 and "| 3 bits | 4 bits |" in table
+    result = json.loads((out / "result.json").read_text())
+    assert [row["variant"] for row in result["rows"]] == ["float", "3 bits"]
+    assert result["useful"] and result["probe_top1"] - result["probe_top1_random"] > 10
+    assert result["rows"][1]["compression"] == pytest.approx(32 / 3)
+    assert {"float", "bits3", "packed3", "demo.png"} <= {path.name for path in out.iterdir()}
+    assert "Accuracy" in (out / "bits3/record.txt").read_text()
+    bsq("demo", "--output", out)  # an earlier demo is replaced
+    (out / "config.json").write_text('{"command": "train"}')
+    assert "--overwrite" in bsq("demo", "--output", out, code=2).stderr  # another run is not
+
+
+@pytest.mark.usefixtures("short")
+def test_a_demo_that_shows_nothing_ends_with_1(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "NEEDED", 50.0)
+    assert "shows nothing" in bsq("demo", "--output", tmp_path / "demo", code=1).stdout
+
+
+def test_one_process_only(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "WORLD_SIZE=2" in bsq("demo", "--output", tmp_path / "demo", code=2).stderr
+
+
+@pytest.mark.slow
+def test_the_whole_demo(bsq: Bsq, tmp_path: Path) -> None:
+    threads, start = torch.get_num_threads(), time.perf_counter()
+    try:
+        bsq("demo", "--output", tmp_path / "demo")
+    finally:
+        torch.set_num_threads(threads)
+    assert time.perf_counter() - start < 90
+    result = json.loads((tmp_path / "demo/result.json").read_text())
+    assert all(row["top1"] > 95 for row in result["rows"])

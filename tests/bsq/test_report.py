@@ -1,0 +1,66 @@
+"""`bsq report`: the table, the JSON and the picture, against a count by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+
+import lowbit
+from bsq.convert import bit_layers, to_bits_, to_finetune_
+from bsq.report import describe, table
+from lowbit.models.create import create_model
+
+Bsq = Callable[..., Result]
+
+
+def test_numbers_by_hand() -> None:
+    """A net of one 3-bit layer: codes 7, -4, 0, 1 of 2^3 - 1."""
+    layer = torch.nn.Linear(4, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[7.0, -4.0, 0.0, 1.0]]))
+        layer.bias.fill_(0.0)
+    net = torch.nn.Sequential(layer)
+    report = describe(to_finetune_(to_bits_(net, 3)))
+    assert report["layers"]["0"]["ones_percent"]["weight"] == [50.0, 25.0, 50.0]
+    assert (report["layers"]["0"]["bits"], report["layers"]["0"]["stored_bits"]) == (3, 4)
+    assert report["layers"]["0"]["bias_bits"] == 0  # dead: it is counted, and costs nothing
+    assert report["weights"] == 5 and report["total_bits"] == 12 and report["total_bits_signed"] == 16
+    assert report["compression"] == pytest.approx(5 * 32 / 12)
+    assert report["compression_signed"] == pytest.approx(5 * 32 / 16)
+    assert report["compression_all"] == pytest.approx(5 * 32 / (16 + 2 * 32))  # the two scales are floats
+
+
+def test_planes_that_are_not_binary_are_told() -> None:
+    net = to_bits_(create_model("cifar_resnet8_1x1"), 4)
+    with torch.no_grad():
+        next(iter(bit_layers(net).values())).pweight.mul_(0.7)
+    report = describe(net)
+    assert not report["layers"]["conv1"]["binary"] and report["layers"]["fc"]["binary"]
+    lines = [line for line in table(report) if "not re-quantised" in line]
+    assert len(lines) == 1 and lines[0].startswith("conv1")
+
+
+def test_table_json_and_picture(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    model = digits_run / "bits8/checkpoint.pth.tar"
+    said = bsq("report", "--model", model, "--output", tmp_path / "r").stdout
+    report = json.loads((tmp_path / "r/report.json").read_text())
+    assert report == describe(lowbit.load(model))
+    names = list(report["layers"])
+    assert names[0] == "conv1" and names[-1] == "fc" and len(names) == 8
+    assert [line.split()[0] for line in said.splitlines()[1 : 1 + len(names)]] == names
+    assert f"compression {report['compression']:.2f}x" in said and "shortcuts" in said
+    assert (tmp_path / "r/config.json").exists()
+    with Image.open(tmp_path / "r/report.png") as picture:
+        assert min(picture.size) > 200
+
+
+def test_without_output_nothing_is_written(
+    digits_run: Path, bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "layer3.0.conv2" in bsq("report", "--model", digits_run / "bits8/checkpoint.pth.tar").stdout
+    assert not list(tmp_path.iterdir())

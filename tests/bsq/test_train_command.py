@@ -1,0 +1,145 @@
+"""`bsq train`: files, resume, a stop, evaluation, plans; on the digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from click.testing import Result
+
+from lowbit.train import signals
+from lowbit.train.log import read_metrics
+
+Bsq = Callable[..., Result]
+NET = ("-d", "digits", "-a", "cifar_resnet8_1x1", "--train-batch", "64")
+TIMES = {"seconds", "images_per_second", "run", "ranks", "lines"}
+
+
+def test_files_of_a_run(digits_run: Path) -> None:
+    folder = digits_run / "float"
+    expected = {"checkpoint.pth.tar", "checkpoint.prev.pth.tar", "model_best.pth.tar", "log.txt", "config.json"}
+    expected |= {"metrics.jsonl", "train.log", "result.json", "backbone.safetensors"}
+    assert expected <= {path.name for path in folder.iterdir()}
+    config, result = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "result"))
+    assert config["command"] == "train" and config["sgd"]["schedule"] == [2] and config["environment"]["torch"]
+    for values in (config, result):
+        assert (values["global_batch"], values["batch_per_process"], values["seed"]) == (64, 64, 1234)
+    assert 60 < result["top1"] <= 100 and result["images_per_second"] > 0 and result["steps"] == 3 * 23
+
+
+def test_log_txt_has_the_authors_columns(digits_run: Path) -> None:
+    lines = (digits_run / "float/log.txt").read_text().splitlines()
+    assert lines[0].split("\t") == ["Learning Rate", "Train Loss", "Valid Loss", "Train Acc.", "Valid Acc.", ""]
+    rows = [[float(value) for value in line.split("\t")[:-1]] for line in lines[1:]]
+    assert [row[0] for row in rows] == pytest.approx([0.1, 0.1, 0.01])
+    metrics = read_metrics(digits_run / "float/metrics.jsonl")
+    assert [row[4] for row in rows] == pytest.approx([m["top1"] for m in metrics if m["event"] == "eval"], abs=1e-6)
+
+
+def test_checkpoint_says_what_it_is_and_has_the_authors_keys(digits_run: Path) -> None:
+    state = torch.load(digits_run / "float/checkpoint.pth.tar", weights_only=True)
+    assert (state["package"], state["arch"], state["classes"]) == ("bsq", "cifar_resnet8_1x1", 10)
+    assert "module.layer1.0.conv1.weight" in state["state_dict"]
+    assert all(key.startswith("module.") for key in state["state_dict"])
+
+
+def test_timm_loads_the_backbone(digits_run: Path) -> None:
+    path = digits_run / "float/backbone.safetensors"
+    net = timm.create_model("cifar_resnet8_1x1", num_classes=0, checkpoint_path=str(path))
+    state = torch.load(digits_run / "float/checkpoint.pth.tar", weights_only=True)["state_dict"]
+    assert torch.equal(net.state_dict()["conv1.weight"], state["module.conv1.weight"])
+
+
+def test_evaluate_agrees_with_training_and_writes_nothing(
+    digits_run: Path, bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = digits_run / "float/checkpoint.pth.tar"
+    said = bsq("train", *NET, "--model", model, "--evaluate").stdout
+    top1 = json.loads((digits_run / "float/result.json").read_text())["top1"]
+    assert f"Accuracy: {top1:.2f}%" in said and "Total params: 0.08M" in said
+    assert not list(tmp_path.iterdir())
+
+
+def comparable(path: Path) -> dict[str, Any]:
+    state = torch.load(path, weights_only=True)
+    return {key: value for key, value in state.items() if key not in TIMES}
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a if key not in TIMES)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def test_a_run_in_two_parts_is_the_unbroken_run(bsq: Bsq, tmp_path: Path) -> None:
+    line = ("train", *NET, "--epochs", 2, "--schedule", 1, "--limit-train", 320, "--limit-eval", 50, "--seed", 5)
+    bsq(*line, "-c", tmp_path / "whole")
+    bsq(*line, "-c", tmp_path / "parts", "--max-steps", 7, "--save-every", 3)
+    bsq(*line, "-c", tmp_path / "parts", "--resume", "auto", "--save-every", 3)
+    whole, parts = (tmp_path / name for name in ("whole", "parts"))
+    assert equal(comparable(whole / "checkpoint.pth.tar"), comparable(parts / "checkpoint.pth.tar"))
+    assert lines_of(whole) == lines_of(parts)
+    assert (whole / "log.txt").read_text() == (parts / "log.txt").read_text()
+
+
+def test_a_stop_saves_and_the_run_goes_on(bsq: Bsq, tmp_path: Path) -> None:
+    line = ("train", *NET, "--epochs", 1, "--limit-train", 128, "--limit-eval", 20, "-c", tmp_path / "run")
+    signals.request_stop()
+    try:
+        stopped = bsq(*line, code=75)
+    finally:
+        signals.clear()
+    assert stopped.stderr.strip().splitlines()[-1].startswith("stopped")
+    assert (tmp_path / "run/checkpoint.pth.tar").exists()
+    bsq(*line, "--resume", "auto")
+    assert json.loads((tmp_path / "run/result.json").read_text())["steps"] == 2
+
+
+def test_val_split_chooses_the_best(bsq: Bsq, tmp_path: Path) -> None:
+    bsq("train", *NET, "--epochs", 1, "--limit-train", 200, "--val-split", 0.2, "-c", tmp_path / "run")
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["pictures"] == 160 and "val_top1" in result["best"] and "top1" in result
+    assert len(json.loads((tmp_path / "run/config.json").read_text())["chosen"]["val"]) == 40
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(bsq: Bsq, tmp_path: Path) -> None:
+    plan = bsq("train", *NET, "--epochs", 10, "-c", tmp_path / "run", "--dry-run").stdout
+    assert "steps: 230\n" in plan and "parameters: 78,042\n" in plan and "estimated seconds: " in plan
+    assert not list(tmp_path.iterdir())
+
+
+def test_sigterm_to_the_program(tmp_path: Path) -> None:
+    """As a process, once: the module entry, the handlers that `main` installs, and 75 as its own exit code."""
+    args = ("train", *NET, "--epochs", "100000", "-c", str(tmp_path / "run"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "bsq", *args],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("event"):
+                process.send_signal(signal.SIGTERM)
+                break
+        process.stderr.read()
+    assert process.returncode == 75
+    assert (tmp_path / "run/checkpoint.pth.tar").exists()
