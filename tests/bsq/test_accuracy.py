@@ -15,7 +15,7 @@ import lowbit
 from lowbit.models.cifar_resnet import CifarResNet
 
 Bsq = Callable[..., Result]
-NET = ("-a", "resnet", "--depth", 20)
+NET = ("-a", "resnet", "--depth", 20, "--channels-last")
 
 pytestmark = pytest.mark.data
 

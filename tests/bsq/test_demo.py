@@ -24,26 +24,23 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_files_and_table(bsq: Bsq, tmp_path: Path) -> None:
+def test_files_table_and_verdict(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar is set beyond reach, so that the exit code is seen to depend on it; the slow test meets the real one."""
+    monkeypatch.setattr(demo, "NEEDED", 80.0)
     out = tmp_path / "demo"
-    said = bsq("demo", "--output", out).stdout
+    said = bsq("demo", "--output", out, code=1).stdout
     table = (out / "table.md").read_text()
     assert said.startswith(table.strip()) and table.count("\n") == 4 and "| 3 bits | 4 bits |" in table
+    assert "shows nothing" in said
     result = json.loads((out / "result.json").read_text())
     assert [row["variant"] for row in result["rows"]] == ["float", "3 bits"]
-    assert result["useful"] and result["probe_top1"] - result["probe_top1_random"] > 10
+    assert not result["useful"] and result["probe_top1"] - result["probe_top1_random"] > 10
     assert result["rows"][1]["compression"] == pytest.approx(32 / 3)
     assert {"float", "bits3", "packed3", "demo.png"} <= {path.name for path in out.iterdir()}
     assert "Accuracy" in (out / "bits3/record.txt").read_text()
-    bsq("demo", "--output", out)  # an earlier demo is replaced
+    assert demo._is_demo(out)  # so that the next demo replaces it
     (out / "config.json").write_text('{"command": "train"}')
-    assert "--overwrite" in bsq("demo", "--output", out, code=2).stderr  # another run is not
-
-
-@pytest.mark.usefixtures("short")
-def test_a_demo_that_shows_nothing_ends_with_1(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "NEEDED", 50.0)
-    assert "shows nothing" in bsq("demo", "--output", tmp_path / "demo", code=1).stdout
+    assert "--overwrite" in bsq("demo", "--output", out, code=2).stderr  # another run is not replaced
 
 
 def test_one_process_only(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,4 +57,4 @@ def test_the_whole_demo(bsq: Bsq, tmp_path: Path) -> None:
         torch.set_num_threads(threads)
     assert time.perf_counter() - start < 90
     result = json.loads((tmp_path / "demo/result.json").read_text())
-    assert all(row["top1"] > 95 for row in result["rows"])
+    assert result["useful"] and all(row["top1"] > 95 for row in result["rows"])

@@ -24,7 +24,8 @@ def test_numbers_by_hand() -> None:
         layer.weight.copy_(torch.tensor([[7.0, -4.0, 0.0, 1.0]]))
         layer.bias.fill_(0.0)
     net = torch.nn.Sequential(layer)
-    report = describe(to_finetune_(to_bits_(net, 3)))
+    report = describe(to_finetune_(to_bits_(net, 3)), (2, 3, 4))
+    assert report["layers"]["0"]["macs"] == 6 * 4 and report["cost"]["bops"] == 6 * 4 * 4 * 32
     assert report["layers"]["0"]["ones_percent"]["weight"] == [50.0, 25.0, 50.0]
     assert (report["layers"]["0"]["bits"], report["layers"]["0"]["stored_bits"]) == (3, 4)
     assert report["layers"]["0"]["bias_bits"] == 0  # dead: it is counted, and costs nothing
@@ -38,7 +39,7 @@ def test_planes_that_are_not_binary_are_told() -> None:
     net = to_bits_(create_model("cifar_resnet8_1x1"), 4)
     with torch.no_grad():
         next(iter(bit_layers(net).values())).pweight.mul_(0.7)
-    report = describe(net)
+    report = describe(net, (3, 8, 8))
     assert not report["layers"]["conv1"]["binary"] and report["layers"]["fc"]["binary"]
     lines = [line for line in table(report) if "not re-quantised" in line]
     assert len(lines) == 1 and lines[0].startswith("conv1")
@@ -48,11 +49,12 @@ def test_table_json_and_picture(digits_run: Path, bsq: Bsq, tmp_path: Path) -> N
     model = digits_run / "bits8/checkpoint.pth.tar"
     said = bsq("report", "--model", model, "--output", tmp_path / "r").stdout
     report = json.loads((tmp_path / "r/report.json").read_text())
-    assert report == describe(lowbit.load(model))
+    assert report == describe(lowbit.load(model), (3, 8, 8))
     names = list(report["layers"])
     assert names[0] == "conv1" and names[-1] == "fc" and len(names) == 8
     assert [line.split()[0] for line in said.splitlines()[1 : 1 + len(names)]] == names
     assert f"compression {report['compression']:.2f}x" in said and "shortcuts" in said
+    assert report["layers"]["layer1.0.conv2"]["input_bits"] == 4 and report["cost"]["input_size"] == [3, 8, 8]
     assert (tmp_path / "r/config.json").exists()
     with Image.open(tmp_path / "r/report.png") as picture:
         assert min(picture.size) > 200

@@ -36,7 +36,7 @@ def main() -> None:
 @flags.net_options()
 @flags.sgd_options(epochs=350, schedule=(150, 250, 325), weight_decay=1e-4)
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model: plain ReLU, float activations.")
-@flags.shared_options()
+@flags.shared_options(output_note="default: checkpoint, and none with --evaluate")
 def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool) -> None:
     """Train the float net that conversion starts from, by default into `checkpoint`."""
     from bsq import train as floats

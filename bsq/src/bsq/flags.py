@@ -18,10 +18,9 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 PATTERNS: dict[str, Any] = {"multiple": True, "metavar": "PATTERN"}
 
 
-def shared_options(output: Path | None = None, data: bool = True, training: bool = True) -> Decorator:
-    """`options: RunOptions` with the authors' names of the folder and their seed."""
-    spelled = ("-c", "--checkpoint", "--output")
-    return run_options(seed=1234, output_flags=spelled, output=output, data=data, training=training)
+def shared_options(**more: Any) -> Decorator:
+    """`options: RunOptions` with the authors' names of the folder and their seed; `more` as in `run_options`."""
+    return run_options(seed=1234, output_flags=("-c", "--checkpoint", "--output"), **more)
 
 
 def net_options() -> Decorator:

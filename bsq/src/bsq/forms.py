@@ -87,6 +87,10 @@ class BitLayer(nn.Module):
             return planes.codes(self._get(keys.p), self._get(keys.n))
         return planes.latent_codes(self._get(keys.latent), self._latent_bits[keys.latent])
 
+    def latent(self, keys: Keys) -> Tensor:
+        """The latent of one tensor, in finetune form."""
+        return self._get(keys.latent)
+
     def effective(self, keys: Keys = WEIGHT) -> Tensor:
         """The weight (or bias) that the layer computes with, codes * (scale / (2^N - 1)), differentiable."""
         if keys.dense in self._parameters:

@@ -35,6 +35,7 @@ class Saved(NamedTuple):
         arch: timm name, classes: size of the last layer; None where neither the file nor its keys tell.
         activations: {module: arguments of ActivationConfig}; None: the file does not say (the authors').
         pictures: timm's data configuration the net was trained with; None: that of the dataset.
+        input_size: (C, H, W) of its pictures; None: the file does not say.
     """
 
     state: dict[str, Tensor]
@@ -44,6 +45,7 @@ class Saved(NamedTuple):
     classes: int | None
     activations: dict[str, dict[str, Any]] | None
     pictures: dict[str, Any] | None
+    input_size: tuple[int, int, int] | None
 
 
 def parse(checkpoint: Mapping[str, Any]) -> Saved | None:
@@ -65,7 +67,9 @@ def parse(checkpoint: Mapping[str, Any]) -> Saved | None:
     widths = check_widths(shown if given is None else given)
     arch = checkpoint.get("arch") or _cifar_arch(state)
     classes = checkpoint.get("classes") or _classes(state)
-    return Saved(state, form, widths, arch, classes, checkpoint.get("activations"), checkpoint.get("pictures"))
+    size = checkpoint.get("input_size")
+    told = (checkpoint.get("activations"), checkpoint.get("pictures"), None if size is None else tuple(size))
+    return Saved(state, form, widths, arch, classes, *told)
 
 
 def read(path: Path) -> Saved:
@@ -244,12 +248,11 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     return build(saved)
 
 
-def header(arch: str, classes: int, model: nn.Module, pictures: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What every checkpoint of ours says of its net, beside `state_dict`."""
+def header(model: nn.Module, **facts: Any) -> dict[str, Any]:
+    """What every checkpoint of ours says beside `state_dict`: whose it is, activations, widths, and `facts`."""
     configs = {name: asdict(quantizer.config) for name, quantizer in quantizers(model).items()}
-    entries = {"format": FORMAT, "package": "bsq", "arch": arch, "classes": classes, "activations": configs}
     widths = {"Nbit_dict": nbit_dict(model)} if bit_layers(model) else {}
-    return {**entries, "pictures": None if pictures is None else dict(pictures), **widths}
+    return {"format": FORMAT, "package": "bsq", **facts, "activations": configs, **widths}
 
 
 def state_dict(model: nn.Module) -> dict[str, Tensor]:

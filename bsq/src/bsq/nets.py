@@ -1,5 +1,6 @@
 """The nets that the commands work on: from `--arch`, `--pretrained`, `--model` and the activation options."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -54,6 +55,7 @@ def create(session: Session, saved: Saved | None) -> nn.Module:
     torch.manual_seed(session.options.seed)
     if not pretrained:
         return create_model(arch, num_classes=classes)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each retry is a line; our error is to be one
     try:
         return create_model(arch, num_classes=classes, pretrained=True)
     except (OSError, RuntimeError) as error:
@@ -119,5 +121,6 @@ def read_bits(net: NetOptions) -> tuple[nn.Module, dict[str, Any]]:
     assert saved is not None
     load.need_bits(saved, str(net.model))
     model: Any = load.build(saved, str(net.model), net.arch)
-    arguments = {"num_classes": int(model.num_classes)}
-    return model, {"method": "bsq", "arch": net.arch or saved.arch, "args": arguments, "pictures": saved.pictures}
+    size = saved.input_size or resolve_model_data_config(model)["input_size"]
+    facts = {"pictures": saved.pictures, "input_size": list(size)}
+    return model, {"method": "bsq", "arch": net.arch or saved.arch, "args": {"num_classes": model.num_classes}, **facts}

@@ -4,7 +4,7 @@ Magnitude bits and stored bits (with the sign) are both given; the compressions 
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from bsq.convert import bit_layers, ones_per_plane, to_bit_form_
 from bsq.forms import BIAS, WEIGHT
 from bsq.options import NetOptions
 from bsq.size import size
+from lowbit.cost import cost
 from lowbit.options import RunOptions
 from lowbit.train.folder import RunFolder, write_json
 
@@ -34,14 +35,22 @@ def summary(model: nn.Module) -> dict[str, Any]:
     return {"bits": bits, "total_bits": found.bits, "total_bits_signed": found.bits_signed, **numbers}
 
 
-def describe(model: nn.Module) -> dict[str, Any]:
+def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
     """Everything that the report shows, as plain values; a net in finetune form is brought into bit form.
 
+    Args:
+        model: with layers in bits.
+        input_size: (C, H, W) of a picture, for the work per picture.
+
     Returns:
-        `summary`, and `layers`: {name: numbers of weights and biases, their magnitude bits, stored bits of a weight,
-        percent of ones per plane (most significant first), whether all planes are binary (re-quantised)}.
+        `summary`; `layers`: {name: numbers of weights and biases, their magnitude bits, stored bits of a weight,
+        percent of ones per plane (most significant first), whether all planes are binary (re-quantised), MACs, BOPs};
+        and `cost`: MACs, BOPs and bytes of the whole net (`lowbit.cost`).
     """
     to_bit_form_(model)
+    channels, height, width = input_size
+    costs = cost(model, (channels, height, width))
+    work = {row.name: {"macs": row.macs, "bops": row.bops, "input_bits": row.act_bits} for row in costs.layers}
     layers, ones = {}, ones_per_plane(model)
     for name, layer in bit_layers(model).items():
         bits = layer.bits(WEIGHT)
@@ -54,8 +63,10 @@ def describe(model: nn.Module) -> dict[str, Any]:
             "bias_bits": layer.bits(BIAS),
             "ones_percent": ones[name],
             "binary": all(bool(((plane == 0) | (plane == 1)).all()) for plane in planes),
+            **work[name],
         }
-    return {**summary(model), "layers": layers}
+    totals = {"macs": costs.macs, "bops": costs.bops, "bytes": costs.bytes, "input_size": list(input_size)}
+    return {**summary(model), "cost": totals, "layers": layers}
 
 
 def table(report: Mapping[str, Any]) -> Iterator[str]:
@@ -71,6 +82,7 @@ def table(report: Mapping[str, Any]) -> Iterator[str]:
             stored = layer["bias_bits"] + 1 if layer["bias_bits"] else 0
             yield f"{'  bias':{longest}} {layer['biases']:>10,} {layer['bias_bits']:>5} {stored:>6}  {ones}"
     yield f"weights {report['weights']:,}, bits {report['total_bits']:,} ({report['total_bits_signed']:,} with signs)"
+    yield "one picture of {input_size}: {macs:,} MACs, {bops:,} BOPs; {bytes:,} bytes".format(**report["cost"])
     for name, meaning in COMPRESSIONS.items():
         yield f"{name} {report[name]:.2f}x  {meaning}"
 
@@ -105,7 +117,8 @@ def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
     """
     if options.output is not None:
         RunFolder.check(options.output, resume=options.resume is not None, overwrite=options.overwrite)
-    found = describe(nets.read_bits(net)[0])
+    model, recipe = nets.read_bits(net)
+    found = describe(model, recipe["input_size"])
     lines = list(table(found))
     if options.output is not None:
         config = {"command": "report", **asdict(options), **asdict(net)}

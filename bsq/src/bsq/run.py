@@ -80,7 +80,7 @@ def _convert(
         requantize_(bits, MAX_BITS_OF_CONVERT)
         after = session.scores(bits, recipe)
         session.say(*record.planes(bits), record.accuracy(after), record.compression(size(bits)))
-        head = {**load.header(str(net.arch), session.classes, bits, pictures), "dataset": net.dataset}
+        head = session.head(bits, pictures, recipe)
         _save(session, folder, bits, {**head, "acc": after.top1, "best_acc": after.top1})
         values = {**figures(after), "top1_float": before.top1, **summary(bits), **batch}
         session.write_result(folder, values)

@@ -14,11 +14,12 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from bsq.load import header
 from bsq.options import NetOptions
 from lowbit.data.datasets import load_dataset
 from lowbit.data.geometry import PaddedCrop
 from lowbit.data.loader import EvalLoader, Loader
-from lowbit.data.pictures import Pictures, balanced_subset
+from lowbit.data.pictures import MemoryPictures, Pictures, balanced_subset
 from lowbit.data.recipe import CIFAR10, DIGITS, IMAGENET, Recipe, cifar_train, from_timm, plain
 from lowbit.errors import Stopped
 from lowbit.evaluate.classify import Scores, classify
@@ -106,10 +107,20 @@ class Session:
             return RECIPES[self.net.dataset]
         return from_timm(pictures or resolve_model_data_config(model))
 
+    def head(self, model: nn.Module, pictures: Mapping[str, Any] | None, recipe: Recipe) -> dict[str, Any]:
+        """The head of a checkpoint of this command's net (`bsq.load`); `recipe`: the evaluation's."""
+        shown = recipe.geometry.size(*(self.test.size if isinstance(self.test, MemoryPictures) else (0, 0)))
+        facts = {"arch": self.net.arch, "classes": self.classes, "dataset": self.net.dataset, "pictures": pictures}
+        return header(model, **facts, input_size=[3, *shown])
+
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device, in the precision and memory format of the command."""
-        layout = torch.channels_last if self.options.channels_last else torch.preserve_format
-        return model.to(self.accelerator.device, self.dtype).to(memory_format=layout)
+        model = model.to(self.accelerator.device, self.dtype)
+        if self.options.channels_last:
+            for tensor in (*model.parameters(), *model.buffers()):
+                if tensor.dim() == 4:  # planes have 5 dimensions, which torch's own conversion refuses
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        return model
 
     def loader_options(self) -> dict[str, Any]:
         """What all loaders of this command have in common; pictures are prepared in single precision."""

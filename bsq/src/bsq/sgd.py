@@ -50,21 +50,32 @@ class PlaneSGD(Optimizer):
         for (layer, keys), leaf in zip(self.slots, leaves, strict=True):
             p, n, scale = (tensor.detach() for tensor in layer.planes(keys))
             self.state[leaf] = {"p": torch.zeros_like(p), "n": torch.zeros_like(n), "scale": torch.zeros_like(scale)}
+        self._norms = self._all_norms()
+
+    @torch.no_grad()
+    def _all_norms(self) -> list[Tensor]:
+        return [planes.group_norms(*layer.planes(keys)[:2]) for layer, keys in self.slots]
+
+    def lasso(self) -> Tensor:
+        """The regulariser of the planes as they are: sum of numel N ||plane|| over all tensors, divided by TP."""
+        sums = [norm.sum() * (len(norm) * layer.numel(keys)) for norm, (layer, keys) in zip(self._norms, self.slots, strict=True)]
+        return torch.stack(sums).sum() / self.total
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move planes and scales by the gradients of the dense leaves, and refresh the leaves."""
-        for layer, keys in self.slots:
-            self._step(layer, keys, self.param_groups[0])
+        for (layer, keys), norms in zip(self.slots, self._norms, strict=True):
+            self._step(layer, keys, norms, self.param_groups[0])
             layer.refresh_(keys)
+        self._norms = self._all_norms()
 
-    def _step(self, layer: BitLayer, keys: Keys, group: dict[str, Any]) -> None:
+    def _step(self, layer: BitLayer, keys: Keys, norms: Tensor, group: dict[str, Any]) -> None:
         leaf = layer.dense(keys)
         p, n, scale = (tensor.detach() for tensor in layer.planes(keys))
         state, bits = self.state[leaf], p.shape[-1]
         g = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         reach = planes.place_values(bits, p) * planes.step(scale, bits)
-        pull = planes.group_norms(p, n).reciprocal_() * (group["strength"] * leaf.numel() * bits / self.total)
+        pull = norms.reciprocal() * (group["strength"] * leaf.numel() * bits / self.total)
         pull += group["weight_decay"]
         d_scale = torch.where(scale == 0, 0, (g * leaf).sum() / scale)
         for sign, plane, moved in ((1, p, state["p"]), (-1, n, state["n"])):

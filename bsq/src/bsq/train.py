@@ -80,7 +80,7 @@ def _train(session: Session, options: RunOptions, net: NetOptions, sgd: SgdOptio
         clip_grad=options.clip_grad,
         compile=options.compile,
         resume=resume,
-        header={**load.header(str(net.arch), session.classes, model, pictures), "dataset": net.dataset},
+        header=session.head(model, pictures, eval_recipe),
         prefixes={"student.": load.PREFIX},
         best="top1" if held is None else "val_top1",
     )

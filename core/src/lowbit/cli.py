@@ -164,12 +164,12 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
 
 def configure_logging(package: str) -> None:
-    """Log lines of lowbit and `package` go to stderr (ranks above 0: warnings only); stdout is the record."""
+    """Our log lines and errors of others go to stderr (ranks above 0: no notes); stdout is the record."""
     root = logging.getLogger()
     if not any(isinstance(handler, _Stderr) for handler in root.handlers):
         handler = _Stderr()
         handler.setFormatter(logging.Formatter("%(message)s"))
-        handler.addFilter(lambda line: line.levelno > logging.INFO or line.name.split(".")[0] in ("lowbit", package))
+        handler.addFilter(lambda line: line.levelno > logging.WARNING or line.name.split(".")[0] in ("lowbit", package))
         root.addHandler(handler)
     root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
 
@@ -179,6 +179,7 @@ def run_options(
     seed: int = 0,
     output_flags: Sequence[str] = ("--output",),
     output: Path | None = None,
+    output_note: str = "nothing is written without it",
     data: bool = True,
     training: bool = True,
 ) -> Decorator:
@@ -187,12 +188,13 @@ def run_options(
     Args:
         seed: the original program's default.
         output_flags: every spelling of `--output`; the originals had their own names for it.
-        output: default folder; None writes nothing.
+        output: default folder.
+        output_note: what happens without `--output` where there is no default.
         data: False leaves out what concerns pictures and computing.
         training: False leaves out what only a training loop understands.
     """
     chosen = _data_options(seed) if data else []
-    chosen += _folder_options(output_flags, output)
+    chosen += _folder_options(output_flags, output, output_note)
     chosen += _training_options() if training else []
     return gathered("options", RunOptions, chosen, {f.name: f.name for f in dataclasses.fields(RunOptions)})
 
@@ -260,7 +262,7 @@ def _data_options(seed: int) -> list[Decorator]:
     ]
 
 
-def _folder_options(flags: Sequence[str], default: Path | None) -> list[Decorator]:
+def _folder_options(flags: Sequence[str], default: Path | None, note: str) -> list[Decorator]:
     return [
         click.option(
             *flags,
@@ -268,7 +270,7 @@ def _folder_options(flags: Sequence[str], default: Path | None) -> list[Decorato
             type=click.Path(path_type=Path, file_okay=False),
             default=default,
             show_default=default is not None,
-            help="The run's folder" + ("." if default is not None else "; nothing is written without it."),
+            help="The run's folder" + ("." if default is not None else f"; {note}."),
         ),
         click.option("--overwrite", is_flag=True, help="Replace the run that --output holds."),
         click.option("--resume", metavar="auto|PATH", callback=_empty_is_none, help="Continue the run of --output."),

@@ -7,6 +7,7 @@ import struct
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,6 +126,19 @@ def _ignore_signals(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@contextmanager
+def _no_stop_signals() -> Iterator[None]:
+    """Hold stop signals back while workers are forked: they start with them blocked, until they ignore them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows sends none
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def read_batches(reader: Reader, tasks: Sequence[Task], workers: int, pin: bool) -> Generator[Read]:
     """Read batches in order; the same for any number of workers.
 
@@ -146,7 +160,7 @@ def read_batches(reader: Reader, tasks: Sequence[Task], workers: int, pin: bool)
         pin_memory=pin,
         multiprocessing_context=multiprocessing.get_context("fork" if sys.platform == "linux" else None),
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_stop_signals():
         # Python 3.12 warns when a process with threads forks; workers use no lock that a thread of ours may hold.
         warnings.simplefilter("ignore", DeprecationWarning)
         iterator = iter(loader)
