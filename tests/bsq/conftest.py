@@ -62,8 +62,13 @@ Bsq = Callable[..., Result]
 def bsq() -> Bsq:
     """Run one command line in this process: `bsq("convert", "-d", "digits")`, paths and numbers as they are."""
 
-    def run(*args: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(cli, [str(arg) for arg in args])
+    def run(*args: object, code: int = 0, threads: int = 1) -> Result:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)  # the digits are too small for more
+        try:
+            result = CliRunner().invoke(cli, [str(arg) for arg in args])
+        finally:
+            torch.set_num_threads(before)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         assert result.exit_code == code, result.stderr

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import Result
 
 import lowbit
@@ -20,22 +21,22 @@ NET = ("-a", "resnet", "--depth", 20, "--channels-last")
 pytestmark = pytest.mark.data
 
 
-def accuracies(result: Result) -> list[float]:
+def accuracies(bsq: Bsq, *args: object) -> list[float]:
+    result = bsq(*args, threads=torch.get_num_threads())
     return [float(found) for found in re.findall(r"Accuracy: (\S+)%", result.stdout)]
 
 
 def test_float_net(bsq: Bsq, cifar10_root: Path, authors_resnet20: Path) -> None:
-    result = bsq("train", *NET, "--data", cifar10_root, "--model", authors_resnet20, "--evaluate")
-    assert accuracies(result) == [92.55]
+    assert accuracies(bsq, "train", *NET, "--data", cifar10_root, "--model", authors_resnet20, "--evaluate") == [92.55]
 
 
 def test_converted_in_float32(bsq: Bsq, cifar10_root: Path, authors_resnet20: Path, tmp_path: Path) -> None:
     convert = ("convert", *NET, "--data", cifar10_root, "--model", authors_resnet20)
-    found = accuracies(bsq(*convert, "--Nbits", 8, "-c", tmp_path / "8"))
+    found = accuracies(bsq, *convert, "--Nbits", 8, "-c", tmp_path / "8")
     assert found == pytest.approx([91.35, 91.19], abs=0.15)
     bsq(*convert, "--Nbits", 3, "-c", tmp_path / "3", "--limit-eval", 100)
     evaluate = ("cifar_finetune", *NET, "--data", cifar10_root, "--Nbits", 8, "--bin", "--evaluate")
-    assert accuracies(bsq(*evaluate, "--model", tmp_path / "3/checkpoint.pth.tar")) == pytest.approx(
+    assert accuracies(bsq, *evaluate, "--model", tmp_path / "3/checkpoint.pth.tar") == pytest.approx(
         [86.01] * 3, abs=0.15
     )
 
@@ -46,7 +47,7 @@ def test_converted_in_float64(
     bits: int, expected: float, bsq: Bsq, cifar10_root: Path, authors_resnet20: Path, tmp_path: Path
 ) -> None:
     line = ("convert", *NET, "--data", cifar10_root, "--model", authors_resnet20, "--float64")
-    assert accuracies(bsq(*line, "--Nbits", bits, "-c", tmp_path / "c")) == [91.29, expected]
+    assert accuracies(bsq, *line, "--Nbits", bits, "-c", tmp_path / "c") == [91.29, expected]
 
 
 def test_lowbit_load_reads_the_authors_file(authors_resnet20: Path) -> None:

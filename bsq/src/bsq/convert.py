@@ -3,7 +3,7 @@
 `Nbit_dict` is {layer name: [weight bits, bias bits]}; 0 bits: dead, or no bias.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from lowbit.models.cifar_resnet import CifarResNet
 from lowbit.models.surgery import replace_, select
 
 Widths = Mapping[str, Sequence[int]]
+Width = Callable[[str], int]  # layer name -> bits
 
 
 def bit_layers(model: nn.Module) -> dict[str, BitLayer]:
@@ -157,22 +158,30 @@ def to_bit_form_(model: nn.Module) -> nn.Module:
     return model
 
 
-def requantize_(model: nn.Module, max_bits: int = 8) -> nn.Module:
-    """`bsq.planes.requantize` of every layer: binary planes again, widths may grow by one. Parameters are replaced."""
-    for layer in bit_layers(model).values():
-        layer.change_planes_(partial(planes.requantize, max_bits=max_bits))
+def requantize_(model: nn.Module, max_bits: int | Width = 8) -> nn.Module:
+    """`bsq.planes.requantize` of every layer: binary planes again, widths may grow by one. Parameters are replaced.
+
+    Args:
+        model: in bit form.
+        max_bits: ceiling of the growth, of all layers or by name.
+    """
+    for name, layer in bit_layers(model).items():
+        ceiling = max_bits if isinstance(max_bits, int) else max_bits(name)
+        layer.change_planes_(partial(planes.requantize, max_bits=ceiling))
     return model
 
 
-def prune_(model: nn.Module, threshold: float = 0.0) -> nn.Module:
-    """`bsq.planes.prune` of every layer: empty planes go, at least one stays. Parameters are replaced.
+def prune_(model: nn.Module, threshold: float = 0.0, at_least: int | Width = 1) -> nn.Module:
+    """`bsq.planes.prune` of every layer: empty planes go. Parameters are replaced.
 
     Args:
         model: in bit form.
         threshold: percent of a tensor's weights.
+        at_least: planes that stay, of all layers or by name.
     """
-    for layer in bit_layers(model).values():
-        layer.change_planes_(partial(planes.prune, threshold=threshold))
+    for name, layer in bit_layers(model).items():
+        floor = at_least if isinstance(at_least, int) else at_least(name)
+        layer.change_planes_(partial(planes.prune, threshold=threshold, at_least=floor))
     return model
 
 

@@ -150,7 +150,7 @@ def width_options() -> Decorator:
         click.option("--dict", type=FILE, help="Checkpoint whose Nbit_dict gives each layer its bits."),
         click.option("--preset", type=click.Choice(["hawq"]), help="HAWQ's widths of ResNet-20."),
         click.option("--include", **PATTERNS, default=("*",), show_default=True, help="Layers quantized, by name."),
-        click.option("--exclude", **PATTERNS, help="Layers left float, by name."),
+        click.option("--exclude", **PATTERNS, help="Layers left float [default: the authors' 1x1 shortcuts]."),
     ]
     keys = {"nbits": "bits", "dict": "scheme", "preset": "preset", "include": "include", "exclude": "exclude"}
     return gathered("widths", WidthOptions, options, keys)

@@ -161,20 +161,21 @@ def requantize(planes: Planes, max_bits: int = 8) -> Planes:
     return Planes(*to_planes(code, bits, p), scale)
 
 
-def prune(planes: Planes, threshold: float = 0.0) -> Planes:
-    """Drop planes that (almost) nobody uses, at least one stays; the weights are unchanged for threshold 0.
+def prune(planes: Planes, threshold: float = 0.0, at_least: int = 1) -> Planes:
+    """Drop planes that (almost) nobody uses; the weights are unchanged for threshold 0.
 
     Args:
         planes: usually just re-quantised.
         threshold: percent of the weights. Most significant planes go while empty or below it (the weights that used
             them saturate), then least significant ones while at or below it (truncation).
+        at_least: planes that stay in any case, 1 or more.
     """
     p, n, scale = (t.detach() for t in planes)
     percent, bits = ones(p, n).tolist(), planes.bits
     first, last = 0, bits
-    while last - first > 1 and (percent[first] == 0 or percent[first] < threshold):
+    while last - first > at_least and (percent[first] == 0 or percent[first] < threshold):
         first += 1
-    while last - first > 1 and percent[last - 1] <= threshold:
+    while last - first > at_least and percent[last - 1] <= threshold:
         last -= 1
     kept = []
     for plane in (p, n):

@@ -1,10 +1,10 @@
 """SGD on bit planes that never holds their gradients: each plane's is a multiple of the dense weight's.
 
 The loss reaches the planes through w = s / L * sum_i (p_i - n_i) 2^(N-1-i) (straight through round and clip), so
-dL/dp_i = s 2^(N-1-i) / L * dL/dw and dL/dn_i = -dL/dp_i; the group lasso (Yang et al., ICLR 2021, Eq. 4-5) pulls plane i
-by strength * numel N / TP * p_i / ||(p_i, n_i)||. A layer therefore trains a dense leaf (`BitLayer.attach_`), DDP reduces
-that leaf alone, and this optimizer does the rest plane by plane: at 8 bits 32 floats a weight stay (planes and momentum)
-where separate gradients would make 48.
+dL/dp_i = s 2^(N-1-i) / L * dL/dw and dL/dn_i = -dL/dp_i; the group lasso (Yang et al., ICLR 2021, Eq. 4-5) pulls plane
+i by strength * numel N / TP * p_i / ||(p_i, n_i)||. A layer therefore trains a dense leaf (`BitLayer.attach_`), DDP
+reduces that leaf alone, and this optimizer does the rest plane by plane: at 8 bits 32 floats a weight stay (planes and
+momentum) where separate gradients would make 48.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,7 +58,10 @@ class PlaneSGD(Optimizer):
 
     def lasso(self) -> Tensor:
         """The regulariser of the planes as they are: sum of numel N ||plane|| over all tensors, divided by TP."""
-        sums = [norm.sum() * (len(norm) * layer.numel(keys)) for norm, (layer, keys) in zip(self._norms, self.slots, strict=True)]
+        sums = [
+            norm.sum() * (len(norm) * layer.numel(keys))
+            for norm, (layer, keys) in zip(self._norms, self.slots, strict=True)
+        ]
         return torch.stack(sums).sum() / self.total
 
     @torch.no_grad()

@@ -34,7 +34,7 @@ ARGUMENTS = {"num_classes", "in_chans", "img_size", "global_pool", "drop_rate", 
 
 
 @torch.no_grad()
-def save_packed(model: nn.Module, path: Path, recipe: Mapping[str, Any]) -> int:
+def save_packed(model: nn.Module, path: Path | str, recipe: Mapping[str, Any]) -> int:
     """Write a net of quantized layers (any method's) to one file.
 
     Args:
@@ -74,7 +74,7 @@ def save_packed(model: nn.Module, path: Path, recipe: Mapping[str, Any]) -> int:
     }
     _rebuild(head, path)  # a recipe that does not lead back here is found now
     data = save(tensors, {KEY: json.dumps(head, separators=(",", ":"))})
-    replace_file(path, data)
+    replace_file(Path(path), data)
     return len(data)
 
 

@@ -1,0 +1,159 @@
+"""BSQ's two phases as objectives: bit-level sparsity finds each layer's precision, then fine-tuning at fixed precision.
+
+Yang, Duan, Chen, Li, "BSQ: Exploring Bit-Level Sparsity for Mixed-Precision Neural Network Quantization", ICLR 2021
+(arXiv 2102.10462): loss = CE + alpha * sum_l #Para(l) #Bit(l) / #Para * B_GL(W^l) (Eq. 4-5); every `interval` epochs
+and at the end planes are re-quantised and empty ones dropped (Sec. 3.3). The gradient of the group lasso and the clamp
+of planes to [0, 2] are in `bsq.sgd`.
+
+Deviations from the authors' program: only bit planes are clamped (theirs also zeroes the negative weights of
+shortcuts); strength 0 means no lasso instead of a crash; in fine-tuning only the latents of bit layers are clamped, and
+the last layer's bias takes part.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from bsq.convert import Width, bit_layers, nbit_dict, ones_per_plane, prune_, requantize_
+from bsq.options import SgdOptions
+from bsq.sgd import PlaneSGD
+from bsq.size import size
+from lowbit.data.batch import Batch
+from lowbit.train.protocol import Clock, Objective, Out, Pass
+
+Watch = Callable[[Clock, nn.Module, Literal["before", "after"]], Mapping[str, float]]
+
+
+def top1(logits: Tensor, label: Tensor) -> Tensor:
+    """Accuracy of one batch in percent."""
+    return (logits.argmax(1) == label).to(logits.dtype).mean() * 100
+
+
+class BitSparsity(Objective):
+    """Training in bit form.
+
+    Args:
+        student: classifier in bit form.
+        sgd: rates and decay.
+        strength: alpha, the group lasso's weight; 0: none.
+        interval: epochs between re-quantisations, the first before the first epoch; 0: only at the end.
+        threshold: percent of the weights below which a plane is dropped at the intervals.
+        ceiling: the most magnitude bits that a layer, by name, may grow to.
+        floor: the fewest that dropping leaves it.
+        watch: evaluates the student around a re-quantisation (`top1`); its values enter the `requantize` record.
+    """
+
+    needs_labels = True
+    compiled: Mapping[str, bool | None] = {"student": False}
+
+    def __init__(
+        self,
+        student: nn.Module,
+        sgd: SgdOptions,
+        *,
+        strength: float,
+        interval: int,
+        threshold: float,
+        ceiling: Width,
+        floor: Width,
+        watch: Watch,
+    ) -> None:
+        super().__init__()
+        self.student, self.sgd, self.strength = student, sgd, strength
+        self.interval, self.threshold = interval, threshold
+        self.ceiling, self.floor, self.watch = ceiling, floor, watch
+        self._planes: PlaneSGD | None = None
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """`planes` for planes and scales, `main` for all else, both under the schedule `main`."""
+        layers, sgd = bit_layers(self.student), self.sgd
+        self._planes = PlaneSGD(list(layers.values()), sgd.lr, sgd.momentum, sgd.weight_decay, self.strength)
+        theirs = {id(parameter) for layer in layers.values() for parameter in layer.parameters()}
+        rest = [parameter for parameter in self.student.parameters() if id(parameter) not in theirs]
+        optimizers: dict[str, Optimizer] = {"planes": self._planes}
+        if rest:
+            optimizers["main"] = SGD(rest, lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+        for optimizer in optimizers.values():
+            optimizer.param_groups[0]["schedule"] = "main"
+        self._names = tuple(optimizers)
+        return optimizers
+
+    def passes(self, clock: Clock) -> tuple[Pass, ...]:
+        """One pass; both optimizers step after it."""
+        return (Pass(step=self._names),)
+
+    def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
+        """`loss` = `ce` + strength * `reg`, where `reg` is a constant here: `PlaneSGD` adds its gradient."""
+        assert batch.label is not None and self._planes is not None
+        logits = self.student(batch.views[0])
+        ce = F.cross_entropy(logits, batch.label)
+        reg = self._planes.lasso().to(ce.dtype)
+        parts = {"ce": ce.detach(), "reg": reg, "top1": top1(logits.detach(), batch.label)}
+        return Out(ce + self.strength * reg, parts)
+
+    def begin_epoch(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> bool:
+        """Re-quantise and drop planes where the interval says so."""
+        if not self.interval or clock.epoch % self.interval:
+            return False
+        self._requantize(clock, self.threshold)
+        return True
+
+    def end_stage(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> None:
+        """The final re-quantisation, which drops empty planes alone."""
+        self._requantize(clock, 0.0)
+
+    def _requantize(self, clock: Clock, threshold: float) -> None:
+        before = self.watch(clock, self.student, "before")
+        requantize_(self.student, self.ceiling)
+        prune_(self.student, threshold, self.floor)
+        self._planes = None
+        after = self.watch(clock, self.student, "after")
+        self.records.append(
+            {
+                "event": "requantize",
+                **{f"{name}_before": value for name, value in before.items()},
+                **after,
+                "compression": size(self.student).compression,
+                "bits": nbit_dict(self.student),
+                "ones": ones_per_plane(self.student),
+            }
+        )
+
+
+class FineTune(Objective):
+    """Training at fixed precision: latents of finetune form, clamped to [-1, 1] after each step.
+
+    Args:
+        student: classifier in finetune form.
+        sgd: rates and decay.
+    """
+
+    needs_labels = True
+    compiled: Mapping[str, bool | None] = {"student": False}
+
+    def __init__(self, student: nn.Module, sgd: SgdOptions) -> None:
+        super().__init__()
+        self.student, self.sgd = student, sgd
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One, named "main"."""
+        sgd = self.sgd
+        return {"main": SGD(self.student.parameters(), sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay)}
+
+    def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
+        """Cross-entropy."""
+        assert batch.label is not None
+        logits = self.student(batch.views[0])
+        loss = F.cross_entropy(logits, batch.label)
+        return Out(loss, {"top1": top1(logits.detach(), batch.label)})
+
+    @torch.no_grad()
+    def after_step(self, clock: Clock, pas: Pass) -> None:
+        """Latents stay where their codes are."""
+        for layer in bit_layers(self.student).values():
+            for keys in layer.tensors:
+                layer.latent(keys).clamp_(-1, 1)
