@@ -15,7 +15,6 @@ from lowbit.data.loader import Loader
 from lowbit.data.pictures import Pictures, val_split
 from lowbit.evaluate.classify import Scores
 from lowbit.export.backbone import save_backbone
-from lowbit.objectives.supervised import Supervised
 from lowbit.options import RunOptions
 from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.checkpoint import newest_good, read_checkpoint, replace_file
@@ -24,6 +23,7 @@ from lowbit.train.log import read_metrics
 from lowbit.train.loop import Result, Run, check_run, fit
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.schedule import milestones
+from lowbit.train.supervised import Supervised
 
 TRIAL_STEPS = 3  # timed by a dry run
 

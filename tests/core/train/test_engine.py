@@ -13,13 +13,13 @@ from torch.optim import SGD, Optimizer
 
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
-from lowbit.objectives.supervised import Supervised
 from lowbit.train.engine import Engine, split
 from lowbit.train.log import Meter
 from lowbit.train.loop import Run, fit
 from lowbit.train.process import check_precision, finish, make_accelerator, start_trackers
 from lowbit.train.protocol import Clock, Objective, Out, Pass, Stage
 from lowbit.train.schedule import constant
+from lowbit.train.supervised import Supervised
 
 
 @pytest.fixture

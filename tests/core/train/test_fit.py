@@ -13,7 +13,6 @@ from torch.optim import SGD
 
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
-from lowbit.objectives.supervised import Supervised
 from lowbit.train.checkpoint import read_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.log import read_metrics
@@ -21,6 +20,7 @@ from lowbit.train.loop import Result, Run, fit
 from lowbit.train.process import make_accelerator
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.schedule import constant
+from lowbit.train.supervised import Supervised
 
 
 class Fixed:
