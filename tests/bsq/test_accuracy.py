@@ -30,6 +30,7 @@ def test_float_net(bsq: Bsq, cifar10_root: Path, authors_resnet20: Path) -> None
     assert accuracies(bsq, "train", *NET, "--data", cifar10_root, "--model", authors_resnet20, "--evaluate") == [92.55]
 
 
+@pytest.mark.slow
 def test_converted_in_float32(bsq: Bsq, cifar10_root: Path, authors_resnet20: Path, tmp_path: Path) -> None:
     convert = ("convert", *NET, "--data", cifar10_root, "--model", authors_resnet20)
     found = accuracies(bsq, *convert, "--Nbits", 8, "-c", tmp_path / "8")
