@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from bsq import __version__, flags
-from bsq.options import ActOptions, NetOptions, SgdOptions, WidthOptions
+from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
 from lowbit.cli import Group
 from lowbit.errors import InputError
 from lowbit.options import RunOptions
@@ -59,6 +59,24 @@ def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: Widt
     from bsq import run
 
     run.convert(options, net, acts, widths, calibration_batch=sgd.train_batch)
+
+
+@cli.command("cifar_prune_STE", epilog=flags.legacy_note())
+@flags.net_options()
+@flags.act_options()
+@flags.prune_options()
+@click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
+@click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model.")
+@flags.shared_options(output=Path("checkpoint"))
+@flags.sgd_options(epochs=350)
+@flags.legacy_options()
+def cifar_prune_ste(
+    options: RunOptions, net: NetOptions, acts: ActOptions, bits: PruneOptions, sgd: SgdOptions, evaluate: bool
+) -> None:
+    """Train in bit form: a group lasso empties bit planes, which finds each layer's precision."""
+    from bsq import prune
+
+    prune.prune(options, net, acts, sgd, bits, evaluate)
 
 
 @cli.command("cifar_finetune", epilog=flags.legacy_note())
