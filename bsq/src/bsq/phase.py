@@ -37,8 +37,8 @@ class Phase:
         header: entries of every checkpoint.
         extra: entries asked for at each save.
         columns: of `log.txt`.
-        row: `epoch` and `eval` line of an epoch -> values of the columns; the `epoch` line also has the `compression` of
-            the last `requantize` line, if any.
+        row: `epoch` and `eval` line of an epoch -> values of the columns; the `epoch` line also has the `compression`
+            of the last `requantize` line, if any.
         values: more entries of the `eval` line.
         best: whether the best epoch on the evaluation set is kept as `model_best.pth.tar`.
         groups: option dataclasses that `config.json` records.

@@ -174,7 +174,7 @@ def _train(
         watch.clear()
         scores = session.scores(net, recipes[1])
         session.say("Best acc:", f"{scores.top1:.2f}")
-        return {**figures(scores), **at_start, **summary(net)}
+        return {**at_start, "top1": scores.top1, "top5": scores.top5, "loss": scores.loss, **summary(net)}
 
     phase = Phase(
         command="cifar_prune_STE",
