@@ -10,9 +10,8 @@ from pathlib import Path
 import click
 
 from bsq import __version__, flags
-from bsq.options import ActOptions, NetOptions, SgdOptions, WidthOptions
+from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
 from lowbit.cli import Group
-from lowbit.errors import InputError
 from lowbit.options import RunOptions
 from lowbit.train import signals
 
@@ -61,6 +60,26 @@ def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: Widt
     run.convert(options, net, acts, widths, calibration_batch=sgd.train_batch)
 
 
+@cli.command("cifar_prune_STE", epilog=flags.legacy_note())
+@flags.net_options()
+@flags.act_options()
+@flags.prune_options()
+@click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
+@click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model.")
+@flags.shared_options()
+@flags.sgd_options(epochs=350)
+@flags.legacy_options()
+def cifar_prune_ste(
+    options: RunOptions, net: NetOptions, acts: ActOptions, bits: PruneOptions, sgd: SgdOptions, evaluate: bool
+) -> None:
+    """Train in bit form: a group lasso empties bit planes, which finds each layer's precision."""
+    from bsq import prune
+
+    if not evaluate:
+        options = dataclasses.replace(options, output=options.output or Path("checkpoint"))
+    prune.prune(options, net, acts, sgd, bits, evaluate)
+
+
 @cli.command("cifar_finetune", epilog=flags.legacy_note())
 @flags.net_options()
 @flags.act_options()
@@ -71,12 +90,12 @@ def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: Widt
 @flags.sgd_options(epochs=300)
 @flags.legacy_options()
 def cifar_finetune(options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, evaluate: bool) -> None:
-    """Evaluate a net in bit representation (fine-tuning itself is not in this version)."""
-    if not evaluate:
-        raise InputError("cifar_finetune without --evaluate: fine-tuning is not in this version; add --evaluate")
-    from bsq import run
+    """Train a net in bits on at the widths that were found, or only evaluate it."""
+    from bsq import finetune
 
-    run.evaluate_bits(options, net, acts, calibration_batch=sgd.train_batch)
+    if not evaluate:
+        options = dataclasses.replace(options, output=options.output or Path("checkpoint"))
+    finetune.finetune(options, net, acts, sgd, evaluate)
 
 
 @cli.command("report")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bsq.options import ActOptions, SgdOptions, WidthOptions, net_of
+from bsq.options import ActOptions, PruneOptions, SgdOptions, WidthOptions, net_of
 from lowbit.cli import Decorator, Real, Several, apply_options, gathered, run_options
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
@@ -160,3 +160,27 @@ def nbits_option(**more: Any) -> Decorator:
     """`--Nbits` as the authors have it (their recipes say 8)."""
     more = {"help": "Magnitude bits of a weight.", **more}
     return click.option("--Nbits", type=click.IntRange(1, 16), default=4, show_default=True, **more)
+
+
+def prune_options() -> Decorator:
+    """How widths are found, as `bits: PruneOptions`."""
+    options: list[Decorator] = [
+        nbits_option(help="Magnitude bits of a net that is not in bit form yet."),
+        click.option(
+            "--Prun_Int",
+            "interval",
+            type=click.IntRange(min=0),
+            default=50,
+            show_default=True,
+            help="Epochs between re-quantisations; 0: only at the end.",
+        ),
+        click.option(
+            "--thre", type=Real(0, 100), default=0.0, show_default=True, help="Percent of weights a plane may lose."
+        ),
+        click.option("--decay", type=Real(0), default=0.01, show_default=True, help="Strength of the group lasso."),
+        click.option("--L1", "lasso", is_flag=True, help="Switch the group lasso on."),
+        click.option("--max-bits", **{**PATTERNS, "metavar": "[PATTERN=]N"}, default=("8",), show_default=True),
+        click.option("--min-bits", **{**PATTERNS, "metavar": "[PATTERN=]N"}, default=("1",), show_default=True),
+    ]
+    keys = {"nbits": "bits", "interval": "interval", "thre": "threshold", "decay": "decay", "lasso": "lasso"}
+    return gathered("bits", PruneOptions, options, {**keys, "max_bits": "max_bits", "min_bits": "min_bits"})

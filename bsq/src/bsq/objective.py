@@ -95,6 +95,13 @@ class BitSparsity(Objective):
         parts = {"ce": ce.detach(), "reg": reg, "top1": top1(logits.detach(), batch.label)}
         return Out(ce + self.strength * reg, parts)
 
+    def reg(self) -> float:
+        """The group lasso of the planes as they are, divided by TP."""
+        layers = list(bit_layers(self.student).values())
+        total = sum(layer.numel(keys) for layer in layers for keys in layer.tensors)
+        with torch.no_grad():
+            return sum(layer.group_lasso().item() for layer in layers) / total
+
     def begin_epoch(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> bool:
         """Re-quantise and drop planes where the interval says so."""
         if not self.interval or clock.epoch % self.interval:

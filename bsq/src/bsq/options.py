@@ -3,12 +3,15 @@
 Defaults are the original programs' (`convert.py`, `cifar_finetune.py`) where they had the option.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from lowbit.errors import InputError
 
+MAX_BITS = 16  # magnitude bits of a plane-wise weight, as in `bsq.planes`
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # 6n + 2
 
 HAWQ_RESNET20 = {  # HAWQ's widths of ResNet-20 by layer name, as the BSQ authors list them (compared at act 4)
@@ -92,6 +95,53 @@ class SgdOptions:
     gamma: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    """How bit training finds widths; defaults are the original program's.
+
+    Attributes:
+        bits: of a net that is not in bit form yet.
+        interval: epochs between re-quantisations (`--Prun_Int`); 0: only at the end.
+        threshold: percent of the weights (`--thre`).
+        decay: alpha, the group lasso's strength. lasso: `--L1`, which switches it on.
+        max_bits, min_bits: ceiling and floor, `N` for all layers or `PATTERN=N`; the last that fits a layer holds.
+    """
+
+    bits: int = 4
+    interval: int = 50
+    threshold: float = 0.0
+    decay: float = 0.01
+    lasso: bool = False
+    max_bits: tuple[str, ...] = ("8",)
+    min_bits: tuple[str, ...] = ("1",)
+
+    def ceiling(self, names: Sequence[str]) -> Callable[[str], int]:
+        """Layer name -> the most bits."""
+        return widths_of("--max-bits", self.max_bits, 8, names)
+
+    def floor(self, names: Sequence[str]) -> Callable[[str], int]:
+        """Layer name -> the fewest bits."""
+        return widths_of("--min-bits", self.min_bits, 1, names)
+
+
+def widths_of(flag: str, given: Sequence[str], default: int, names: Sequence[str]) -> Callable[[str], int]:
+    """`N` and `PATTERN=N` as a function of layer names.
+
+    Raises:
+        InputError: not of that form, out of range, or a pattern that fits no layer.
+    """
+    table = dict.fromkeys(names, default)
+    for text in given:
+        pattern, _, number = text.rpartition("=")
+        if not number.isdigit() or not 1 <= int(number) <= MAX_BITS:
+            raise InputError(f"{flag} {text}: N or PATTERN=N is allowed, N from 1 to {MAX_BITS}")
+        fits = [name for name in names if fnmatchcase(name, pattern or "*")]
+        if not fits:
+            raise InputError(f"{flag} {text}: the pattern fits no layer; they are {', '.join(names)}")
+        table.update(dict.fromkeys(fits, int(number)))
+    return table.__getitem__
 
 
 def net_of(arch: str | None, depth: int | None, block_name: str, **rest: Any) -> NetOptions:

@@ -1,6 +1,6 @@
 """What the authors' programs printed, line by line; all of it goes to stdout."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -46,6 +46,11 @@ def widths(model: nn.Module) -> Iterator[str]:
         yield str(list(pair))
 
 
+def after_pruning(scores: Scores) -> str:
+    """The evaluation that follows a re-quantisation."""
+    return f" Test Loss after pruning:  {scores.loss:.8f}, Test Acc:  {scores.top1:.2f}"
+
+
 def compression(size: Size) -> str:
     """The authors' rate: bit layers alone, the sign not counted."""
     return f" Compression rate after pruning [{size.weights}*32 / {size.bits}]: {size.compression:.2f} X"
@@ -59,15 +64,26 @@ def alphas(model: nn.Module) -> Iterator[str]:
 
 
 COLUMNS = ("Learning Rate", "Train Loss", "Valid Loss", "Train Acc.", "Valid Acc.")
+PRUNE_COLUMNS = (*COLUMNS, "Reg Loss", "Comp")
 
 
-def log_text(lines: Sequence[Mapping[str, Any]]) -> str:
+def row(epoch: Mapping[str, Any], valid: Mapping[str, Any]) -> tuple[float, ...]:
+    """Values of COLUMNS; the training loss is the cross-entropy alone."""
+    return (epoch["lr"], epoch.get("ce", epoch["loss"]), valid["loss"], epoch["top1"], valid["top1"])
+
+
+def log_text(
+    lines: Sequence[Mapping[str, Any]],
+    columns: Sequence[str] = COLUMNS,
+    row: Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[float]] = row,
+) -> str:
     """The authors' `log.txt` out of `metrics.jsonl`: one row for each epoch that was also evaluated."""
     evaluated = {line["epoch"]: line for line in lines if line["event"] == "eval"}
-    rows = ["\t".join(COLUMNS) + "\t"]
+    rows = ["\t".join(columns) + "\t"]
+    widths: dict[str, Any] = {}
     for line in lines:
+        if line["event"] == "requantize":
+            widths = {"compression": line["compression"]}
         if line["event"] == "epoch" and line["epoch"] in evaluated:
-            valid = evaluated[line["epoch"]]
-            values = (line["lr"], line["loss"], valid["loss"], line["top1"], valid["top1"])
-            rows.append("".join(f"{value:.6f}\t" for value in values))
+            rows.append("".join(f"{value:.6f}\t" for value in row({**line, **widths}, evaluated[line["epoch"]])))
     return "\n".join(rows) + "\n"

@@ -12,17 +12,15 @@ from typing import Any
 from torch import nn
 
 from bsq import load, nets, record
-from bsq.convert import prune_, requantize_, to_bit_form_, to_bits_, to_finetune_
+from bsq.convert import requantize_, to_bits_
 from bsq.options import ActOptions, NetOptions, WidthOptions
 from bsq.report import summary
 from bsq.session import Session, figures
 from bsq.size import size
 from lowbit.errors import InputError
-from lowbit.evaluate.classify import Scores
 from lowbit.export.backbone import save_backbone
 from lowbit.export.packed import save_packed
 from lowbit.options import RunOptions
-from lowbit.quant.activation import uncalibrated
 from lowbit.train.checkpoint import BEST, CHECKPOINT, write_checkpoint
 from lowbit.train.folder import RunFolder
 
@@ -95,49 +93,6 @@ def _save(session: Session, folder: RunFolder | None, model: nn.Module, head: di
     for name in (CHECKPOINT, BEST):
         write_checkpoint(folder.path / name, state, keep_previous=False)
     save_backbone(model, folder.path / "backbone.safetensors", str(session.net.arch))
-
-
-def evaluate_bits(
-    options: RunOptions, net: NetOptions, acts: ActOptions, calibration_batch: int = 128
-) -> Scores | None:
-    """`bsq cifar_finetune --evaluate`: accuracy as loaded, pruned and in finetune form; ones, bits, compression.
-
-    Returns:
-        The last evaluation; None after a dry run.
-
-    Raises:
-        InputError: before anything is written.
-        Stopped: a stop signal came while evaluating or calibrating.
-    """
-    with Session(options, net) as session:
-        return _evaluate_bits(session, net, acts, calibration_batch)
-
-
-def _evaluate_bits(session: Session, net: NetOptions, acts: ActOptions, calibration_batch: int) -> Scores | None:
-    saved = nets.read_model(net, required=True)
-    assert saved is not None
-    load.need_bits(saved, str(net.model))
-    session.open_data()
-    model = nets.create(session, saved)
-    recipe = session.recipes(model, nets.pictures_of(model, session, saved))[1]
-    nets.quantize_activations_(model, acts, saved)
-    load.check_activations(saved, model, str(net.model))
-    to_bit_form_(load.load_planes_(model, saved, str(net.model)))
-    if session.planned(model, recipe):
-        return None
-    batch = session.batch_sizes()
-    with session.folder("cifar_finetune", acts, **batch) as folder:
-        session.say(*record.parameters(model))
-        if uncalibrated(model):
-            session.calibrate(model, recipe, calibration_batch)
-        session.say(record.accuracy(session.scores(model, recipe)))
-        prune_(model)
-        session.say(*record.planes(model), record.accuracy(session.scores(model, recipe)))
-        scores = session.scores(to_finetune_(model), recipe)
-        session.say(record.accuracy(scores), *record.widths(model), record.compression(size(model)))
-        session.say(*record.alphas(model))
-        session.write_result(folder, {**figures(scores), **summary(model), **batch})
-    return scores
 
 
 def export(options: RunOptions, net: NetOptions) -> Path:

@@ -145,7 +145,8 @@ class Reporter:
         """Write one line of metrics, to the file, the log and the trackers."""
         self.file.write(line)
         if self.accelerator.is_main_process:
-            shown = ", ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items())
+            plain = [(k, v) for k, v in line.items() if not isinstance(v, dict | list)]  # widths are for the file
+            shown = ", ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in plain)
             log.info(shown)
         if self.accelerator.trackers:
             event = line["event"]

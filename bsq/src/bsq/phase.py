@@ -1,0 +1,181 @@
+"""What the three trainings share (float, bits, fine-tuning): data, the run, the record, the files at the end."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from bsq import load, record
+from bsq.options import SgdOptions
+from bsq.session import Session
+from lowbit.data.loader import Loader
+from lowbit.data.pictures import Pictures, val_split
+from lowbit.data.recipe import Recipe
+from lowbit.export.backbone import save_backbone
+from lowbit.options import RunOptions
+from lowbit.train.bn import sync_batchnorm_
+from lowbit.train.checkpoint import newest_good, read_checkpoint, replace_file
+from lowbit.train.folder import RunFolder
+from lowbit.train.log import read_metrics
+from lowbit.train.loop import Result, Run, check_run, fit
+from lowbit.train.protocol import Clock, Objective, Stage
+from lowbit.train.schedule import milestones
+
+TRIAL_STEPS = 3  # timed by a dry run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One training.
+
+    Attributes:
+        command: its name.
+        objective: its `student` is the net.
+        recipes: preparation of pictures for training and evaluation.
+        header: entries of every checkpoint.
+        extra: entries asked for at each save.
+        columns: of `log.txt`.
+        row: `epoch` and `eval` line of an epoch -> values of the columns; the `epoch` line also has the `compression`
+            of the last `requantize` line, if any.
+        values: more entries of the `eval` line.
+        best: whether the best epoch on the evaluation set is kept as `model_best.pth.tar`.
+        groups: option dataclasses that `config.json` records.
+        start: called with the folder before training (None without one).
+        end: called with the folder and the result; gives entries of `result.json`.
+    """
+
+    command: str
+    objective: Objective
+    recipes: tuple[Recipe, Recipe]
+    header: Mapping[str, Any]
+    extra: Callable[[Objective], Mapping[str, Any]] | None = None
+    columns: Sequence[str] = record.COLUMNS
+    row: Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[float]] = record.row
+    values: Callable[[], Mapping[str, float]] = dict
+    best: bool = True
+    groups: Sequence[Any] = ()
+    start: Callable[[RunFolder | None], None] = lambda folder: None
+    end: Callable[[RunFolder | None, Result], Mapping[str, Any]] = lambda folder, result: {}
+
+    @property
+    def student(self) -> nn.Module:
+        """The net."""
+        return self.objective.get_submodule("student")
+
+
+def student(session: Session, model: nn.Module) -> nn.Module:
+    """The net where it is trained; on several processes batch norm is that of the whole batch."""
+    model = session.place(model)
+    return sync_batchnorm_(model) if session.accelerator.num_processes > 1 else model
+
+
+def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
+    """Check, then train, evaluate after each epoch, write the results. None after a dry run.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came; the run is saved.
+    """
+    options = session.options
+    kept, held = _split(session)
+    loader = Loader(kept, phase.recipes[0], global_batch=sgd.train_batch, seed=options.seed, **session.loader_options())
+    stage = Stage(phase.objective, sgd.epochs, {"main": milestones(sgd.lr, sgd.schedule, sgd.gamma)})
+    chosen_by = "top1" if held is None else "val_top1"
+    run = Run(
+        accelerator=session.accelerator,
+        seed=options.seed,
+        max_steps=options.max_steps,
+        save_every=options.save_every,
+        accumulate=options.accumulate,
+        clip_grad=options.clip_grad,
+        compile=options.compile,
+        resume=_resumed(options),
+        header=phase.header,
+        extra=phase.extra,
+        prefixes={"student.": load.PREFIX},
+        best=chosen_by if phase.best else None,
+    )
+    check_run([stage], loader, run)
+    if options.dry_run:
+        _say_plan(session, phase, stage, loader, run)
+        return None
+    sizes = session.batch_sizes(sgd.train_batch)
+    with session.folder(phase.command, sgd, *phase.groups, **sizes) as folder:
+        session.say(*record.parameters(phase.student))
+        phase.start(folder)
+
+        def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
+            return _probe(session, phase, stage, folder, held, clock)
+
+        result = fit([stage], loader, dataclasses.replace(run, folder=folder, probes=(probe,)))
+        facts = {**sizes, "pictures": len(kept), **phase.end(folder, result)}
+        _finish(session, phase, folder, result, facts, chosen_by)
+    return result
+
+
+def _resumed(options: RunOptions) -> Mapping[str, Any] | None:
+    """The checkpoint that `--resume` names; None: a fresh start."""
+    if options.resume is None:
+        return None
+    if options.resume != "auto":
+        return read_checkpoint(options.resume)
+    found = None if options.output is None else newest_good(options.output)
+    return None if found is None else found[1]
+
+
+def _split(session: Session) -> tuple[Pictures, Pictures | None]:
+    """Training pictures, and those held out by `--val-split`."""
+    pictures = session.pictures("train", session.options.limit_train)
+    if session.options.val_split is None:
+        return pictures, None
+    kept, held = val_split(pictures.labels, session.options.val_split, session.options.seed)
+    session.chosen["val"] = held.tolist()
+    return pictures.subset(kept), pictures.subset(held)
+
+
+def _probe(
+    session: Session, phase: Phase, stage: Stage, folder: RunFolder | None, held: Pictures | None, clock: Clock
+) -> Mapping[str, float]:
+    """Evaluate after each epoch; the record's line, and the authors' `log.txt`, made anew from the metrics."""
+    scores = session.evaluate(phase.student, session.test, phase.recipes[1])
+    values = {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
+    if held is not None:
+        values["val_top1"] = session.evaluate(phase.student, held, phase.recipes[1]).top1
+    values.update(phase.values())
+    rate = stage.lr["main"](clock._replace(step=0))
+    session.say(f"Epoch: [{clock.epoch + 1} | {clock.epochs}] LR: {rate:f}", record.test_line(scores))
+    if folder is not None and session.accelerator.is_main_process:
+        now: dict[str, Any] = {"event": "eval", "epoch": clock.epoch, **values}
+        text = record.log_text([*read_metrics(folder.metrics), now], phase.columns, phase.row)
+        replace_file(folder.path / "log.txt", text.encode())
+    return values
+
+
+def _finish(
+    session: Session,
+    phase: Phase,
+    folder: RunFolder | None,
+    result: Result,
+    facts: Mapping[str, Any],
+    chosen_by: str,
+) -> None:
+    """Results of a run that is over, or that `--max-steps` ended."""
+    best = result.best or {}
+    if best:
+        session.say("Best acc:", f"{best[chosen_by]:.2f}")
+    values = {**result.eval, "train_loss": result.train.get("loss"), "best": best or None, "steps": result.done}
+    speed = {"seconds": result.seconds, "images_per_second": result.images_per_second, "finished": result.finished}
+    session.write_result(folder, {**values, **speed, **facts})
+    if folder is not None and result.finished and session.accelerator.is_main_process:
+        save_backbone(phase.student, folder.path / "backbone.safetensors", str(session.net.arch))
+
+
+def _say_plan(session: Session, phase: Phase, stage: Stage, loader: Loader, run: Run) -> None:
+    """Train a few steps for their time, and say what the whole would be."""
+    trial = fit([stage], loader, dataclasses.replace(run, max_steps=TRIAL_STEPS, save_every=None, resume=None))
+    steps, pictures = stage.epochs * len(loader), stage.epochs * len(loader.pictures)
+    plan: dict[str, float] = {"steps": steps, "steps per epoch": len(loader), "training pictures": len(loader.pictures)}
+    seconds = pictures / trial.images_per_second
+    session.say_plan(phase.student, {**plan, "estimated seconds": seconds})

@@ -1,0 +1,197 @@
+"""`bsq cifar_prune_STE`: training in bit form, which finds each layer's precision."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from torch import nn
+
+from bsq import load, nets, record
+from bsq.convert import bit_layers, nbit_dict, prune_, to_bit_form_, to_bits_
+from bsq.objective import BitSparsity
+from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions
+from bsq.phase import Phase, run_phase, student
+from bsq.report import summary
+from bsq.session import Session, figures
+from bsq.size import size
+from lowbit.data.recipe import Recipe
+from lowbit.evaluate.classify import Scores
+from lowbit.options import RunOptions
+from lowbit.quant.activation import uncalibrated
+from lowbit.train.checkpoint import read_checkpoint, write_checkpoint
+from lowbit.train.folder import RunFolder
+from lowbit.train.loop import Result
+from lowbit.train.process import on_main
+from lowbit.train.protocol import Clock, Objective
+
+NEAR = 0.99  # of the run's highest compression: what `model_best` is chosen among
+
+
+class Watch:
+    """Evaluates and records around each re-quantisation, and keeps the best re-quantised state.
+
+    `model_best.pth.tar` is the most accurate state among those with at least 99 % of the run's highest compression. The
+    states that may still become it are kept as `requantized-STEP.pth.tar` until the run is over.
+    """
+
+    def __init__(self, session: Session, recipe: Recipe, head: Mapping[str, Any]) -> None:
+        self.session, self.recipe, self.head = session, recipe, head
+        self.folder: RunFolder | None = None
+
+    def __call__(self, clock: Clock, net: nn.Module, when: Literal["before", "after"]) -> Mapping[str, float]:
+        """`top1` and `loss` of the net at this moment."""
+        scores = self.session.scores(net, self.recipe)
+        if when == "after":
+            last = clock.step == clock.steps_per_epoch
+            title = "Final checkpoint:" if last else "########Model after pruning########"
+            self.session.say(title, *record.planes(net), record.after_pruning(scores), record.compression(size(net)))
+            if self.folder is not None:
+                folder = self.folder
+                on_main(self.session.accelerator, lambda: self._keep(folder, clock, net, scores))
+        return {"top1": scores.top1, "loss": scores.loss}
+
+    def _keep(self, folder: RunFolder, clock: Clock, net: nn.Module, scores: Scores) -> None:
+        path = folder.path / f"requantized-{clock.done:09d}.pth.tar"
+        facts = {"epoch": clock.epoch, "step": clock.done, "acc": scores.top1, "best_acc": scores.top1}
+        state = {**self.head, **extra(net), **facts, "optimizer": {}, "state_dict": load.state_dict(net)}
+        write_checkpoint(path, {**state, "compression": size(net).compression}, keep_previous=False)
+        states = {found: _rank(found) for found in sorted(folder.path.glob("requantized-*.pth.tar"))}
+        past = [rank for rank in states.values() if rank.step <= clock.done]  # others: of a run killed later than this
+        for found, rank in list(states.items()):
+            if rank not in past or any(other.beats(rank) for other in past):
+                found.unlink()
+                del states[found]
+        highest = max(rank.compression for rank in states.values())
+        best = max((r.top1, r.compression, found) for found, r in states.items() if r.compression >= NEAR * highest)[2]
+        write_checkpoint(folder.best, read_checkpoint(best), keep_previous=False)
+
+    def clear(self) -> None:
+        """The run is over: the states beside `model_best.pth.tar` go."""
+        if self.folder is not None and self.session.accelerator.is_main_process:
+            for found in self.folder.path.glob("requantized-*.pth.tar"):
+                found.unlink()
+
+
+class Rank(NamedTuple):
+    """A re-quantised state by what it is judged by."""
+
+    compression: float
+    top1: float
+    step: int
+
+    def beats(self, other: "Rank") -> bool:
+        """Whether `other` can never again be chosen: as compressed and as accurate, and better or earlier."""
+        as_good = self.compression >= other.compression and self.top1 >= other.top1
+        return as_good and (self[:2] != other[:2] or self.step < other.step)
+
+
+def _rank(path: Path) -> Rank:
+    state = read_checkpoint(path)
+    return Rank(state["compression"], state["acc"], state["step"])
+
+
+def extra(net: nn.Module) -> dict[str, Any]:
+    """What changes with the widths, in every checkpoint."""
+    return {"Nbit_dict": nbit_dict(net)}
+
+
+def prune(
+    options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, bits: PruneOptions, evaluate: bool = False
+) -> Result | Scores | None:
+    """Train in bit form, or only evaluate. None after a dry run.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came; the run is saved.
+    """
+    with Session(options, net) as session:
+        saved = nets.read_model(net, required=evaluate)
+        session.open_data()
+        model = nets.create(session, saved)
+        pictures = nets.pictures_of(model, session, saved)
+        recipes = session.recipes(model, pictures)
+        nets.quantize_activations_(model, acts, saved)
+        if saved is None or saved.form == "float":
+            if saved is not None:
+                load.load_float_(model, saved, str(net.model))
+            to_bits_(model, bits.bits)
+        else:
+            load.check_activations(saved, model, str(net.model))
+            to_bit_form_(load.load_planes_(model, saved, str(net.model)))
+        if uncalibrated(model):
+            session.calibrate(model, recipes[1], sgd.train_batch)
+        if evaluate:
+            return _evaluate(session, model, recipes[1])
+        return _train(session, model, acts, sgd, bits, recipes, session.head(model, pictures, recipes[1]))
+
+
+def _evaluate(session: Session, model: nn.Module, recipe: Recipe) -> Scores | None:
+    if session.planned(model, recipe):
+        return None
+    sizes = session.batch_sizes()
+    with session.folder("cifar_prune_STE", **sizes) as folder:
+        session.say(*record.parameters(model))
+        scores = session.scores(model, recipe)
+        session.say(*record.planes(model), record.accuracy(scores), record.test_line(scores))
+        session.write_result(folder, {**figures(scores), **summary(model), **sizes})
+    return scores
+
+
+def _train(
+    session: Session,
+    model: nn.Module,
+    acts: ActOptions,
+    sgd: SgdOptions,
+    bits: PruneOptions,
+    recipes: tuple[Recipe, Recipe],
+    head: dict[str, Any],
+) -> Result | None:
+    net = student(session, prune_(model))
+    watch = Watch(session, recipes[1], head)
+    names = list(bit_layers(net))
+    objective = BitSparsity(
+        net,
+        sgd,
+        strength=bits.decay if bits.lasso else 0.0,
+        interval=bits.interval,
+        threshold=bits.threshold,
+        ceiling=bits.ceiling(names),
+        floor=bits.floor(names),
+        watch=watch,
+    )
+    at_start: dict[str, float] = {}
+    first = size(net).compression
+
+    def start(folder: RunFolder | None) -> None:
+        watch.folder = folder
+        scores = session.scores(net, recipes[1])
+        at_start["top1_start"] = scores.top1
+        session.say(*record.planes(net), record.accuracy(scores))
+
+    def end(folder: RunFolder | None, result: Result) -> Mapping[str, Any]:
+        if not result.finished:
+            return summary(net)
+        watch.clear()
+        scores = session.scores(net, recipes[1])
+        session.say("Best acc:", f"{scores.top1:.2f}")
+        return {**at_start, "top1": scores.top1, "top5": scores.top5, "loss": scores.loss, **summary(net)}
+
+    phase = Phase(
+        command="cifar_prune_STE",
+        objective=objective,
+        recipes=recipes,
+        header=head,
+        extra=_extra_of,
+        columns=record.PRUNE_COLUMNS,
+        row=lambda epoch, valid: (*record.row(epoch, valid), valid["reg"], epoch.get("compression", first)),
+        values=lambda: {"reg": objective.reg()},
+        best=False,
+        groups=(acts, bits),
+        start=start,
+        end=end,
+    )
+    return run_phase(session, sgd, phase)
+
+
+def _extra_of(objective: Objective) -> Mapping[str, Any]:
+    return extra(objective.get_submodule("student"))
