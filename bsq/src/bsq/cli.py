@@ -12,6 +12,7 @@ import click
 from bsq import __version__, flags
 from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
 from lowbit.cli import Group
+from lowbit.errors import InputError
 from lowbit.options import RunOptions
 from lowbit.train import signals
 
@@ -31,6 +32,19 @@ def main() -> None:
     cli(prog_name="bsq")
 
 
+def of_training(options: RunOptions, evaluate: bool) -> RunOptions:
+    """A training writes to `checkpoint` by default; an evaluation only where it is told to, and resumes nothing.
+
+    Raises:
+        InputError: --resume with --evaluate.
+    """
+    if not evaluate:
+        return dataclasses.replace(options, output=options.output or Path("checkpoint"))
+    if options.resume is not None:
+        raise InputError(f"--resume {options.resume} with --evaluate: an evaluation is not resumed; leave one out")
+    return options
+
+
 @cli.command("train")
 @flags.net_options()
 @flags.sgd_options(epochs=350, schedule=(150, 250, 325), weight_decay=1e-4)
@@ -40,10 +54,11 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool)
     """Train the float net that conversion starts from, by default into `checkpoint`."""
     from bsq import train as floats
 
+    options = of_training(options, evaluate)
     if evaluate:
         floats.evaluate(options, net)
     else:
-        floats.train(dataclasses.replace(options, output=options.output or Path("checkpoint")), net, sgd)
+        floats.train(options, net, sgd)
 
 
 @cli.command("convert", epilog=flags.legacy_note(flags.LEGACY_OF_CONVERT))
@@ -75,8 +90,7 @@ def cifar_prune_ste(
     """Train in bit form: a group lasso empties bit planes, which finds each layer's precision."""
     from bsq import prune
 
-    if not evaluate:
-        options = dataclasses.replace(options, output=options.output or Path("checkpoint"))
+    options = of_training(options, evaluate)
     prune.prune(options, net, acts, sgd, bits, evaluate)
 
 
@@ -93,8 +107,7 @@ def cifar_finetune(options: RunOptions, net: NetOptions, acts: ActOptions, sgd: 
     """Train a net in bits on at the widths that were found, or only evaluate it."""
     from bsq import finetune
 
-    if not evaluate:
-        options = dataclasses.replace(options, output=options.output or Path("checkpoint"))
+    options = of_training(options, evaluate)
     finetune.finetune(options, net, acts, sgd, evaluate)
 
 

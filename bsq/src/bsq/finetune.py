@@ -67,6 +67,7 @@ def _evaluate(
     if session.planned(model, recipe):
         return None
     batch = session.batch_sizes()
+    session.open_calibration(model)
     with session.folder("cifar_finetune", acts, **batch) as folder:
         session.say(*record.parameters(model))
         scores = _to_widths(session, model, recipe, calibration_batch)

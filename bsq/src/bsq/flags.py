@@ -123,7 +123,7 @@ LEGACY = {
     "--compressionRate": 2,
     "--gpu-id": "0",
 }
-LEGACY_OF_CONVERT = {**LEGACY, "--decay": 0.01, "-e/--evaluate": False}
+LEGACY_OF_CONVERT = {**LEGACY, "--resume": "", "--decay": 0.01, "-e/--evaluate": False}
 
 
 def legacy_options(flags: Mapping[str, Any] = LEGACY) -> Decorator:

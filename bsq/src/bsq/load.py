@@ -242,10 +242,14 @@ def build(saved: Saved, path: Path | str = "the checkpoint", arch: str | None = 
 
 def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     """Entry point of `lowbit.methods`: the net, or None if the checkpoint is not BSQ's."""
-    saved = parse(checkpoint)
-    if saved is None or (saved.arch is None and "package" not in checkpoint):
+    if "package" in checkpoint:
+        saved = parse(checkpoint)
+        return None if saved is None else build(saved)
+    try:  # a file that does not say whose it is may be the authors', or another method's with similar keys
+        saved = parse(checkpoint)
+        return None if saved is None or saved.arch is None else build(saved)
+    except InputError:
         return None
-    return build(saved)
 
 
 def header(model: nn.Module, **facts: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def read_model(net: NetOptions, required: bool = False) -> Saved | None:
         check_arch(net.arch)
     if net.model is None:
         if required:
-            raise InputError("--model is missing: name the checkpoint to evaluate")
+            raise InputError("--model is missing: name the checkpoint")
         return None
     saved = load.read(net.model)
     load.check_arch(saved, net.arch, net.model)

@@ -13,6 +13,7 @@ from bsq.session import Session
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import Pictures, val_split
 from lowbit.data.recipe import Recipe
+from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
 from lowbit.options import RunOptions
 from lowbit.train.bn import sync_batchnorm_
@@ -97,7 +98,11 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         prefixes={"student.": load.PREFIX},
         best=chosen_by if phase.best else None,
     )
-    check_run([stage], loader, run)
+    try:
+        check_run([stage], loader, run)
+    except InputError as error:
+        of_file = options.resume is not None and str(options.resume) not in str(error)
+        raise InputError(f"--resume {options.resume}: {error}" if of_file else str(error)) from error
     if options.dry_run:
         _say_plan(session, phase, stage, loader, run)
         return None
@@ -131,7 +136,8 @@ def _split(session: Session) -> tuple[Pictures, Pictures | None]:
     if session.options.val_split is None:
         return pictures, None
     kept, held = val_split(pictures.labels, session.options.val_split, session.options.seed)
-    session.chosen["val"] = held.tolist()
+    of_all = session.chosen.get("train", range(len(pictures)))  # positions in the whole set
+    session.chosen |= {"train": [of_all[i] for i in kept.tolist()], "val": [of_all[i] for i in held.tolist()]}
     return pictures.subset(kept), pictures.subset(held)
 
 

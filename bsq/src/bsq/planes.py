@@ -40,8 +40,8 @@ def top(bits: int) -> int:
 
 
 def place_values(bits: int, like: Tensor) -> Tensor:
-    """2^(N-1), ..., 2, 1 as a tensor (N,) of the dtype and device of `like`."""
-    return torch.tensor([float(2**i) for i in reversed(range(bits))], dtype=like.dtype, device=like.device)
+    """2^(N-1), ..., 2, 1 as a tensor (N,) of the dtype and device of `like`; made there, without a copy."""
+    return (1 << torch.arange(bits - 1, -1, -1, device=like.device)).to(like.dtype)
 
 
 def weighted_sum(p: Tensor, n: Tensor) -> Tensor:

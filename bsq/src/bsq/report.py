@@ -66,12 +66,13 @@ def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
             **work[name],
         }
     totals = {"macs": costs.macs, "bops": costs.bops, "bytes": costs.bytes, "input_size": list(input_size)}
-    return {**summary(model), "cost": totals, "layers": layers}
+    floats = {row.name: row.parameters for row in costs.layers if row.name not in layers and row.parameters}
+    return {**summary(model), "cost": totals, "layers": layers, "float_layers": floats}
 
 
 def table(report: Mapping[str, Any]) -> Iterator[str]:
     """The report as text: a row for each layer, then the whole net."""
-    longest = max(len(name) for name in report["layers"])
+    longest = max(len(name) for name in (*report["layers"], *report["float_layers"]))
     yield f"{'layer':{longest}} {'weights':>10} {'bits':>5} {'stored':>6}  % of ones per plane, most significant first"
     for name, layer in report["layers"].items():
         ones = " ".join(f"{percent:6.2f}" for percent in layer["ones_percent"]["weight"])
@@ -81,6 +82,8 @@ def table(report: Mapping[str, Any]) -> Iterator[str]:
             ones = " ".join(f"{percent:6.2f}" for percent in layer["ones_percent"]["bias"])
             stored = layer["bias_bits"] + 1 if layer["bias_bits"] else 0
             yield f"{'  bias':{longest}} {layer['biases']:>10,} {layer['bias_bits']:>5} {stored:>6}  {ones}"
+    for name, count in report["float_layers"].items():
+        yield f"{name:{longest}} {count:>10,} {'float':>5}"
     yield f"weights {report['weights']:,}, bits {report['total_bits']:,} ({report['total_bits_signed']:,} with signs)"
     yield "one picture of {input_size}: {macs:,} MACs, {bops:,} BOPs; {bytes:,} bytes".format(**report["cost"])
     for name, meaning in COMPRESSIONS.items():
@@ -93,15 +96,18 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
 
     names = list(report["layers"])
     bits = [report["layers"][name]["bits"] for name in names]
-    deepest = max(*bits, 1)
     ones = [report["layers"][name]["ones_percent"]["weight"] for name in names]
+    deepest = max(len(row) for row in ones)  # a dead layer has 0 bits, but may hold empty planes
     rows = [[float("nan")] * (deepest - len(row)) + list(row) for row in ones]
     figure = Figure(figsize=(9, 1.5 + 0.25 * len(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     left.barh(range(len(names)), bits)
     left.set(xlabel="magnitude bits", yticks=range(len(names)), yticklabels=names)
     left.invert_yaxis()
-    left.set_title(f"{report['compression']:.2f}x ({report['compression_all']:.2f}x with all that stays float)")
+    left.set_title(
+        f"{report['compression']:.2f}x, {report['compression_signed']:.2f}x with signs,\n"
+        f"{report['compression_all']:.2f}x with shortcuts, batch norm and scales"
+    )
     image = right.imshow(rows, aspect="auto", vmin=0, vmax=50, cmap="viridis")
     right.set(xlabel="plane", xticks=range(deepest), xticklabels=[f"$2^{{{i}}}$" for i in reversed(range(deepest))])
     right.set_title("percent of weights whose bit is set")
@@ -116,14 +122,13 @@ def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
         InputError: not a checkpoint of bits, or a folder that holds a run.
     """
     if options.output is not None:
-        RunFolder.check(options.output, resume=options.resume is not None, overwrite=options.overwrite)
+        RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,))
     model, recipe = nets.read_bits(net)
     found = describe(model, recipe["input_size"])
     lines = list(table(found))
     if options.output is not None:
         config = {"command": "report", **asdict(options), **asdict(net)}
-        resume, overwrite = options.resume is not None, options.overwrite
-        with RunFolder.open(options.output, config, resume=resume, overwrite=overwrite) as folder:
+        with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
             write_json(folder.path / "report.json", found)
             draw(found, folder.path / "report.png")
     sys.stdout.write("".join(f"{line}\n" for line in lines))

@@ -46,7 +46,7 @@ def convert(
         InputError: before anything is written.
         Stopped: a stop signal came while evaluating or calibrating.
     """
-    with Session(options, net) as session:
+    with Session(options, net, widths.scheme) as session:
         return _convert(session, net, acts, widths, calibration_batch)
 
 
@@ -67,6 +67,7 @@ def _convert(
     if session.planned(model, recipe, evaluations=2):
         return None
     batch = session.batch_sizes()
+    session.open_calibration(model)
     with session.folder("convert", acts, widths, **batch) as folder:
         session.say(*record.parameters(model))
         session.calibrate(model, recipe, calibration_batch)
@@ -103,11 +104,10 @@ def export(options: RunOptions, net: NetOptions) -> Path:
     """
     if options.output is None:
         raise InputError("--output is missing: name the folder that packed.safetensors is written to")
-    again = {"resume": options.resume is not None, "overwrite": options.overwrite}
-    RunFolder.check(options.output, **again)
+    RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,))
     model, recipe = nets.read_bits(net)
     config = {"command": "export", **asdict(options), **asdict(net)}
-    with RunFolder.open(options.output, config, **again) as folder:
+    with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
         path = folder.path / "packed.safetensors"
         save_packed(model, path, recipe)
     sys.stdout.write(f"{path} {path.stat().st_size:,} bytes\n")

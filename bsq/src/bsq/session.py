@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -57,13 +58,15 @@ class Session:
 
     test: Pictures
 
-    def __init__(self, options: RunOptions, net: NetOptions) -> None:
+    def __init__(self, options: RunOptions, net: NetOptions, *inputs: Path | None) -> None:
         if options.output is not None:
-            RunFolder.check(options.output, resume=options.resume is not None, overwrite=options.overwrite)
+            again = {"resume": options.resume is not None, "overwrite": options.overwrite}
+            RunFolder.check(options.output, **again, inputs=(net.model, *inputs))
         self.options, self.net = options, net
         self.dtype = torch.float64 if net.float64 else torch.float32
         self.accelerator = make_accelerator(options.mixed_precision, options.trackers, options.output)
         self.chosen: dict[str, list[int]] = {}
+        self._sets: dict[str, Pictures] = {}
         self._seen: tuple[str, Scores] | None = None
 
     def __enter__(self) -> Self:
@@ -84,7 +87,7 @@ class Session:
         Raises:
             InputError: the dataset cannot be read, or a limit is larger than it.
         """
-        if self.options.download:
+        if self.options.download and not self.options.dry_run:
             on_main(self.accelerator, self._download)
         self.test = self.pictures("test", self.options.limit_eval)
 
@@ -93,7 +96,12 @@ class Session:
             load_dataset(self.net.dataset, self.options.data, split, download=True)
 
     def pictures(self, split: Literal["train", "test"], limit: int | None) -> Pictures:
-        """One set, class-balanced and cut to `limit` pictures by a fixed seed."""
+        """One set, class-balanced and cut to `limit` pictures by a fixed seed; read once."""
+        if split not in self._sets:
+            self._sets[split] = self._read(split, limit)
+        return self._sets[split]
+
+    def _read(self, split: Literal["train", "test"], limit: int | None) -> Pictures:
         found = load_dataset(self.net.dataset, self.options.data, split, max_corrupt=self.options.max_corrupt)
         if limit is None:
             return found
@@ -149,6 +157,11 @@ class Session:
             self._seen = (key, self.evaluate(model, self.test, recipe))
             log.info("evaluated %d pictures in %.1f s", self._seen[1].pictures, self._seen[1].seconds)
         return self._seen[1]
+
+    def open_calibration(self, model: nn.Module) -> None:
+        """Read the training pictures if `model` has ranges to set, before the folder records which were chosen."""
+        if any(q.largest is not None for q in quantizers(model).values()):
+            self.pictures("train", self.options.limit_train)
 
     def calibrate(self, model: nn.Module, recipe: Recipe, batch: int) -> None:
         """Set running ranges on training pictures as evaluation prepares them: the first batches of a seeded order.

@@ -273,13 +273,13 @@ def _folder_options(flags: Sequence[str], default: Path | None, note: str) -> li
             help="The run's folder" + ("." if default is not None else f"; {note}."),
         ),
         click.option("--overwrite", is_flag=True, help="Replace the run that --output holds."),
-        click.option("--resume", metavar="auto|PATH", callback=_empty_is_none, help="Continue the run of --output."),
     ]
 
 
 def _training_options() -> list[Decorator]:
     count = click.IntRange(min=1)
     return [
+        click.option("--resume", metavar="auto|PATH", callback=_empty_is_none, help="Continue the run of --output."),
         click.option("--max-steps", type=count, metavar="N", help="Stop after N steps and save."),
         click.option("--save-every", type=count, metavar="N", help="Steps between checkpoints (default: an epoch)."),
         click.option("--compile", is_flag=True, help="Compile the backbone."),

@@ -134,3 +134,19 @@ def test_newest_good(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     previous(tmp_path / NAME).write_bytes(b"torn too")
     with pytest.raises(InputError, match="no good checkpoint"):
         newest_good(tmp_path)
+
+
+def test_a_diverged_state_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    write_checkpoint(path, {"state_dict": {"w": torch.ones(2)}})
+    for key in ("state_dict", "optimizer"):
+        with pytest.raises(InputError, match=rf"{key}.w holds NaN"):
+            write_checkpoint(path, {"state_dict": {}, key: {"w": torch.tensor([1.0, float("nan")])}})
+    assert torch.equal(read_checkpoint(path)["state_dict"]["w"], torch.ones(2))
+
+
+def test_meters_may_hold_nan(tmp_path: Path) -> None:
+    """Of a step that the scaler skipped."""
+    nan = torch.tensor([float("nan")])
+    write_checkpoint(tmp_path / "x", {"state_dict": {"w": torch.ones(1)}, "ranks": [{"meter": nan}]})
+    assert read_checkpoint(tmp_path / "x")["ranks"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lowbit.errors import InputError
-from lowbit.train.folder import RunFolder, environment
+from lowbit.train.folder import RunFolder, environment, write_json
 
 
 def test_describes_the_run(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_describes_the_run(tmp_path: Path) -> None:
 def test_a_folder_that_holds_a_run_is_refused_untouched(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, {}).close()
     before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
-    with pytest.raises(InputError, match="holds a run: go on with --resume auto"):
+    with pytest.raises(InputError, match="holds a run: start anew with --overwrite"):
         RunFolder.open(tmp_path, {})
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
     RunFolder.open(tmp_path, {}, resume=True).close()
@@ -56,3 +56,25 @@ def test_train_log(tmp_path: Path) -> None:
     logging.getLogger("lowbit.any").warning("after the end")
     text = (tmp_path / "train.log").read_text()
     assert "a word" in text and "after the end" not in text
+
+
+def test_overwriting_never_removes_what_is_read(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, {"command": "a"}).close()
+    read = tmp_path / "sub" / "checkpoint.pth.tar"
+    with pytest.raises(InputError, match="would remove"):
+        RunFolder.check(tmp_path, overwrite=True, inputs=(None, read))
+    RunFolder.check(tmp_path, overwrite=True, inputs=(tmp_path.parent / "checkpoint.pth.tar",))
+
+
+def test_another_commands_run_is_not_gone_on_with(tmp_path: Path) -> None:
+    RunFolder.open(tmp_path, {"command": "train"}).close()
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(InputError, match="holds a run of 'train', not of 'convert'"):
+        RunFolder.open(tmp_path, {"command": "convert"}, resume=True)
+    assert (tmp_path / "config.json").read_text() == before
+    RunFolder.open(tmp_path, {"command": "train"}, resume=True).close()
+
+
+def test_json_holds_no_infinity(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": [float("inf"), 1.5], "b": {"c": float("nan")}})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.5], "b": {"c": None}}

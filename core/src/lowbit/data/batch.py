@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -19,3 +20,10 @@ class Batch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # hides tuple.index, which a batch has no use for
     label: Tensor | None = None
     share: float = 1.0
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on `device`; itself where it is there already."""
+        if self.index.device == device:
+            return self
+        label = None if self.label is None else self.label.to(device)
+        return Batch(tuple(view.to(device) for view in self.views), self.index.to(device), label, self.share)

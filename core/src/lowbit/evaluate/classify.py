@@ -92,10 +92,11 @@ def classify(model: nn.Module, batches: Batches, accelerator: Accelerator) -> Sc
         for number, batch in zip(range(rounds), chain(batches, repeat(None)), strict=False):
             if number % ask_every == 0 and stop_agreed(accelerator):
                 raise Stopped("evaluation was interrupted; its figures are lost")
-            if batch is not None and batch.label is not None:
+            here = None if batch is None else batch.to(accelerator.device)
+            if here is not None and here.label is not None:
                 with accelerator.autocast():
-                    logits = model(batch.views[0].to(dtype))
-                total += counts(logits, batch.label)
+                    logits = model(here.views[0].to(dtype))
+                total += counts(logits, here.label)
     total = accelerator.reduce(total, "sum")
     top1, top5, loss, pictures = total.tolist()
     if not pictures:

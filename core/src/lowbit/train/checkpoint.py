@@ -94,8 +94,14 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: boo
     """Write a dict of tensors and plain values; an existing file becomes `previous(path)` if `keep_previous`.
 
     Raises:
-        InputError: it cannot be written (a full disk); the last good file is untouched.
+        InputError: it cannot be written (a full disk), or its weights are NaN; the last good file is untouched.
     """
+    found = first_nan(state)
+    if found is not None:
+        raise InputError(
+            f"the run diverged: {found} holds NaN, so {path} is not written; go on from the last good checkpoint with "
+            "a lower learning rate or --clip-grad"
+        )
     replace_file(path, pack(state), keep_previous=keep_previous)
 
 
@@ -109,6 +115,12 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
             yield from tensors(inner, f"{name}[{number}]")
+
+
+def first_nan(state: Mapping[str, Any]) -> str | None:
+    """Name of the first tensor with a NaN among weights and optimizer state (in a plain state dict: of all)."""
+    judged = {key: state[key] for key in ("state_dict", "optimizer") if key in state} or state
+    return next((name for name, t in tensors(judged) if t.is_floating_point() and bool(torch.isnan(t).any())), None)
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -130,9 +142,9 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not the dict that a checkpoint is; name another file")
-    for name, tensor in tensors(state):
-        if tensor.is_floating_point() and torch.isnan(tensor).any():
-            raise InputError(f"{path} holds NaN in {name}: that run diverged; name a checkpoint from before")
+    found = first_nan(state)
+    if found is not None:
+        raise InputError(f"{path} holds NaN in {found}: that run diverged; name a checkpoint from before")
     return state
 
 

@@ -126,7 +126,7 @@ class Engine:
                 group["lr"] = rates[group.get("schedule", name)]
         if not self.objective.needs_labels and batch.label is not None:
             batch = batch._replace(label=None)
-        parts = split(batch, self.run.accumulate)
+        parts = split(batch.to(self.device), self.run.accumulate)
         carries: list[Any] = [None] * len(parts)
         stepped = True
         for number, pas in enumerate(self.objective.passes(clock)):

@@ -5,7 +5,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from lowbit.errors import InputError
 from lowbit.train.checkpoint import BEST, CHECKPOINT, replace_file
+from lowbit.train.log import finite
 
 if sys.platform == "win32":
     fcntl = None
@@ -34,12 +35,12 @@ RUN_FILES = (
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON in one rename.
+    """Write JSON in one rename; numbers that JSON cannot hold (infinity, NaN) become null.
 
     Raises:
         InputError: the disk is full or the folder cannot be written.
     """
-    replace_file(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+    replace_file(path, (json.dumps(finite(value), indent=2, default=str, allow_nan=False) + "\n").encode())
 
 
 def environment() -> dict[str, Any]:
@@ -87,7 +88,8 @@ class RunFolder:
                 self._lock = self._take_lock()
             except OSError as error:
                 raise InputError(f"--output {path} cannot be used: {error.strerror}; name another folder") from error
-            _held.add(self.path.resolve())
+            self._place = self.path.resolve()
+            _held.add(self._place)
 
     def _take_lock(self) -> IO[bytes]:
         """A POSIX record lock: unlike flock it is not inherited by loader workers that outlive a killed run."""
@@ -106,20 +108,32 @@ class RunFolder:
         return file
 
     @staticmethod
-    def check(path: Path | str, *, resume: bool = False, overwrite: bool = False) -> None:
+    def check(
+        path: Path | str, *, resume: bool = False, overwrite: bool = False, inputs: Sequence[Path | None] = ()
+    ) -> None:
         """Refuse a folder that holds a run (a `config.json`); writes nothing, for use before anything else.
 
+        Args:
+            path: the folder.
+            resume: it may hold a run.
+            overwrite: it may hold a run, whose files are removed.
+            inputs: files that the command reads, which may not be removed.
+
         Raises:
-            InputError: it holds a run and neither `resume` nor `overwrite` is given, or it is a file.
+            InputError: it holds a run and neither `resume` nor `overwrite` is given; an input lies in a folder that is
+                overwritten; it is a file.
         """
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise InputError(f"--output {path} is a file: name a folder")
         if (path / "config.json").exists() and not (resume or overwrite):
             raise InputError(
-                f"--output {path} holds a run: go on with --resume auto, start anew with --overwrite, "
-                "or name another folder"
+                f"--output {path} holds a run: start anew with --overwrite, name another folder, or, if it is this "
+                "training, go on with --resume auto"
             )
+        for file in inputs if overwrite else ():
+            if file is not None and path.resolve() in file.resolve().parents:
+                raise InputError(f"--overwrite would remove {file}, which is read: give --output another folder")
 
     @classmethod
     def open(
@@ -140,6 +154,8 @@ class RunFolder:
         folder = cls(path)
         try:
             cls.check(path, resume=resume, overwrite=overwrite)  # another run may have been faster
+            if resume:
+                folder._check_command(config.get("command"))
             if overwrite and not resume:
                 for pattern in RUN_FILES:
                     for file in folder.path.glob(pattern):
@@ -150,6 +166,15 @@ class RunFolder:
             folder.close()
             raise
         return folder
+
+    def _check_command(self, command: Any) -> None:
+        """Refuse to go on with the run of another command."""
+        try:
+            held = json.loads((self.path / "config.json").read_text(encoding="utf-8")).get("command", command)
+        except (OSError, ValueError, AttributeError):  # none yet, or torn: the checkpoint has to say
+            return
+        if held != command:
+            raise InputError(f"--resume: {self.path} holds a run of {held!r}, not of {command!r}; name another folder")
 
     def _start_log(self) -> None:
         """Every log record of the process goes to `train.log` as well."""
@@ -186,7 +211,7 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-            _held.discard(self.path.resolve())
+            _held.discard(self._place)
 
     def __enter__(self) -> "RunFolder":
         return self

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,15 @@ class Meter:
         self.epoch = {name: (pair[0], pair[1]) for name, pair in state["epoch"].items()}
 
 
+def finite(value: Any) -> Any:
+    """`value` with None in the place of infinity and NaN, inside dicts, lists and tuples too."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Every line of a `metrics.jsonl`; a last line torn by a kill is left out."""
     lines = []
@@ -115,7 +125,7 @@ class MetricsFile:
             return
         try:
             with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(finite(line), allow_nan=False) + "\n")
         except OSError as error:
             raise InputError(
                 f"cannot write {self.path}: {error.strerror}; make room, then go on with --resume auto"
@@ -150,7 +160,10 @@ class Reporter:
             log.info(shown)
         if self.accelerator.trackers:
             event = line["event"]
-            values = {f"{event}/{k}": v for k, v in line.items() if isinstance(v, int | float)}
+            rates = (
+                {f"lr/{name}": rate for name, rate in line["lr"].items()} if isinstance(line.get("lr"), dict) else {}
+            )
+            values = {f"{event}/{k}": v for k, v in {**line, **rates}.items() if isinstance(v, int | float)}
             self.accelerator.log(values, step=line["step"])
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class _Loop:
         self.steps_per_epoch = len(loader)
         self.saved_at: Position | None = None  # of `checkpoint.pth.tar`, as far as this process wrote it
         self.record = Record(run, self.steps_per_epoch * sum(stage.epochs for stage in stages))
-        if run.resume is None and self.world > 1:
+        if self.world > 1:
             for stage in stages:
                 broadcast_(stage.objective.to(self.device).buffers())
         self.open_stage(run.resume)
@@ -112,7 +112,7 @@ class _Loop:
     def fresh_batches(self) -> Callable[[], Iterable[Batch]]:
         """What hooks get: this epoch from its first batch, without labels unless the objective reads them."""
         labels = self.engine.objective.needs_labels
-        return lambda: (batch if labels else batch._replace(label=None) for batch in self.batches())
+        return lambda: ((b if labels else b._replace(label=None)).to(self.device) for b in self.batches())
 
     def run_stages(self) -> Result:
         """All that is left of the run."""

@@ -31,7 +31,7 @@ def make_accelerator(
         mixed_precision: "no", "bf16" or "fp16"; None takes accelerate's environment.
         trackers: names that accelerate knows ("tensorboard", "wandb", ...), writing to `folder`.
         folder: where trackers write.
-        cpu: stay on the CPU though there is a GPU.
+        cpu: stay on the CPU though there is a GPU. Apple's GPU is not used: it has no double precision.
 
     Raises:
         InputError: fp16 on the CPU (it would silently run in float32), an unknown or missing tracker.
@@ -42,9 +42,14 @@ def make_accelerator(
         raise InputError(f"--mixed-precision {wanted} is not known: choose one of {', '.join(allowed)}")
     if trackers and folder is None:
         raise InputError("--tracker needs a folder to write to: give --output")
+    only_mps = torch.backends.mps.is_available() and not torch.cuda.is_available()
+    torch.backends.cudnn.deterministic = True  # else a resumed run on a GPU would differ from an unbroken one
     try:
         accelerator = Accelerator(
-            mixed_precision=wanted, cpu=cpu, log_with=list(trackers) or None, project_dir=folder and str(folder)
+            mixed_precision=wanted,
+            cpu=cpu or only_mps,
+            log_with=list(trackers) or None,
+            project_dir=folder and str(folder),
         )
     except ValueError as error:  # an unknown tracker
         raise InputError(f"--tracker {' '.join(trackers)}: {error}") from error

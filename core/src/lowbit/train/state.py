@@ -80,6 +80,15 @@ def local_buffers(objective: Objective, accelerator: Accelerator) -> dict[str, T
     return {name: buffers[name].detach().cpu() for name, flag in zip(buffers, differs.tolist(), strict=True) if flag}
 
 
+def on_cpu(value: Any) -> Any:
+    """Tensors inside dicts, lists and tuples on the CPU, so that a file reads on any machine."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: on_cpu(inner) for key, inner in value.items()}
+    return type(value)(on_cpu(inner) for inner in value) if isinstance(value, list | tuple) else value
+
+
 def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Run) -> dict[str, Any]:
     """The content of a checkpoint (a collective; only the first process gets all of it).
 
@@ -95,8 +104,8 @@ def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Ru
         **run.header,
         "step": position.done,
         "position": position._asdict(),
-        "state_dict": rename(engine.objective.state_dict(), run.prefixes),
-        "optimizer": {name: optimizer.state_dict() for name, optimizer in engine.optimizers.items()},
+        "state_dict": on_cpu(rename(engine.objective.state_dict(), run.prefixes)),
+        "optimizer": on_cpu({name: optimizer.state_dict() for name, optimizer in engine.optimizers.items()}),
         "scaler": None if scaler is None else scaler.state_dict(),
         "ranks": gather_object([local]) if run.accelerator.num_processes > 1 else [local],
         **{name: value for name, value in notes.items() if name != "meter"},
