@@ -29,7 +29,10 @@ def cli(context: click.Context) -> None:
 def main() -> None:
     """The console script: stop signals are caught from here on."""
     signals.install()
-    cli(prog_name="bsq")
+    try:
+        cli(prog_name="bsq")
+    finally:
+        signals.ignore()
 
 
 def of_training(options: RunOptions, evaluate: bool) -> RunOptions:

@@ -15,6 +15,7 @@ from bsq.activation import quantize_bsq_activations_
 from bsq.convert import bit_layers, check_widths, load_bits_, nbit_dict, to_bits_
 from bsq.forms import BIAS, WEIGHT
 from bsq.options import CIFAR_DEPTHS
+from lowbit.data.recipe import from_timm
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
@@ -23,6 +24,7 @@ from lowbit.train.checkpoint import read_checkpoint
 
 FORMAT = 1
 PREFIX = "module."  # the authors', in files
+MAX_SIDE = 4096  # of pictures, in pixels
 DEFAULT_ACT = 4  # of the authors' programs; their files do not say
 
 
@@ -67,9 +69,31 @@ def parse(checkpoint: Mapping[str, Any]) -> Saved | None:
     widths = check_widths(shown if given is None else given)
     arch = checkpoint.get("arch") or _cifar_arch(state)
     classes = checkpoint.get("classes") or _classes(state)
-    size = checkpoint.get("input_size")
-    told = (checkpoint.get("activations"), checkpoint.get("pictures"), None if size is None else tuple(size))
-    return Saved(state, form, widths, arch, classes, *told)
+    return Saved(state, form, widths, arch, classes, *_told(checkpoint))
+
+
+def _told(checkpoint: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """Activations, timm's data configuration and picture size, as far as the file says.
+
+    Raises:
+        InputError: of a later version, or not what we write.
+    """
+    version = checkpoint.get("format", FORMAT)
+    if type(version) is not int or version > FORMAT:
+        raise InputError(f"the checkpoint has format {version}, this version reads {FORMAT}: update lowbit-bsq")
+    activations, pictures, size = (checkpoint.get(name) for name in ("activations", "pictures", "input_size"))
+    try:
+        for config in (activations or {}).values():
+            ActivationConfig(**config)
+        if pictures is not None:
+            from_timm(pictures)
+        whole = size is None or (len(size) == 3 and all(type(side) is int and 0 < side <= MAX_SIDE for side in size))
+        if not whole:
+            raise ValueError(f"input_size {size}")
+        return activations, pictures, None if size is None else tuple(size)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the checkpoint's description of its net is damaged ({reason}); name another file") from error
 
 
 def read(path: Path) -> Saved:
@@ -225,6 +249,9 @@ def restore_activations_(model: nn.Module, saved: Saved) -> nn.Module:
         pact = any(key.endswith(".alpha") for key in saved.state)
         return quantize_bsq_activations_(model, DEFAULT_ACT, clip="pact" if pact else "6")
     configs = {name: ActivationConfig(**config) for name, config in saved.activations.items()}
+    unknown = set(configs) - set(dict(model.named_modules()))
+    if unknown:
+        raise InputError(f"the checkpoint quantizes {min(unknown)!r}, which its net does not have; name another file")
     return replace_(model, {name: QuantActivation(config) for name, config in configs.items()})
 
 

@@ -93,6 +93,7 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         clip_grad=options.clip_grad,
         compile=options.compile,
         resume=_resumed(options),
+        options=_shared(session, sgd, phase),
         header=phase.header,
         extra=phase.extra,
         prefixes={"student.": load.PREFIX},
@@ -118,6 +119,17 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         facts = {**sizes, "pictures": len(kept), **phase.end(folder, result)}
         _finish(session, phase, folder, result, facts, chosen_by)
     return result
+
+
+def _shared(session: Session, sgd: SgdOptions, phase: Phase) -> dict[str, Any]:
+    """What a resumed run must have in common with its start, as a checkpoint can hold it."""
+    options = session.options
+    pictures = {"limit_train": options.limit_train, "val_split": options.val_split, "clip_grad": options.clip_grad}
+    values = {**dataclasses.asdict(sgd), **pictures}
+    for group in phase.groups:
+        values |= {f"{type(group).__name__}.{name}": value for name, value in dataclasses.asdict(group).items()}
+    del values["epochs"], values["train_batch"]  # the loop compares them itself
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _resumed(options: RunOptions) -> Mapping[str, Any] | None:

@@ -233,12 +233,12 @@ def apply_options(options: Sequence[Decorator]) -> Decorator:
 
 def _data_options(seed: int) -> list[Decorator]:
     path = click.Path(path_type=Path)
-    count, many = click.IntRange(min=1), click.IntRange(min=0)
+    count, many, seeds = click.IntRange(min=1), click.IntRange(min=0), click.IntRange(0, 2**63 - 1)
     return [
         click.option("--data", type=path, default=Path("./data"), show_default=True, help="Dataset root."),
         click.option("--download", is_flag=True, help="Let torchvision download the dataset into --data."),
         click.option("-j", "--workers", type=many, default=4, show_default=True, help="Loader processes (folders)."),
-        click.option("--seed", "--manualSeed", type=many, default=seed, show_default=True, help="One for everything."),
+        click.option("--seed", "--manualSeed", type=seeds, default=seed, show_default=True, help="For everything."),
         click.option(
             "--mixed-precision",
             type=click.Choice(["no", "bf16", "fp16"]),

@@ -33,7 +33,10 @@ def load(path: Path | str) -> nn.Module:
     checkpoint = read_checkpoint(path)
     methods = entry_points(group=GROUP)
     for method in methods:
-        model: nn.Module | None = method.load()(checkpoint)
+        try:
+            model: nn.Module | None = method.load()(checkpoint)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         if model is not None:
             return model.eval()
     package = checkpoint.get("package")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowbit.cost import cost
 from lowbit.errors import InputError
 from lowbit.export.bitstream import CHUNK, pack, packed_bytes, unpack
-from lowbit.export.packed import KEY, load_packed, read_recipe, save_packed
+from lowbit.export.packed import KEY, _checksum, load_packed, read_recipe, save_packed
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
 from lowbit.quant.layers import Codes
@@ -101,6 +101,8 @@ def rewritten(path: Path, change: Any) -> Path:
     with safe_open(str(path), "pt") as file:
         head, tensors = json.loads(file.metadata()[KEY]), {k: file.get_tensor(k) for k in ("codes", "floats")}
     change(head)
+    if "crc" in head:
+        head["crc"] = _checksum(head, tensors)
     safetensors.torch.save_file(tensors, str(path), {KEY: json.dumps(head)})
     return path
 
@@ -123,6 +125,14 @@ def rewritten(path: Path, change: Any) -> Path:
 def test_files_that_lie(packed: tuple[nn.Module, Path], change: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_packed(rewritten(packed[1], change))
+
+
+def test_an_altered_head_shows(packed: tuple[nn.Module, Path]) -> None:
+    data = packed[1].read_bytes()
+    at = data.index(b"cifar_resnet8")
+    packed[1].write_bytes(data[:at] + b"d" + data[at + 1 :])
+    with pytest.raises(InputError, match="damaged"):
+        load_packed(packed[1])
 
 
 def test_damaged_foreign_and_missing_files(packed: tuple[nn.Module, Path], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_killed(toys: Any, same: Any, tmp_path: Path, toy: str, bn: bool) -> Non
     same.resumed(toys.unbroken(**settings), folder)
 
 
-@pytest.mark.parametrize("toy", ["heads", "swap"])
+@pytest.mark.parametrize("toy", TOYS)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_while_reading_files(toys: Any, same: Any, tmp_path: Path, toy: str, workers: int) -> None:
     settings = {"toy": toy, "bn": True, "files": toys.files(), **COMMON}
@@ -67,7 +67,7 @@ def test_killed_at_any_wall_time_until_it_is_done(toys: Any, same: Any, tmp_path
     same.resumed(toys.unbroken(**settings), folder)
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_killed_on_several_ranks(toys: Any, same: Any, tmp_path: Path, world: int) -> None:
     settings = {"toy": "heads", "bn": True, "world": world, **COMMON}
     ranks = list(range(world))

@@ -176,6 +176,11 @@ def _folder(root: Path, split: Split) -> Pictures:
             raise InputError(
                 f"{name}: {shown} holds the class {unknown[0]}, which {train} does not; the classes must agree"
             )
+    empty = [c for c in classes if not (shown / c).is_dir() or not _pictures(shown / c, name)]
+    if empty and split == "train":
+        raise InputError(f"{name}: {shown / empty[0]} holds no picture: fill it or remove it")
+    if empty:
+        log.warning("%s: %s holds no picture of %s", name, shown, ", ".join(empty))
     found = [(p, i) for i, c in enumerate(classes) if (shown / c).is_dir() for p in _pictures(shown / c, name)]
     if not found:
         raise InputError(f"{name}: no picture was found in {shown}/<class>/; known are {', '.join(sorted(EXTENSIONS))}")

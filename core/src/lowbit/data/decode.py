@@ -58,6 +58,11 @@ def read_picture(path: Path) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata does not matter here
         with Image.open(path) as image:
+            if image.mode == "F":
+                raise ValueError("its pixels are floats of unknown range")
+            if image.mode.startswith("I"):  # 16 bits of grey, which PIL would clip
+                grey = (np.asarray(image).astype(np.float64) / 257).clip(0, 255).round()
+                return Image.fromarray(grey.astype("u1")).convert("RGB")
             return image.convert("RGB")
 
 

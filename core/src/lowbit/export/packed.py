@@ -70,8 +70,8 @@ def save_packed(model: nn.Module, path: Path | str, recipe: Mapping[str, Any]) -
         "coded": {key: _describe(tensor) for key, tensor in coded.items()},
         "activations": _activations(model),
         "shapes": _digest({key: t for key, t in plain.items() if t.is_floating_point()}),
-        "crc": _checksum(tensors),
     }
+    head["crc"] = _checksum(head, tensors)
     _rebuild(head, path)  # a recipe that does not lead back here is found now
     data = save(tensors, {KEY: json.dumps(head, separators=(",", ":"))})
     replace_file(Path(path), data)
@@ -163,8 +163,9 @@ def _digest(floats: Mapping[str, Tensor]) -> str:
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    crc = 0
+def _checksum(head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    said = {key: value for key, value in head.items() if key != "crc"}
+    crc = zlib.crc32(json.dumps(said, sort_keys=True).encode())
     for name in ("codes", "floats"):
         crc = zlib.crc32(tensors[name].contiguous().view(torch.uint8).numpy().tobytes(), crc)
     return crc
@@ -190,7 +191,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         head = json.loads(said)
         if head["format"] != FORMAT:
             raise InputError(f"{path} has packed format {head['format']}; this version reads {FORMAT}: update lowbit")
-        if head["crc"] != _checksum(tensors):
+        if head["crc"] != _checksum(head, tensors):
             raise ValueError("its checksum is wrong")
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]

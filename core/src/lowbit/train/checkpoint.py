@@ -8,6 +8,8 @@ import contextlib
 import io
 import logging
 import os
+import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,13 +96,13 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: boo
     """Write a dict of tensors and plain values; an existing file becomes `previous(path)` if `keep_previous`.
 
     Raises:
-        InputError: it cannot be written (a full disk), or its weights are NaN; the last good file is untouched.
+        InputError: it cannot be written (a full disk), or its weights are not finite; the last good file is untouched.
     """
-    found = first_nan(state)
+    found = first_bad(state)
     if found is not None:
         raise InputError(
-            f"the run diverged: {found} holds NaN, so {path} is not written; go on from the last good checkpoint with "
-            "a lower learning rate or --clip-grad"
+            f"the run diverged: {found} holds NaN or infinity, so {path} is not written; go on from the last good "
+            "checkpoint with a lower learning rate or --clip-grad"
         )
     replace_file(path, pack(state), keep_previous=keep_previous)
 
@@ -117,34 +119,43 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from tensors(inner, f"{name}[{number}]")
 
 
-def first_nan(state: Mapping[str, Any]) -> str | None:
-    """Name of the first tensor with a NaN among weights and optimizer state (in a plain state dict: of all)."""
+def first_bad(state: Mapping[str, Any]) -> str | None:
+    """Name of the first tensor with NaN or infinity, among weights and optimizer state where they are told apart."""
     judged = {key: state[key] for key in ("state_dict", "optimizer") if key in state} or state
-    return next((name for name, t in tensors(judged) if t.is_floating_point() and bool(torch.isnan(t).any())), None)
+    return next(
+        (name for name, t in tensors(judged) if t.is_floating_point() and not bool(torch.isfinite(t).all())), None
+    )
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint to the CPU without running any code of it.
 
     Raises:
-        InputError: missing, truncated, not a checkpoint, holding code, or holding NaN.
+        InputError: missing, truncated, not a checkpoint, holding code, or holding NaN or infinity.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} is not a file: name a checkpoint, such as RUN/{CHECKPOINT}")
+    if path.suffix == ".safetensors":
+        raise InputError(f"{path} is an export, not a checkpoint: name a *.pth.tar file (lowbit.load reads both)")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols; what matters is said below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the kinds of damage raise a dozen types; none of them is our fault
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run the file's code
+            reason = "it holds something else, or is cut off"
+        else:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(
             f"{path} is damaged, or no checkpoint of tensors and plain values (a file that holds code is never run): "
             f"{reason}; name another file"
         ) from error
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not the dict that a checkpoint is; name another file")
-    found = first_nan(state)
+    found = first_bad(state)
     if found is not None:
-        raise InputError(f"{path} holds NaN in {found}: that run diverged; name a checkpoint from before")
+        raise InputError(f"{path} holds NaN or infinity in {found}: that run diverged; name a checkpoint from before")
     return state
 
 

@@ -61,6 +61,28 @@ def wrap(objective: Objective, processes: int) -> nn.Module:
     return DistributedDataParallel(objective, find_unused_parameters=True, init_sync=False, **options)
 
 
+MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # of their parameter's shape
+
+
+def load_optimizers(optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> None:
+    """Put back what a checkpoint holds of optimizers.
+
+    Raises:
+        InputError: it holds other ones.
+    """
+    if set(state) != set(optimizers):
+        raise InputError(f"the checkpoint has optimizers {sorted(state)}, this run {sorted(optimizers)}")
+    for name, optimizer in optimizers.items():
+        try:
+            optimizer.load_state_dict(state[name])
+            for parameter, values in optimizer.state.items():
+                shapes = [tuple(values[key].shape) for key in MOMENTS if values.get(key) is not None]
+                if any(shape != tuple(parameter.shape) for shape in shapes):
+                    raise ValueError(f"momentum of shape {shapes} where {tuple(parameter.shape)} is trained")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"the checkpoint's optimizer {name} is another method's: {error}") from error
+
+
 class Engine:
     """Runs batches of one stage.
 
@@ -93,15 +115,7 @@ class Engine:
         self.objective.to(self.device)
         self.optimizers = self.objective.optimizers()
         if optimizer_state is not None:
-            if set(optimizer_state) != set(self.optimizers):
-                raise InputError(
-                    f"the checkpoint has optimizers {sorted(optimizer_state)}, this run {sorted(self.optimizers)}"
-                )
-            for name, optimizer in self.optimizers.items():
-                try:
-                    optimizer.load_state_dict(optimizer_state[name])
-                except (ValueError, KeyError) as error:
-                    raise InputError(f"the checkpoint's optimizer {name} is another method's: {error}") from error
+            load_optimizers(self.optimizers, optimizer_state)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
                 if group.get("schedule", name) not in self.rates:

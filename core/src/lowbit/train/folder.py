@@ -1,5 +1,6 @@
 """The folder of a run: its lock, its files, and whether it may be written to."""
 
+import contextlib
 import errno
 import json
 import logging
@@ -61,6 +62,13 @@ def environment() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         found["git"] = None
     return found
+
+
+class _QuietFile(logging.FileHandler):
+    """A log file on a full disk loses lines; the run itself says what is wrong, once."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Nothing."""
 
 
 class RunFolder:
@@ -178,7 +186,7 @@ class RunFolder:
 
     def _start_log(self) -> None:
         """Every log record of the process goes to `train.log` as well."""
-        handler = logging.FileHandler(self.path / "train.log", delay=True)
+        handler = _QuietFile(self.path / "train.log", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)
         self._log = handler
@@ -206,7 +214,8 @@ class RunFolder:
         """Release the lock and close `train.log`; twice is once."""
         if self._log is not None:
             logging.getLogger().removeHandler(self._log)
-            self._log.close()
+            with contextlib.suppress(OSError):  # a full disk
+                self._log.close()
             self._log = None
         if self._lock is not None:
             self._lock.close()

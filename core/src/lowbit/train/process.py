@@ -42,17 +42,25 @@ def make_accelerator(
         raise InputError(f"--mixed-precision {wanted} is not known: choose one of {', '.join(allowed)}")
     if trackers and folder is None:
         raise InputError("--tracker needs a folder to write to: give --output")
-    only_mps = torch.backends.mps.is_available() and not torch.cuda.is_available()
+    # without being told, accelerate leaves CPU ranks that torchrun started alone, each a run of its own
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    cpu = cpu or kind is None or kind.type == "mps"
     torch.backends.cudnn.deterministic = True  # else a resumed run on a GPU would differ from an unbroken one
     try:
         accelerator = Accelerator(
             mixed_precision=wanted,
-            cpu=cpu or only_mps,
+            cpu=cpu,
             log_with=list(trackers) or None,
             project_dir=folder and str(folder),
         )
     except ValueError as error:  # an unknown tracker
         raise InputError(f"--tracker {' '.join(trackers)}: {error}") from error
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise InputError(
+            f"{started} processes were started (WORLD_SIZE) and {accelerator.num_processes} found each other: start "
+            "them with torchrun or accelerate launch"
+        )
     missing = len(set(trackers)) - len(accelerator.log_with)
     if missing:
         raise InputError(f"--tracker {' '.join(trackers)}: not installed here; install it or leave it out")

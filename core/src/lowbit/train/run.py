@@ -46,6 +46,7 @@ class Run:
         resume: a checkpoint's content (`read_checkpoint`, `newest_good`) to go on from.
         probes: called on all processes after each epoch, with the finished epoch's clock (`step == steps_per_epoch`);
             what they return makes the `eval` line. A probe that is not due returns {}.
+        options: of the training (rates, decay, chosen pictures); a run is resumed with the same.
         header: entries of every checkpoint: `format`, `package`, `arch`, ...
         extra: the method's own entries, asked for at each save.
         prefixes: beginnings of `state_dict` keys in the objective -> in the file; the longest that fits is taken.
@@ -63,6 +64,7 @@ class Run:
     log_every: int = 50
     resume: Mapping[str, Any] | None = None
     probes: Sequence[Probe] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
     extra: Callable[[Objective], Mapping[str, Any]] | None = None
     prefixes: Mapping[str, str] = field(default_factory=dict)

@@ -48,3 +48,10 @@ def clear() -> None:
     """Forget a request, for a program that goes on after `Stopped` (a notebook, tests)."""
     global _requested
     _requested = False
+
+
+def ignore() -> None:
+    """Ignore further signals: the program ends anyway, and Python restores their defaults, which kill, as it does."""
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
