@@ -2,14 +2,12 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.datasets import CIFAR10
 
 from bsq import planes
 from bsq.activation import quantize_bsq_activations_
@@ -26,82 +24,8 @@ from bsq.convert import (
 )
 from bsq.forms import BIAS, WEIGHT
 from bsq.size import size
-from lowbit.models.create import create_model
 
 EXACT = 1e-8  # of the maximum; 1e-14 was seen
-
-
-def filled_net(recorded: Any) -> nn.Module:
-    """The net filled by the formula of golden/README (m is stored)."""
-    model, m = create_model("cifar_resnet20_1x1"), float(recorded["network"]["formula.m"])
-    state = model.state_dict()
-    for k, (key, _, dtype) in enumerate(recorded.json("keys")["float"]):
-        old = state[key.removeprefix("module.")]
-        wave = torch.sin(0.7 * torch.arange(old.numel(), dtype=torch.float64) + m * k + 0.1).reshape(old.shape)
-        if "int" in dtype:
-            new = torch.zeros_like(old)
-        elif old.dim() > 1:
-            new = (2 / (old.numel() / old.shape[0])) ** 0.5 * wave
-        elif key.endswith(("bias", "running_mean")):
-            new = 0.1 * wave
-        else:
-            new = 1 + 0.1 * wave
-        old.copy_(new)
-    return model
-
-
-def formula_pictures(recorded: Any) -> tuple[Tensor, Tensor]:
-    arrays = recorded["network"]
-    labels = arrays["formula.labels"].long()
-    i = torch.arange(len(labels) * 3072, dtype=torch.float64)
-    x = torch.sin(float(arrays["formula.c"]) * i * i + float(arrays["formula.s"])).float()
-    assert torch.allclose(x[:8], arrays["formula.x_first8"].float(), atol=1e-6)
-    return x.reshape(-1, 3, 32, 32).double(), labels
-
-
-def real_pictures(recorded: Any, root: Path, split: str) -> tuple[Tensor, Tensor]:
-    facts = recorded.json("network")["pictures"]
-    start, stop = facts[f"{split}_index_range"]
-    data = CIFAR10(str(root), train=split == "train")
-    raw = torch.as_tensor(data.data[start:stop]).permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(facts[f"normalise_{key}"]).reshape(3, 1, 1) for key in ("mean", "std"))
-    x = (raw.float() / 255 - mean) / std
-    means = recorded["network"][f"{split}_picture_means"]
-    assert torch.allclose(x.mean((1, 2, 3)).double(), means.double(), atol=1e-5)
-    labels = torch.tensor(data.targets[start:stop])
-    assert torch.equal(labels, recorded["network"][f"{split}_labels"].long())
-    return x.double(), labels
-
-
-class Who:
-    """One recorded network with its pictures for evaluation and training."""
-
-    def __init__(self, name: str, net: Callable[[], nn.Module], test: Any, train: Any) -> None:
-        self.name, self.net, self.test, self.train = name, net, test, train
-
-
-@pytest.fixture(scope="module", params=["formula", pytest.param("authors", marks=pytest.mark.data)])
-def who(request: pytest.FixtureRequest, recorded: Any) -> Who:
-    if request.param == "formula":
-        pictures = formula_pictures(recorded)
-        return Who("formula", lambda: filled_net(recorded), pictures, pictures)
-    root = request.getfixturevalue("cifar10_root")
-    state = torch.load(request.getfixturevalue("authors_resnet20"), map_location="cpu", weights_only=True)["state_dict"]
-
-    def net() -> nn.Module:
-        model = create_model("cifar_resnet20_1x1")
-        model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
-        return model
-
-    return Who("authors", net, real_pictures(recorded, root, "test"), real_pictures(recorded, root, "train"))
-
-
-def with_bits(net: nn.Module, act: int, bits: int | None = 8, widths: Any = None) -> nn.Module:
-    """Converted in float32, then cast."""
-    quantize_bsq_activations_(net, act)
-    if bits is not None:
-        to_bits_(net, bits, widths=widths)
-    return net.double().eval()
 
 
 @torch.no_grad()
@@ -109,14 +33,14 @@ def check_logits(model: nn.Module, x: Tensor, theirs: Tensor, near: Callable, wh
     near(model(x)[: len(theirs)], theirs, what, EXACT)
 
 
-def test_logits_of_the_converted_net(recorded: Any, near: Callable, who: Who) -> None:
+def test_logits_of_the_converted_net(recorded: Any, near: Callable, who: Any) -> None:
     arrays = recorded["network"]
     for prefix in recorded.cases("network", rf"{who.name}\.f64\.convert\d+\.act\d+\."):
         bits, act = map(int, re.findall(r"\d+", prefix.removeprefix(f"{who.name}.f64")))
         x, theirs = who.test[0], arrays[f"{prefix}quant.logits"]
         if f"{prefix}float.logits" in arrays:
-            check_logits(with_bits(who.net(), act, None), x, arrays[f"{prefix}float.logits"], near, f"{prefix}float")
-        model = with_bits(who.net(), act, bits)
+            check_logits(who.converted(act, None), x, arrays[f"{prefix}float.logits"], near, f"{prefix}float")
+        model = who.converted(act, bits)
         check_logits(model, x, theirs, near, prefix)
         if f"{prefix}finetune_form.logits" not in arrays:
             continue
@@ -126,7 +50,7 @@ def test_logits_of_the_converted_net(recorded: Any, near: Callable, who: Who) ->
         check_logits(to_bit_form_(model), x, theirs, near, f"{prefix}bit form again")
 
 
-def test_codes_scales_and_counts(recorded: Any, near: Callable, who: Who) -> None:
+def test_codes_scales_and_counts(recorded: Any, near: Callable, who: Any) -> None:
     facts, model = recorded.json("network"), who.net()
     to_bits_(model, 8)
     check_codes(model, facts["codes"][who.name])
@@ -157,7 +81,7 @@ def check_codes(model: nn.Module, facts: dict[str, Any]) -> None:
             assert layer.biasscale.item() == theirs["biasscale"]
 
 
-def test_given_widths(recorded: Any, near: Callable, who: Who) -> None:
+def test_given_widths(recorded: Any, near: Callable, who: Any) -> None:
     arrays, facts = recorded["network"], recorded.json("network")["dict"]
     x = who.test[0][:5] if who.name == "authors" else who.test[0]
     model = to_bits_(who.net(), 8, widths=facts["given"])
@@ -167,29 +91,35 @@ def test_given_widths(recorded: Any, near: Callable, who: Who) -> None:
     assert size(model).compression == pytest.approx(facts["compression_after_to_finetune"], rel=1e-12)
     quantize_bsq_activations_(model, 4)
     check_logits(model.double().eval(), x, arrays[f"{who.name}.f64.dict.quant.logits"], near, "dict")
-    float_net = with_bits(who.net(), 4, None)
+    float_net = who.converted(4, None)
     check_logits(float_net, x, arrays[f"{who.name}.f64.dict.float.logits"], near, "float")
     if f"{who.name}.f64.dict_bias0.quant.logits" in arrays:
         given = facts["given"] | {"fc": [facts["given"]["fc"][0], 0]}
-        model = with_bits(who.net(), 4, 8, given)
+        model = who.converted(4, 8, given)
         assert nbit_dict(model)["fc"] == facts["fc_result_when_bias_width_0_given"]
         check_logits(model, x, arrays[f"{who.name}.f64.dict_bias0.quant.logits"], near, "bias 0")
 
 
-def test_the_authors_widths_load_and_a_dead_layer_reads_as_0(recorded: Any) -> None:
+def test_the_authors_widths_load_and_a_dead_layer_reads_as_0(
+    recorded: Any, filled_net: Callable[[], nn.Module]
+) -> None:
     facts = recorded.json("network")["dict"]
-    source = to_bits_(filled_net(recorded), 8, widths=facts["given"])
-    target = to_bits_(filled_net(recorded), 8)
+    source = to_bits_(filled_net(), 8, widths=facts["given"])
+    target = to_bits_(filled_net(), 8)
     load_bits_(target, source.state_dict(), facts["result"])  # says 1 for the dead layer
     assert nbit_dict(target) == nbit_dict(source) == facts["result_after_to_finetune"]
 
 
-def test_training_steps(recorded: Any, near: Callable, who: Who) -> None:
-    """Five steps of SGD on everything with the clamp on bit planes alone; gradients of every parameter at the first."""
+@pytest.mark.slow
+def test_training_steps(recorded: Any, near: Callable, who: Any) -> None:
+    """Five steps of SGD on everything with the clamp on bit planes alone; gradients of every parameter at the first.
+
+    Through autograd and torch's SGD; what trains is held to the same numbers in test_objective.py.
+    """
     arrays, settings = recorded["network"], recorded.json("network")["train_settings"]
     for prefix in recorded.cases("network", rf"{who.name}\.f64\.train\.bitplane_clamp[a-z_0-9]*\."):
         act = int((re.findall(r"_pact(\d+)", prefix) or ["4"])[0])
-        model = with_bits(who.net(), act).train()
+        model = who.converted(act).train()
         requantize_(prune_(model))
         total, layers = size(model).weights, bit_layers(model)
         (x, labels), record = who.train, {"ce": [], "reg_over_TP": [], "scales": []}

@@ -47,6 +47,25 @@ def test_packed_size_weights_and_logits(tmp_path: Path, bits: int, widths: Any, 
     assert read_recipe(path)["note"] == "kept"
 
 
+@pytest.mark.data
+@pytest.mark.parametrize(("bits", "widths"), [(8, None), (3, None), (8, MIXED)], ids=["8", "3", "mixed"])
+def test_the_authors_net(tmp_path: Path, authors_resnet20: Path, bits: int, widths: Any) -> None:
+    state = torch.load(authors_resnet20, map_location="cpu", weights_only=True)["state_dict"]
+    model, path = create_model("cifar_resnet20_1x1"), tmp_path / "net.safetensors"
+    model.load_state_dict({key.removeprefix("module."): value for key, value in state.items()})
+    to_bits_(quantize_bsq_activations_(model, 4), bits, widths=widths).eval()
+    written, found = save_packed(model, path, {"arch": "cifar_resnet20_1x1"}), size(model)
+    assert written == path.stat().st_size <= 1.05 * (found.bits_signed / 8 + 4 * (found.float_values + found.scales))
+    loaded = load_packed(path)
+    for name, layer in bit_layers(model).items():
+        plain: Any = loaded.get_submodule(name)
+        assert torch.equal(plain.weight, layer.effective()), name
+        assert plain.bias is None or torch.equal(plain.bias, layer.effective_bias()), name
+    x = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(loaded(x), model(x), rtol=0, atol=1e-5)
+
+
 def test_finetune_form_and_running_ranges_are_packed_too(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_model("cifar_resnet8_1x1", num_classes=4)

@@ -81,7 +81,8 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
     """
     options = session.options
     kept, held = _split(session)
-    loader = Loader(kept, phase.recipes[0], global_batch=sgd.train_batch, seed=options.seed, **session.loader_options())
+    common = {**session.loader_options(), "dtype": session.dtype}
+    loader = Loader(kept, phase.recipes[0], global_batch=sgd.train_batch, seed=options.seed, **common)
     stage = Stage(phase.objective, sgd.epochs, {"main": milestones(sgd.lr, sgd.schedule, sgd.gamma)})
     chosen_by = "top1" if held is None else "val_top1"
     run = Run(

@@ -165,6 +165,7 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
 def configure_logging(package: str) -> None:
     """Our log lines and errors of others go to stderr (ranks above 0: no notes); stdout is the record."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's C++ advises every rank against what the loop needs
     root = logging.getLogger()
     if not any(isinstance(handler, _Stderr) for handler in root.handlers):
         handler = _Stderr()
