@@ -127,6 +127,7 @@ def test_damaged_checkpoints(
         (("cifar_prune_STE", *NET, "--max-bits", "layer9*=4"), "layer9"),
         (("cifar_prune_STE", *NET, "--max-bits", "17"), "17"),
         (("cifar_prune_STE", *NET, "--min-bits", "x"), "x"),
+        (("cifar_prune_STE", *NET, "--min-bits", "fc=5", "--max-bits", "4"), "layer fc"),
         (("cifar_prune_STE", *NET, "--thre", "nan"), "nan"),
         (("cifar_prune_STE", *NET, "--decay", "-1"), "--decay"),
         (("cifar_prune_STE", *NET, "--evaluate"), "--model"),

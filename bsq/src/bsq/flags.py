@@ -164,6 +164,7 @@ def nbits_option(**more: Any) -> Decorator:
 
 def prune_options() -> Decorator:
     """How widths are found, as `bits: PruneOptions`."""
+    widths: dict[str, Any] = {**PATTERNS, "metavar": "[PATTERN=]N", "show_default": True}
     options: list[Decorator] = [
         nbits_option(help="Magnitude bits of a net that is not in bit form yet."),
         click.option(
@@ -179,8 +180,8 @@ def prune_options() -> Decorator:
         ),
         click.option("--decay", type=Real(0), default=0.01, show_default=True, help="Strength of the group lasso."),
         click.option("--L1", "lasso", is_flag=True, help="Switch the group lasso on."),
-        click.option("--max-bits", **{**PATTERNS, "metavar": "[PATTERN=]N"}, default=("8",), show_default=True),
-        click.option("--min-bits", **{**PATTERNS, "metavar": "[PATTERN=]N"}, default=("1",), show_default=True),
+        click.option("--max-bits", **widths, default=("8",), help="Widths grow up to N; wider layers do not shrink."),
+        click.option("--min-bits", **widths, default=("1",), help="Dropping empty planes leaves at least N."),
     ]
     keys = {"nbits": "bits", "interval": "interval", "thre": "threshold", "decay": "decay", "lasso": "lasso"}
     return gathered("bits", PruneOptions, options, {**keys, "max_bits": "max_bits", "min_bits": "min_bits"})

@@ -125,6 +125,20 @@ class PruneOptions:
         """Layer name -> the fewest bits."""
         return widths_of("--min-bits", self.min_bits, 1, names)
 
+    def check(self, names: Sequence[str]) -> None:
+        """Whether every layer's floor is at most its ceiling.
+
+        Raises:
+            InputError: the first layer where it is not.
+        """
+        ceiling, floor = self.ceiling(names), self.floor(names)
+        for name in names:
+            if floor(name) > ceiling(name):
+                raise InputError(
+                    f"--min-bits {floor(name)} is more than --max-bits {ceiling(name)} for layer {name}: lower the one "
+                    "or raise the other"
+                )
+
 
 def widths_of(flag: str, given: Sequence[str], default: int, names: Sequence[str]) -> Callable[[str], int]:
     """`N` and `PATTERN=N` as a function of layer names.

@@ -149,6 +149,7 @@ def _train(
     net = student(session, prune_(model))
     watch = Watch(session, recipes[1], head)
     names = list(bit_layers(net))
+    bits.check(names)
     objective = BitSparsity(
         net,
         sgd,
