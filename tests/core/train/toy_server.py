@@ -70,6 +70,12 @@ def arm(settings: Mapping[str, Any], objective: Objective) -> None:
     objective.after_batch = after_batch  # type: ignore[method-assign]
 
 
+def limit_files(s: Mapping[str, Any]) -> None:
+    """As on a full disk, writing more than `largest_file` bytes fails, for real."""
+    if "largest_file" in s:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (s["largest_file"], s["largest_file"]))
+
+
 def work(s: Mapping[str, Any]) -> None:
     """One process of one run."""
     torch.set_num_threads(1)
@@ -94,8 +100,7 @@ def work(s: Mapping[str, Any]) -> None:
         dtype=dtype,
     )
     path = Path(s["folder"])
-    if "largest_file" in s:  # as on a full disk, writing more fails
-        resource.setrlimit(resource.RLIMIT_FSIZE, (s["largest_file"], s["largest_file"]))
+    limit_files(s)
     folder = RunFolder(path, locked=False)
     found = newest_good(path) if s.get("resume") else None
 
@@ -151,13 +156,14 @@ def save_until_killed(s: Mapping[str, Any]) -> None:
         if not frame.f_code.co_filename.endswith("train/checkpoint.py"):
             return None
         if event == "line":
-            if lines == s["at"]:
+            if lines == s.get("at"):
                 os.kill(os.getpid(), signal.SIGKILL)
             lines += 1
         return trace
 
+    limit_files(s)
     sys.settrace(trace)
-    write_checkpoint(Path(s["folder"]) / "checkpoint.pth.tar", {"step": s["step"], "w": torch.zeros(1000)})
+    write_checkpoint(Path(s["file"]), {"step": s.get("step"), "w": torch.zeros(s.get("numbers", 1000))})
     sys.settrace(None)
 
 
