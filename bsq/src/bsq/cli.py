@@ -137,8 +137,9 @@ def export(options: RunOptions, net: NetOptions, format: str) -> None:
 
 @cli.command("demo")
 @flags.shared_options(output=Path("runs/bsq-demo"), data=False, training=False)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="For everything.")
 def demo(options: RunOptions) -> int:
-    """Train a small net on the digits, convert it to 8, 4 and 3 bits; a table, a picture, result.json."""
+    """The digits: a small float net, 8, 4 and 3 bits, then BSQ and fine-tuning; tables, a picture, result.json."""
     from bsq import demo
 
     return demo.demo(options)

@@ -1,7 +1,9 @@
-"""`bsq demo`: the digits, a small float net, its conversion to 8, 4 and 3 bits; a table, a picture, `result.json`.
+"""`bsq demo`: the digits; a small float net, its conversion to 8, 4 and 3 bits, and BSQ from the 8 bits on.
 
-Useful means: the trained backbone beats a random-weight one by 10 points under the same probe (nearest class mean of
-the features in front of the last layer, which needs no training of its own). Otherwise the demo ends with 1.
+BSQ trains in bits with re-quantisations until the net has a twelfth of its bits, then fine-tunes it. Tables, a picture,
+`result.json`. Useful means: the trained backbone beats a random-weight one by 10 points under the same probe (nearest
+class mean of the features in front of the last layer, which needs no training of its own). Otherwise the demo ends
+with 1.
 
 One thread: so small a net gains nothing from more, and the table is then the same for any number of cores.
 """
@@ -20,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bsq import run, train
-from bsq.options import ActOptions, NetOptions, SgdOptions, WidthOptions
+from bsq import finetune, nets, prune, report, run, train
+from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
 from bsq.session import RECIPES
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader
@@ -34,8 +36,12 @@ from lowbit.train.folder import RunFolder
 
 ARCH = "cifar_resnet8_1x1"
 NET = NetOptions(arch=ARCH, dataset="digits", test_batch=60)
-SGD = SgdOptions(epochs=12, train_batch=64, lr=0.1, schedule=(7, 10), weight_decay=1e-4)
-BITS = (8, 4, 3)
+ACTS = ActOptions(bits=4)
+FLOAT = SgdOptions(epochs=12, train_batch=64, lr=0.1, schedule=(7, 10), weight_decay=1e-4)
+BITS = (8, 4, 3)  # converted without training; BSQ starts from the first
+PRUNE = SgdOptions(epochs=20, train_batch=64, lr=0.1, schedule=(14,), weight_decay=1e-4)
+SEARCH = PruneOptions(interval=5, target=12.0)
+TUNE = SgdOptions(epochs=10, train_batch=64, lr=0.02, schedule=(6, 8), weight_decay=1e-4)
 NEEDED = 10.0  # points between the trained and the random-weight backbone
 
 
@@ -75,23 +81,29 @@ def demo(options: RunOptions) -> int:
     torch.set_num_threads(1)
     where = options.output or Path("runs/bsq-demo")
     options = replace(options, overwrite=options.overwrite or _is_demo(where), resume=None)
-    config = {"command": "demo", **asdict(options), **asdict(NET), "sgd": asdict(SGD)}
+    config = {
+        "command": "demo",
+        **asdict(options),
+        **asdict(NET),
+        "float": asdict(FLOAT),
+        "prune": asdict(PRUNE),
+        "search": asdict(SEARCH),
+        "tune": asdict(TUNE),
+    }
     with RunFolder.open(where, config, overwrite=options.overwrite) as folder:
-        stages = replace(options, overwrite=True)
-        float_run = replace(stages, output=folder.path / "float")
-        quietly("training the float net", float_run, lambda: train.train(float_run, NET, SGD))
-        checkpoint = folder.path / "float" / "checkpoint.pth.tar"
-        trained = class_means_top1(load(checkpoint))
+        stages = Stages(replace(options, overwrite=True), folder.path)
+        rows = [stages.float(), *(stages.converted(bits) for bits in BITS), *stages.bsq()]
+        trained = class_means_top1(load(folder.path / "float/checkpoint.pth.tar"))
         torch.manual_seed(options.seed)
         random = class_means_top1(create_model(ARCH, num_classes=10))
-        rows = [_float_row(folder.path / "float")]
-        rows += [_convert(replace(stages, output=folder.path / f"bits{bits}"), checkpoint, bits) for bits in BITS]
-        lines = list(table(rows))
+        layers = stages.layers()
+        lines = [*table(rows), "", *layer_table(layers)]
         (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        draw(rows, folder.path / "demo.png")
+        draw(rows, layers, folder.path / "demo.png")
         useful = trained - random >= NEEDED
         probe = {"probe_top1": trained, "probe_top1_random": random, "probe_needed": NEEDED, "useful": useful}
-        facts = {"top1_float": rows[0]["top1"], "rows": rows, "seed": options.seed, "global_batch": SGD.train_batch}
+        facts = {"top1_float": rows[0]["top1"], "rows": rows, "layers": layers, "seed": options.seed}
+        facts["global_batch"] = FLOAT.train_batch
         folder.write_result({**facts, **probe, "seconds": time.perf_counter() - start})
     verdict = f"nearest class mean: trained backbone {trained:.2f} %, random weights {random:.2f} %"
     verdict += "" if useful else f": less than {NEEDED:g} points apart, so this demo shows nothing"
@@ -107,35 +119,79 @@ def _is_demo(folder: Path) -> bool:
         return False
 
 
-def quietly(what: str, options: RunOptions, stage: Callable[[], object]) -> None:
-    """Run a stage with its record in `record.txt` of its folder instead of stdout."""
-    sys.stderr.write(f"{what} …\n")
-    record = StringIO()
-    with redirect_stdout(record):
-        stage()
-    assert options.output is not None
-    (options.output / "record.txt").write_text(record.getvalue(), encoding="utf-8")
+class Stages:
+    """The demo's commands, each in a folder of its own with its record in `record.txt`."""
+
+    def __init__(self, options: RunOptions, folder: Path) -> None:
+        self.options, self.folder = options, folder
+
+    def run(self, name: str, what: str, stage: Callable[[RunOptions], object]) -> dict[str, Any]:
+        """Run one command into the folder `name`; returns its `result.json`, if it has one."""
+        sys.stderr.write(f"{what} …\n")
+        record, path = StringIO(), self.folder / name
+        with redirect_stdout(record):
+            stage(replace(self.options, output=path))
+        (path / "record.txt").write_text(record.getvalue(), encoding="utf-8")
+        result = path / "result.json"
+        return json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
+
+    def net(self, name: str) -> NetOptions:
+        """The net that a stage ended with."""
+        return replace(NET, model=self.folder / name / "checkpoint.pth.tar")
+
+    def packed(self, name: str) -> int:
+        """Bytes of a stage's net as a packed file."""
+        self.run(f"{name}/packed", f"packing {name}", lambda options: run.export(options, self.net(name)))
+        return (self.folder / name / "packed/packed.safetensors").stat().st_size
+
+    def float(self) -> dict[str, Any]:
+        """Train the float net; a row of the table, as the others."""
+        result = self.run("float", "training the float net", lambda options: train.train(options, NET, FLOAT))
+        size = (self.folder / "float/backbone.safetensors").stat().st_size
+        return {"variant": "float", "act": None, "top1": result["top1"], "loss": result["loss"], "bytes": size}
+
+    def converted(self, bits: int) -> dict[str, Any]:
+        """The float net at `bits` bits in all layers."""
+        name, start = f"bits{bits}", self.net("float")
+        result = self.run(
+            name,
+            f"converting to {bits} bits",
+            lambda options: run.convert(options, start, ACTS, WidthOptions(bits=bits)),
+        )
+        return self.row(f"{bits} bits", name, result)
+
+    def bsq(self) -> Iterator[dict[str, Any]]:
+        """The net that bit training found, and its fine-tuned form."""
+        start = self.net(f"bits{BITS[0]}")
+        said = f"training in bits down to 1/{SEARCH.target:g}"
+        found = self.run("bsq", said, lambda options: prune.prune(options, start, ACTS, PRUNE, SEARCH))
+        yield self.row("BSQ", "bsq", found)
+        tuned = self.run(
+            "finetune", "fine-tuning", lambda options: finetune.finetune(options, self.net("bsq"), ACTS, TUNE)
+        )
+        yield self.row("BSQ, fine-tuned", "finetune", tuned)
+
+    def row(self, variant: str, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+        """A row of the table out of a stage's results and its packed size."""
+        kept = {key: result[key] for key in ("top1", "loss", *RATIOS)}
+        return {"variant": variant, "act": ACTS.bits, **kept, "bytes": self.packed(name)}
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Each layer of the fine-tuned net: bits, percent of ones per plane, bytes of its codes with their signs."""
+        model, recipe = nets.read_bits(self.net("finetune"))
+        return [
+            {
+                "layer": name,
+                "weights": layer["weights"],
+                "bits": layer["bits"],
+                "ones_percent": layer["ones_percent"]["weight"],
+                "bytes": layer["bytes"],
+            }
+            for name, layer in report.describe(model, recipe["input_size"])["layers"].items()
+        ]
 
 
-def _float_row(folder: Path) -> dict[str, Any]:
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    size = (folder / "backbone.safetensors").stat().st_size
-    return {"variant": "float", "act": None, "top1": result["top1"], "loss": result["loss"], "bytes": size}
-
-
-def _convert(options: RunOptions, checkpoint: Path, bits: int) -> dict[str, Any]:
-    """Convert and export; a row of the table."""
-    net, acts, widths = replace(NET, model=checkpoint), ActOptions(), WidthOptions(bits=bits)
-    quietly(f"converting to {bits} bits", options, lambda: run.convert(options, net, acts, widths))
-    assert options.output is not None
-    result = json.loads((options.output / "result.json").read_text(encoding="utf-8"))
-    packed = replace(options, output=options.output.with_name(f"packed{bits}"))
-    source = NetOptions(arch=ARCH, model=options.output / "checkpoint.pth.tar")
-    quietly("packing", packed, lambda: run.export(packed, source))
-    assert packed.output is not None
-    size = (packed.output / "packed.safetensors").stat().st_size
-    kept = ("top1", "loss", "compression", "compression_signed", "compression_all")
-    return {"variant": f"{bits} bits", "act": acts.bits, **{name: result[name] for name in kept}, "bytes": size}
+RATIOS = ("compression", "compression_signed", "compression_all")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -148,21 +204,32 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {row['variant']} | {act} | {row['top1']:.2f} | {' | '.join(ratios)} | {row['bytes']:,} |"
 
 
-RATIOS = ("compression", "compression_signed", "compression_all")
+def layer_table(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What BSQ found, as a Markdown table."""
+    yield "| layer after BSQ | weights | bits | % of ones per plane, most significant first | bytes |"
+    yield "|---|---|---|---|---|"
+    for row in layers:
+        ones = " ".join(f"{percent:.1f}" for percent in row["ones_percent"])
+        yield f"| {row['layer']} | {row['weights']:,} | {row['bits']} | {ones} | {row['bytes']:,} |"
 
 
-def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Accuracy and file size by variant."""
+def draw(rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Accuracy and file size by variant, bits by layer."""
     from matplotlib.figure import Figure
 
-    names = [row["variant"] for row in rows]
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    names = [row["variant"].replace(", ", ",\n") for row in rows]
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
     for axes, values, label in (
         (left, [row["top1"] for row in rows], "top-1 on the test digits, %"),
-        (right, [row["bytes"] / 1000 for row in rows], "file, kB"),
+        (middle, [row["bytes"] / 1000 for row in rows], "file, kB"),
     ):
         bars = axes.bar(names, values)
         axes.bar_label(bars, fmt="%.1f")
         axes.set(ylabel=label)
+        axes.tick_params("x", labelsize=8)
+    bars = right.barh([row["layer"] for row in layers], [row["bits"] for row in layers])
+    right.bar_label(bars)
+    right.invert_yaxis()
+    right.set(xlabel="magnitude bits after BSQ")
     figure.savefig(path, dpi=120)

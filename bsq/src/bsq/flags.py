@@ -180,8 +180,15 @@ def prune_options() -> Decorator:
         ),
         click.option("--decay", type=Real(0), default=0.01, show_default=True, help="Strength of the group lasso."),
         click.option("--L1", "lasso", is_flag=True, help="Switch the group lasso on."),
+        click.option(
+            "--target-compression",
+            "target",
+            type=Real(1, 32, min_open=True),
+            help="Adapt --decay so that the net ends at this compression (signs not counted); --L1 is then implied.",
+        ),
         click.option("--max-bits", **widths, default=("8",), help="Widths grow up to N; wider layers do not shrink."),
         click.option("--min-bits", **widths, default=("1",), help="Dropping empty planes leaves at least N."),
     ]
     keys = {"nbits": "bits", "interval": "interval", "thre": "threshold", "decay": "decay", "lasso": "lasso"}
+    keys |= {"target": "target"}
     return gathered("bits", PruneOptions, options, {**keys, "max_bits": "max_bits", "min_bits": "min_bits"})

@@ -187,8 +187,10 @@ class BitLayer(nn.Module):
         return self
 
     @torch.no_grad()
-    def change_planes_(self, change: Callable[[Planes], Planes]) -> Self:
-        """Apply a function of `bsq.planes` (requantize, prune) to weight and bias; parameters become new ones.
+    def change_planes_(self, change: Callable[[Planes], Planes], *tensors: Keys) -> Self:
+        """Apply a function of `bsq.planes` (requantize, prune) to weight and bias, or to the tensors that are named.
+
+        Parameters become new ones.
 
         Raises:
             ValueError: the layer is not in bit form.
@@ -196,7 +198,7 @@ class BitLayer(nn.Module):
         if self.form != "bit":
             raise ValueError("only planes can be re-quantised or pruned; call to_bits_() first")
         self.detach_()
-        for keys in self.tensors:
+        for keys in tensors or self.tensors:
             self._set_planes(keys, change(self.planes(keys)))
         return self
 

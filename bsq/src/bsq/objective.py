@@ -10,7 +10,7 @@ shortcuts); strength 0 means no lasso instead of a crash; in fine-tuning only th
 the last layer's bias takes part.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from bsq import target
 from bsq.convert import Width, bit_layers, nbit_dict, ones_per_plane, prune_, requantize_
 from bsq.options import SgdOptions
 from bsq.sgd import PlaneSGD
@@ -44,6 +45,7 @@ class BitSparsity(Objective):
         threshold: percent of the weights below which a plane is dropped at the intervals.
         ceiling: the most magnitude bits that a layer, by name, may grow to.
         floor: the fewest that dropping leaves it.
+        aim: compression that the strength is adapted to reach; None: it is constant.
         watch: evaluates the student around a re-quantisation (`top1`); its values enter the `requantize` record.
     """
 
@@ -61,11 +63,12 @@ class BitSparsity(Objective):
         ceiling: Width,
         floor: Width,
         watch: Watch,
+        aim: target.Aim | None = None,
     ) -> None:
         super().__init__()
         self.student, self.sgd, self.strength = student, sgd, strength
         self.interval, self.threshold = interval, threshold
-        self.ceiling, self.floor, self.watch = ceiling, floor, watch
+        self.ceiling, self.floor, self.watch, self.aim = ceiling, floor, watch, aim
         self._planes: PlaneSGD | None = None
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -91,9 +94,11 @@ class BitSparsity(Objective):
         assert batch.label is not None and self._planes is not None
         logits = self.student(batch.views[0])
         ce = F.cross_entropy(logits, batch.label)
-        reg = self._planes.lasso().to(ce.dtype)
+        reg, alpha = self._planes.lasso().to(ce.dtype), self._planes.strength
         parts = {"ce": ce.detach(), "reg": reg, "top1": top1(logits.detach(), batch.label)}
-        return Out(ce + self.strength * reg, parts)
+        if self.aim is not None:
+            parts["alpha"] = torch.tensor(alpha)
+        return Out(ce + alpha * reg, parts)
 
     def reg(self) -> float:
         """The group lasso of the planes as they are, divided by TP."""
@@ -101,6 +106,15 @@ class BitSparsity(Objective):
         total = sum(layer.numel(keys) for layer in layers for keys in layer.tensors)
         with torch.no_grad():
             return sum(layer.group_lasso().item() for layer in layers) / total
+
+    def after_batch(self, clock: Clock, carries: Sequence[Any]) -> None:
+        """Adapt the strength where there is an aim."""
+        total = clock.epochs * clock.steps_per_epoch
+        if self.aim is None or self._planes is None:
+            return
+        if (clock.done + 1) % max(total // target.MOMENTS, 1) == 0:
+            now = target.compression_now(bit_layers(self.student), self.ceiling)
+            self._planes.strength = self.aim.strength(now, (clock.done + 1) / total)
 
     def begin_epoch(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> bool:
         """Re-quantise and drop planes where the interval says so."""
@@ -110,20 +124,27 @@ class BitSparsity(Objective):
         return True
 
     def end_stage(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> None:
-        """The final re-quantisation, which drops empty planes alone."""
-        self._requantize(clock, 0.0)
+        """The final re-quantisation, which drops empty planes alone, and what is left to an aim."""
+        self._requantize(clock, 0.0, last=True)
 
-    def _requantize(self, clock: Clock, threshold: float) -> None:
+    def _requantize(self, clock: Clock, threshold: float, last: bool = False) -> None:
         before = self.watch(clock, self.student, "before")
+        if self._planes is not None:
+            self.strength, self._planes = self._planes.strength, None
         requantize_(self.student, self.ceiling)
         prune_(self.student, threshold, self.floor)
-        self._planes = None
+        found: dict[str, Any] = {}
+        if self.aim is not None:
+            found = {"alpha": self.strength, "compression_found": size(self.student).compression}
+            if last:
+                target.meet_(bit_layers(self.student), self.aim.target, self.floor, self.ceiling)
         after = self.watch(clock, self.student, "after")
         self.records.append(
             {
                 "event": "requantize",
                 **{f"{name}_before": value for name, value in before.items()},
                 **after,
+                **found,
                 "compression": size(self.student).compression,
                 "bits": nbit_dict(self.student),
                 "ones": ones_per_plane(self.student),

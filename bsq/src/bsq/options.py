@@ -106,6 +106,7 @@ class PruneOptions:
         interval: epochs between re-quantisations (`--Prun_Int`); 0: only at the end.
         threshold: percent of the weights (`--thre`).
         decay: alpha, the group lasso's strength. lasso: `--L1`, which switches it on.
+        target: compression (signs not counted) that `decay` is adapted to reach; None: it is constant.
         max_bits, min_bits: ceiling and floor, `N` for all layers or `PATTERN=N`; the last that fits a layer holds.
     """
 
@@ -114,6 +115,7 @@ class PruneOptions:
     threshold: float = 0.0
     decay: float = 0.01
     lasso: bool = False
+    target: float | None = None
     max_bits: tuple[str, ...] = ("8",)
     min_bits: tuple[str, ...] = ("1",)
 

@@ -14,6 +14,7 @@ from bsq.phase import Phase, run_phase, student
 from bsq.report import summary
 from bsq.session import Session, figures
 from bsq.size import size
+from bsq.target import Aim
 from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores
 from lowbit.options import RunOptions
@@ -150,18 +151,22 @@ def _train(
     watch = Watch(session, recipes[1], head)
     names = list(bit_layers(net))
     bits.check(names)
+    first, aim = size(net).compression, None
+    if bits.target is not None:
+        aim = Aim(bits.decay, first, bits.target)
+        aim.check(bit_layers(net), bits.floor(names))
     objective = BitSparsity(
         net,
         sgd,
-        strength=bits.decay if bits.lasso else 0.0,
+        strength=bits.decay if bits.lasso or aim is not None else 0.0,
         interval=bits.interval,
         threshold=bits.threshold,
         ceiling=bits.ceiling(names),
         floor=bits.floor(names),
         watch=watch,
+        aim=aim,
     )
     at_start: dict[str, float] = {}
-    first = size(net).compression
 
     def start(folder: RunFolder | None) -> None:
         watch.folder = folder

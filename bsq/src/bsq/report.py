@@ -44,13 +44,17 @@ def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
 
     Returns:
         `summary`; `layers`: {name: numbers of weights and biases, their magnitude bits, stored bits of a weight,
-        percent of ones per plane (most significant first), whether all planes are binary (re-quantised), MACs, BOPs};
+        percent of ones per plane (most significant first), whether all planes are binary (re-quantised), MACs, BOPs,
+        bytes};
         and `cost`: MACs, BOPs and bytes of the whole net (`lowbit.cost`).
     """
     to_bit_form_(model)
     channels, height, width = input_size
     costs = cost(model, (channels, height, width))
-    work = {row.name: {"macs": row.macs, "bops": row.bops, "input_bits": row.act_bits} for row in costs.layers}
+    work = {
+        row.name: {"macs": row.macs, "bops": row.bops, "bytes": row.bytes, "input_bits": row.act_bits}
+        for row in costs.layers
+    }
     layers, ones = {}, ones_per_plane(model)
     for name, layer in bit_layers(model).items():
         bits = layer.bits(WEIGHT)

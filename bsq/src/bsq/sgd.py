@@ -52,6 +52,15 @@ class PlaneSGD(Optimizer):
             self.state[leaf] = {"p": torch.zeros_like(p), "n": torch.zeros_like(n), "scale": torch.zeros_like(scale)}
         self._norms = self._all_norms()
 
+    @property
+    def strength(self) -> float:
+        """The group lasso's weight; a part of the optimizer's state."""
+        return float(self.param_groups[0]["strength"])
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self.param_groups[0]["strength"] = value
+
     @torch.no_grad()
     def _all_norms(self) -> list[Tensor]:
         return [planes.group_norms(*layer.planes(keys)[:2]) for layer, keys in self.slots]
