@@ -1,9 +1,6 @@
 """`convert`, `cifar_finetune --evaluate`, `export`: records, counts, widths, activations, files of other layouts."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,23 +202,11 @@ def test_any_timm_classifier_on_an_image_folder(image_folder: Path, bsq: Bsq, tm
     assert lowbit.load(out / "checkpoint.pth.tar")(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
 
 
-def test_two_processes_evaluate_what_one_does(digits_run: Path, tmp_path: Path) -> None:
+def test_two_processes_evaluate_what_one_does(digits_run: Path, processes: Any, tmp_path: Path) -> None:
     """Whole batches go to processes, so ranges of batches and figures are those of one process; one of them writes."""
-    model = str(digits_run / "bits8/checkpoint.pth.tar")
-    args = ("cifar_finetune", *NET, "--model", model, "--evaluate", "--bin", "-c", str(tmp_path / "e"))
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "USE_LIBUV": "0"}
-    common |= {"MASTER_PORT": str(20000 + os.getpid() % 20000), "ACCELERATE_USE_CPU": "true"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "bsq", *args],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate()[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
+    model = digits_run / "bits8/checkpoint.pth.tar"
+    args = ("cifar_finetune", *NET, "--model", model, "--evaluate", "--bin", "-c", tmp_path / "e")
+    done = processes.start(args, world=2).wait(0, 0)
     one, two = (json.loads((f / "result.json").read_text()) for f in (digits_run / "bits8", tmp_path / "e"))
     assert one["top1"] == two["top1"] and one["loss"] == pytest.approx(two["loss"], abs=1e-6)
-    assert said[0].count("Accuracy") == 3 and said[1] == ""
+    assert done.said(0).count("Accuracy") == 3 and done.said(1) == ""

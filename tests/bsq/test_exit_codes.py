@@ -11,7 +11,6 @@ import pytest
 import torch
 from click.testing import Result
 
-from bsq.cli import main
 from lowbit.train.folder import RunFolder
 
 Bsq = Callable[..., Result]
@@ -67,6 +66,9 @@ def damage(kind: str, runs: Path) -> None:
     elif kind == "other shapes":
         tensors = {**state["state_dict"], "module.bn1.weight": torch.ones(7)}
         torch.save({**state, "state_dict": tensors}, bad)
+    elif kind == "integers":
+        tensors = {**state["state_dict"], "module.bn1.weight": torch.ones(16, dtype=torch.int64)}
+        torch.save({**state, "state_dict": tensors}, bad)
     else:
         raise ValueError(kind)
 
@@ -78,7 +80,7 @@ def refused(result: Result, folder: Path, kept: set[str]) -> str:
 
 
 KINDS = ("truncated", "empty", "text", "tensor", "foreign", "other package", "code", "bare pickle", "NaN")
-NETS = ("another net", "other shapes")  # of --dict only the widths are read
+NETS = ("another net", "other shapes", "integers")  # of --dict only the widths are read
 
 
 @pytest.mark.parametrize(
@@ -206,10 +208,15 @@ def test_a_folder_that_another_run_holds(bsq: Bsq, tmp_path: Path) -> None:
         assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock"}
 
 
-def test_as_a_process(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_a_process(digits_run: Path, processes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m bsq`, with what is wrong before torch is imported; then all of it (a console script is `main`)."""
     monkeypatch.chdir(tmp_path)
     damage("code", digits_run)
-    assert callable(main)  # the console script is this function
-    done = subprocess.run([sys.executable, "-m", "bsq", *CONVERT], capture_output=True, text=True, check=False)
+    line = ("convert", *NET, "-c", tmp_path / "out", "--model", tmp_path / "bad.tar")
+    program = [sys.executable, "-m", "bsq", *map(str, line), "--Nbits", "0"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    started = processes.start((*line, "--Nbits", 8)).wait(2)
+    assert started.said() == "" and "bad.tar" in started.said(stream="err")
+    assert started.said(stream="err").count("\n") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"bad.tar"}

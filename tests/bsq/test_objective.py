@@ -1,7 +1,7 @@
 """BSQ's two objectives driven by hand, as the loop does: the original's training traces, autograd, clamps, memory."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -27,15 +27,6 @@ TRACES = r"{}\.f64\.train\.bitplane_clamp[a-z_0-9]*\."
 CLOCK = Clock(0, 0, 1, 0, 1, 0)
 MIXED = {"conv1": [8, 0], "layer1.0.conv1": [1, 0], "layer2.0.conv2": [0, 0], "layer3.0.conv1": [5, 0], "fc": [3, 6]}
 PLANES = ("pweight", "nweight", "pbias", "nbias")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine two threads wait for each other: these small layers take six times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def sparsity(model: nn.Module, strength: float = 0.01, **sgd: float) -> BitSparsity:
@@ -75,16 +66,21 @@ def some_pictures(count: int = 16) -> tuple[Tensor, Tensor]:
 
 
 def test_training_traces_of_the_original(recorded: Any, near: Callable, who: Any) -> None:
+    """All of them on the formula's net and pictures; the beginning of one on the authors', of 128 real pictures."""
     cases = recorded.cases("network", TRACES.format(who.name))
-    check_traces(cases[:1] if who.name == "authors" else cases, recorded, near, who)  # half a minute each
+    if who.name == "authors":
+        check_traces(cases[:1], recorded, near, who, steps=2)
+    else:
+        check_traces(cases, recorded, near, who)
 
 
 @pytest.mark.slow
-def test_further_training_traces(recorded: Any, near: Callable, who: Any) -> None:
-    check_traces(recorded.cases("network", TRACES.format(who.name))[1:], recorded, near, who)
+def test_whole_training_traces(recorded: Any, near: Callable, who: Any) -> None:
+    check_traces(recorded.cases("network", TRACES.format(who.name)), recorded, near, who)
 
 
-def check_traces(prefixes: Sequence[str], recorded: Any, near: Callable, who: Any) -> None:
+def check_traces(prefixes: Sequence[str], recorded: Any, near: Callable, who: Any, steps: int | None = None) -> None:
+    """Against the original's, of whole traces or of their first steps."""
     arrays, settings = recorded["network"], recorded.json("network")["train_settings"]
     for prefix in prefixes:
         act = int((re.findall(r"_pact(\d+)", prefix) or ["4"])[0])
@@ -92,7 +88,7 @@ def check_traces(prefixes: Sequence[str], recorded: Any, near: Callable, who: An
         objective = sparsity(model, settings["decay"], **{k: settings[k] for k in ("lr", "momentum", "weight_decay")})
         optimizers, layers, (x, labels) = objective.optimizers(), bit_layers(model), who.train
         record: dict[str, list[Any]] = {"ce": [], "reg_over_TP": [], "total": [], "scales": []}
-        for number in range(settings["steps"]):
+        for number in range(steps or settings["steps"]):
             before = {name: tensor.clone() for name, tensor in model.named_parameters()}
             out = step(objective, optimizers, x, labels)
             if number == 0:
@@ -102,7 +98,9 @@ def check_traces(prefixes: Sequence[str], recorded: Any, near: Callable, who: An
             record["total"].append(out.loss.item())
             record["scales"].append([layer.scale.item() for layer in layers.values()])
         for key, values in record.items():
-            near(torch.tensor(values, dtype=torch.float64), arrays[prefix + key], prefix + key, EXACT)
+            near(torch.tensor(values, dtype=torch.float64), arrays[prefix + key][:steps], prefix + key, EXACT)
+        if steps is not None:
+            continue
         for planes, key in zip(layers["conv1"].planes(WEIGHT), ("conv1.p", "conv1.n"), strict=False):
             near(planes[: len(arrays[prefix + key])], arrays[prefix + key], prefix + key, EXACT)
         check_unclamped(model, arrays, prefix, near)

@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -103,22 +103,13 @@ def test_dry_run_prints_the_plan_and_writes_nothing(bsq: Bsq, tmp_path: Path) ->
     assert not list(tmp_path.iterdir())
 
 
-def test_sigterm_to_the_program(tmp_path: Path) -> None:
-    """As a process, once: the module entry, the handlers that `main` installs, and 75 as its own exit code."""
-    args = ("train", *NET, "--epochs", "100000", "-c", str(tmp_path / "run"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "bsq", *args],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("event"):
-                process.send_signal(signal.SIGTERM)
-                break
-        process.stderr.read()
-    assert process.returncode == 75
+def test_sigterm_to_the_program(processes: Any, tmp_path: Path) -> None:
+    """As a process: the handlers that `main` installs, and 75 as its own exit code."""
+    started = processes.start(("train", *NET, "--epochs", 100000, "-c", tmp_path / "run"))
+    for _ in range(1200):
+        if "event" in started.said(stream="err"):
+            break
+        time.sleep(0.05)
+    os.kill(started.pids[0], signal.SIGTERM)
+    started.wait(75)
     assert (tmp_path / "run/checkpoint.pth.tar").exists()

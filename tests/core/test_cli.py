@@ -142,3 +142,11 @@ def test_an_interrupt_before_anything_ran() -> None:
 
     result = run("wait")
     assert result.exit_code == 75
+
+
+def test_a_wrong_command_line_is_told_once_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        result = run("go", "--lr", "2")
+        assert (result.exit_code, result.stderr.count("\n")) == (2, lines)
+        assert "a bad value" in run("end", "input").stderr  # which others may not have found

@@ -35,6 +35,11 @@ WEIGHT = Keys("pweight", "nweight", "scale", "weight", "dense_weight")
 BIAS = Keys("pbias", "nbias", "biasscale", "bias", "dense_bias")
 
 
+def plane_by_plane(planes: Tensor) -> Tensor:
+    """The same (..., N) with each plane contiguous in memory."""
+    return planes.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
 class BitLayer(nn.Module):
     """What BitConv2d and BitLinear share: the tensors. A base class, since the planes' keys sit on the layer itself.
 
@@ -140,7 +145,7 @@ class BitLayer(nn.Module):
                 assert parameter is not None
                 parameter.requires_grad_(False)
                 if parameter.dim():
-                    parameter.data = parameter.data.movedim(-1, 0).contiguous().movedim(0, -1)
+                    parameter.data = plane_by_plane(parameter.data)
             self.register_parameter(keys.dense, nn.Parameter(planes.reconstruct(*self.planes(keys))))
 
     @torch.no_grad()

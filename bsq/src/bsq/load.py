@@ -20,7 +20,7 @@ from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
 from lowbit.quant.activation import ActivationConfig, QuantActivation, quantizers
-from lowbit.train.checkpoint import read_checkpoint
+from lowbit.train.checkpoint import check_kinds, read_checkpoint
 
 FORMAT = 1
 PREFIX = "module."  # the authors', in files
@@ -164,7 +164,10 @@ def load_float_(model: nn.Module, saved: Saved, path: Path | str) -> nn.Module:
     _check_alphas(state, model, path, may_lack=True)
     own = {key: value for key, value in model.state_dict().items() if key.endswith(".alpha")}
     try:
+        check_kinds(state, model.state_dict())
         model.load_state_dict({**own, **state})
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except RuntimeError as error:
         text = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
         raise InputError(f"{path} does not fit the net: {text[:400]}; check --arch and --dataset") from error
@@ -194,6 +197,7 @@ def load_planes_(model: nn.Module, saved: Saved, path: Path | str) -> nn.Module:
         raise InputError(f"{path} does not fit the net, which has no layer {missing[0]!r}; check --arch")
     to_bits_(model, 1, include=list(saved.widths), exclude=())
     try:
+        check_kinds(saved.state, model.state_dict())
         return load_bits_(model, with_ranges(saved.state, model), saved.widths)
     except InputError as error:
         raise InputError(f"{path}: {error}; check --arch and --dataset") from error

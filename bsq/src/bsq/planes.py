@@ -190,7 +190,8 @@ def prune(planes: Planes, threshold: float = 0.0, at_least: int = 1) -> Planes:
 
 def group_norms(p: Tensor, n: Tensor) -> Tensor:
     """sqrt(1e-8 + ||p_i||^2 + ||n_i||^2) of every plane i, (N,)."""
-    p2, n2 = (x.movedim(-1, 0).flatten(1).square().sum(1) for x in (p, n))
+    rows = (x.movedim(-1, 0).flatten(1) for x in (p, n))
+    p2, n2 = (torch.linalg.vecdot(row, row) for row in rows)
     return (p2 + n2 + 1e-8).sqrt()
 
 

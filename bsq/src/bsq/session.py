@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -59,12 +60,13 @@ class Session:
     test: Pictures
 
     def __init__(self, options: RunOptions, net: NetOptions, *inputs: Path | None) -> None:
-        if options.output is not None:
-            again = {"resume": options.resume is not None, "overwrite": options.overwrite}
-            RunFolder.check(options.output, **again, inputs=(net.model, *inputs))
         self.options, self.net = options, net
         self.dtype = torch.float64 if net.float64 else torch.float32
         self.accelerator = make_accelerator(options.mixed_precision, options.trackers, options.output)
+        if options.output is not None:
+            again = {"resume": options.resume is not None, "overwrite": options.overwrite}
+            check = partial(RunFolder.check, options.output, **again, inputs=(net.model, *inputs))
+            on_main(self.accelerator, check)
         self.chosen: dict[str, list[int]] = {}
         self._sets: dict[str, Pictures] = {}
         self._seen: tuple[str, Scores] | None = None

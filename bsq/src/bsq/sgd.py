@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bsq import planes
-from bsq.forms import BitLayer, Keys
+from bsq.forms import BitLayer, Keys, plane_by_plane
 
 CEILING = 2.0  # a bit may grow to 2, which is how a width grows at re-quantisation (Sec. 3.3)
 
@@ -73,6 +73,12 @@ class PlaneSGD(Optimizer):
         ]
         return torch.stack(sums).sum() / self.total
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As every optimizer; the momentum comes to lie plane by plane, as the planes do."""
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            state.update({name: plane_by_plane(state[name]) for name in ("p", "n")})
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move planes and scales by the gradients of the dense leaves, and refresh the leaves."""
@@ -98,7 +104,6 @@ class PlaneSGD(Optimizer):
 
 def _move(plane: Tensor, moved: Tensor, g: Tensor, reach: Tensor, pull: Tensor, group: dict[str, Any]) -> None:
     """One set of planes (..., N): momentum, step, clamp; the planes' axis first, where their memory has it."""
-    x, m = plane.movedim(-1, 0), moved.movedim(-1, 0)
-    shape = (-1, *(1,) * g.dim())
-    m.mul_(group["momentum"]).addcmul_(g.unsqueeze(0), reach.view(shape)).addcmul_(x, pull.view(shape))
+    x, m = (tensor.movedim(-1, 0).view(len(reach), -1) for tensor in (plane, moved))
+    m.addr_(reach, g.flatten(), beta=group["momentum"]).addcmul_(x, pull.unsqueeze(1))
     x.sub_(m, alpha=group["lr"]).clamp_(0, CEILING)

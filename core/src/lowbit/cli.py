@@ -131,9 +131,9 @@ class Group(click.Group):
             code = result if isinstance(result, int) else EXIT_DONE
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else self.name
-            code = fail(f"{error.format_message()} ({command} --help lists what is allowed)")
+            code = fail(f"{error.format_message()} ({command} --help lists what is allowed)", usage=True)
         except click.ClickException as error:
-            code = fail(error.format_message())
+            code = fail(error.format_message(), usage=True)
         except InputError as error:
             code = fail(str(error))
         except (Stopped, click.Abort, KeyboardInterrupt) as stop:
@@ -142,9 +142,14 @@ class Group(click.Group):
         sys.exit(code)
 
 
-def fail(message: str) -> int:
-    """Print a one-line error; returns the exit code of bad input."""
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+def fail(message: str, *, usage: bool = False) -> int:
+    """Print a one-line error, once for all processes that find it; returns the exit code of bad input.
+
+    A wrong command line (`usage`) is told by the first process of each machine, since all were given the same.
+    """
+    process = sys.modules.get("lowbit.train.process")  # not imported: this process has not met others yet
+    if os.environ.get("LOCAL_RANK", "0") == "0" if usage else process is None or process.first_to_say(message):
+        click.echo(f"error: {' '.join(message.split())}", err=True)
     return EXIT_INPUT
 
 

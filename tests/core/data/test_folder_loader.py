@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +151,45 @@ def test_too_many_unreadable_pictures_are_an_error(folder: FolderPictures, worke
     with pytest.raises(InputError, match=r"of 30 pictures of made-up are unreadable, the last .*; at most 0.05"):
         list(Loader(folder, VIEWS, global_batch=8, seed=1, workers=workers, max_corrupt=0.05).epoch(0))
     assert no_workers_left()
+
+
+def test_unreadable_pictures_are_counted_once_over_loaders(folder: FolderPictures) -> None:
+    damage(folder, 3, 10, 20)
+    for _ in range(2):  # three of thirty is what is tolerated, however often they are met
+        list(Loader(folder, VIEWS, global_batch=8, seed=1, max_corrupt=0.1).epoch(0))
+        list(EvalLoader(folder, imagenet_eval(24, 28), batch_size=10, max_corrupt=0.1))
+    assert folder.unreadable.add(20) == (False, 3) and folder.unreadable.add(0) == (True, 4)
+    assert folder.subset(torch.arange(5)).unreadable.add(0) == (True, 1)
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """A group whose store several loaders share, as the processes of a run do."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_ranks_count_unreadable_pictures_together(folder: FolderPictures, caplog: pytest.LogCaptureFixture) -> None:
+    damage(folder, 3, 10, 20)
+
+    def rank(number: int, limit: float, epochs: int = 3) -> None:
+        own = FolderPictures(folder.name, folder.classes, folder.paths, folder.labels)
+        loader = Loader(own, VIEWS, global_batch=10, seed=1, rank=number, world=2, max_corrupt=limit)
+        for epoch in range(epochs):
+            list(loader.epoch(epoch))
+
+    with caplog.at_level(logging.WARNING):
+        rank(0, 0.1)
+        rank(1, 0.1)
+    assert sorted(record.args[0] for record in caplog.records) == [folder.paths[i] for i in (3, 10, 20)]  # type: ignore[index]
+    whole = folder.subset(torch.arange(30))
+    damage(whole, 1)
+    with pytest.raises(InputError, match="4 of 30 pictures of made-up are unreadable"):
+        rank(0, 0.1)
+        rank(1, 0.1)
+    assert whole.unreadable.add(3) == (False, 4)  # this process had not met it, another had
 
 
 def test_no_readable_picture_at_all_is_an_error(folder: FolderPictures) -> None:

@@ -6,13 +6,13 @@ import torch
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tv
+from torchvision.transforms.v2 import functional as tv
 
 from lowbit.data.geometry import Geometry, Keep, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.hashing import Draws
 from lowbit.errors import InputError
 
-N = 4000
+N = 1500
 
 
 def sizes(height: int, width: int, n: int = N) -> tuple[np.ndarray, np.ndarray]:
@@ -81,20 +81,16 @@ def test_a_worker_shows_what_torchvision_shows(geometry: RandomResizedCrop) -> N
     for row in geometry.draw(Draws(np.arange(8), 1, 0), *sizes(50, 61, 8)):
         mode = InterpolationMode(geometry.interpolation)
         expected = tv.resized_crop(image, *(int(v) for v in row[:4]), [geometry.side] * 2, mode)
-        expected = tv.hflip(expected) if row[8] else expected
+        expected = tv.horizontal_flip(expected) if row[8] else expected
         assert np.array_equal(np.array(geometry.picture(image, row)), np.array(expected))
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 61), (61, 50), (333, 500), (8, 8)])
-def test_center_crop_is_torchvisions(height: int, width: int) -> None:
+def test_a_worker_shows_torchvisions_center_crop(height: int, width: int) -> None:
     geometry, image = ResizedCenterCrop(36, 32), Image.fromarray(photo(height, width))
     (row,) = geometry.draw(Draws(np.arange(1), 0, 0), *sizes(height, width, 1))
     expected = tv.center_crop(tv.resize(image, [36]), [32])
     assert np.array_equal(np.array(geometry.picture(image, row)), np.array(expected))
-    x = torch.from_numpy(photo(height, width)).permute(2, 0, 1)[None]
-    floats = tv.center_crop(tv.resize(x / 255, [36], antialias=True), [32])
-    ours = geometry.batch(x, row[None], 255, torch.float32)
-    torch.testing.assert_close(ours, floats, rtol=0, atol=1e-5)
 
 
 def test_keep_keeps() -> None:

@@ -14,7 +14,7 @@ from lowbit.data.batch import Batch
 from lowbit.data.chunks import parts
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import MemoryPictures
-from lowbit.data.recipe import CIFAR10, Recipe, cifar_train, imagenet_eval, plain, ssl_views
+from lowbit.data.recipe import CIFAR10, Recipe, cifar_train, imagenet_eval, imagenet_train, plain, ssl_views
 from lowbit.errors import InputError
 
 VIEWS = ssl_views(32, CIFAR10, blur=True)
@@ -96,6 +96,17 @@ def test_the_number_of_threads_changes_nothing(memory: MemoryPictures, threads: 
             torch.testing.assert_close(torch.stack(batch.views), torch.stack(other.views), rtol=0, atol=1e-12)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("recipe", [VIEWS, cifar_train(), imagenet_train(32, interpolation="bicubic")])
+def test_the_size_of_parts_changes_nothing(
+    memory: MemoryPictures, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = list(Loader(memory, recipe, global_batch=101, seed=1, n_views=2).epoch(0))
+    monkeypatch.setattr("lowbit.data.chunks.LARGEST", 20000)
+    assert len(parts(101, 2 * 101 * 3072, 1)) > 30
+    for batch, other in zip(Loader(memory, recipe, global_batch=101, seed=1, n_views=2).epoch(0), whole, strict=True):
+        torch.testing.assert_close(torch.stack(batch.views), torch.stack(other.views), rtol=0, atol=1e-6)
 
 
 def test_parts_cover_a_batch() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torchvision.transforms import functional as tv
+from torchvision.transforms.v2 import functional as tv
 
 from lowbit.data.geometry import Keep, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.hashing import Draws
@@ -14,6 +14,7 @@ from lowbit.data.recipe import (
     CIFAR10,
     IMAGENET,
     ColorJitter,
+    Colour,
     RandomBlur,
     RandomGrayscale,
     Recipe,
@@ -33,14 +34,18 @@ def bytes_(n: int, side: int = 32) -> torch.Tensor:
 
 def run(recipe: Recipe, x: torch.Tensor, draws: Draws, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     out = torch.empty(len(draws.views), len(x), 3, *recipe.geometry.size(*x.shape[2:]), dtype=dtype)
-    recipe.batch_(out, x, 255, draws)
+    recipe.batch_(out, x, 255, recipe.draw_geometry(draws, *x.shape[2:]), recipe.draw_colour(draws))
     return out
+
+
+def apply(operation: Colour, x: torch.Tensor, draws: Draws) -> torch.Tensor:
+    return operation.batch(x.clone(), operation.draw(draws))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_plain_is_torchvisions_to_the_last_bit(dtype: torch.dtype) -> None:
-    x = bytes_(9)
-    expected = tv.normalize(x.to(dtype).div(255), *CIFAR10)  # ToTensor divides bytes by 255
+    x = bytes_(9)  # which ToTensor divides by 255
+    expected = tv.normalize(x.to(dtype).div(255), list(CIFAR10.mean), list(CIFAR10.std))
     assert torch.equal(run(plain(CIFAR10), x, Draws(np.arange(9), 0, 0), dtype)[0], expected)
 
 
@@ -48,9 +53,9 @@ def test_cifar_train_is_crop_flip_normalise_to_the_last_bit() -> None:
     x, recipe, draws = bytes_(30), cifar_train(), Draws(np.arange(30), 5, 2)
     table = recipe.geometry.draw(draws.of("geometry"), np.full(30, 32.0), np.full(30, 32.0)).astype(int)
     for i, (top, left, flip) in enumerate(table):
-        expected = tv.crop(tv.pad(x[i], [4, 4, 4, 4]), top, left, 32, 32)
-        expected = tv.hflip(expected) if flip else expected
-        expected = tv.normalize(expected.float().div(255), *CIFAR10)
+        expected = tv.crop(tv.pad(x[i], [4, 4, 4, 4]), int(top), int(left), 32, 32)
+        expected = tv.horizontal_flip(expected) if flip else expected
+        expected = tv.normalize(expected.float().div(255), list(CIFAR10.mean), list(CIFAR10.std))
         assert torch.equal(run(recipe, x, draws)[0, i], expected)
 
 
@@ -72,19 +77,19 @@ def test_float64_and_float32_make_the_same_draws() -> None:
 def test_jitter_strengths_and_probability() -> None:
     n = 3000
     draws, x = Draws(np.arange(n), 0, 0), torch.full((n, 3, 1, 1), 0.5)
-    changed = ColorJitter(brightness=0.4, contrast=0, saturation=0, hue=0)(x.clone(), draws) != x
+    changed = apply(ColorJitter(brightness=0.4, contrast=0, saturation=0, hue=0), x, draws) != x
     assert abs(changed.any(1).float().mean() - 0.8) < 5 * math.sqrt(0.16 / n)
-    factor = (ColorJitter(0.4, 0, 0, 0, p=1)(x.clone(), draws) / x)[:, 0, 0, 0]
+    factor = (apply(ColorJitter(0.4, 0, 0, 0, p=1), x, draws) / x)[:, 0, 0, 0]
     assert 0.6 <= factor.min() < 0.605 and 1.395 < factor.max() <= 1.4 and abs(factor.mean() - 1) < 0.02
 
 
 def test_grayscale_and_blur_happen_as_often_as_they_should() -> None:
     n = 2000
     draws, x = Draws(np.arange(n), 0, 0), torch.rand(n, 3, 8, 8)
-    gray = RandomGrayscale()(x.clone(), draws)
+    gray = apply(RandomGrayscale(), x, draws)
     hit = (gray[:, 0] == gray[:, 1]).flatten(1).all(1)
     assert abs(hit.float().mean() - 0.2) < 5 * math.sqrt(0.16 / n) and torch.equal(gray[~hit], x[~hit])
-    blurred = RandomBlur(sigma=(0.5, 2.0))(x.clone(), draws)
+    blurred = apply(RandomBlur(sigma=(0.5, 2.0)), x, draws)
     hit = (blurred != x).flatten(1).any(1)
     assert abs(hit.float().mean() - 0.5) < 5 * math.sqrt(0.25 / n)
 

@@ -1,10 +1,10 @@
 """Toy runs in processes of their own, and how two of them are compared."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ class ToyRun:
 
     def __init__(self, server: "ToyServer", folder: Path, pids: list[int]) -> None:
         self.server, self.folder, self.pids = server, folder, pids
+        self.codes: list[int] | None = None
 
     def wait(self) -> list[int]:
-        return self.server.ask({"wait": self.pids})["codes"]
+        if self.codes is None:
+            self.codes = self.server.ask({"wait": self.pids})["codes"]
+        return self.codes
 
     def said(self, rank: int = 0) -> str:
         return Path(f"{self.folder}.{rank}.txt").read_text()
@@ -30,15 +33,9 @@ class ToyRun:
 class ToyServer:
     """Starts toy runs (see toy_server.py)."""
 
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.cache: dict[str, Path] = {}
-        program = Path(__file__).resolve().parent / "toy_server.py"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "error::UserWarning:lowbit", str(program)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
+    def __init__(self, base: Path, process: "subprocess.Popen[str]") -> None:
+        self.base, self.process = base, process
+        self.cache: dict[str, ToyRun] = {}
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin is not None and self.process.stdout is not None
@@ -49,19 +46,27 @@ class ToyServer:
     def start(self, folder: Path, **settings: Any) -> ToyRun:
         return ToyRun(self, folder, self.ask({"folder": str(folder), **settings})["pids"])
 
+    def finished(self, *started: ToyRun) -> Path:
+        """Wait for runs to end; every process has to leave with 0. The first one's folder."""
+        for run in started:
+            codes = run.wait()
+            assert set(codes) == {0}, f"{codes}: {run.said()[-3000:]}"
+        return started[0].folder
+
     def run(self, folder: Path, **settings: Any) -> Path:
-        """Run to the end; every process has to leave with 0."""
-        started = self.start(folder, **settings)
-        codes = started.wait()
-        assert set(codes) == {0}, f"{codes}: {started.said()[-3000:]}"
-        return folder
+        """Run to the end."""
+        return self.finished(self.start(folder, **settings))
+
+    def begin(self, **settings: Any) -> None:
+        """Start what `unbroken` will be asked for, so that it runs beside what the test does."""
+        key = json.dumps(settings, sort_keys=True)
+        if key not in self.cache:
+            self.cache[key] = self.start(self.base / f"unbroken{len(self.cache)}", **settings)
 
     def unbroken(self, **settings: Any) -> Path:
         """The folder of a run that nothing disturbed, made once."""
-        key = json.dumps(settings, sort_keys=True)
-        if key not in self.cache:
-            self.cache[key] = self.run(self.base / f"unbroken{len(self.cache)}", **settings)
-        return self.cache[key]
+        self.begin(**settings)
+        return self.finished(self.cache[json.dumps(settings, sort_keys=True)])
 
     def files(self) -> str:
         """A folder for picture files."""
@@ -70,14 +75,31 @@ class ToyServer:
         return str(folder)
 
 
+SERVER = pytest.StashKey["subprocess.Popen[str]"]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the server that is going to be used: its imports take 5 s, beside the tests before."""
+    if not session.config.option.collectonly and any(
+        "toys" in getattr(item, "fixturenames", ()) for item in session.items
+    ):
+        program = Path(__file__).resolve().parent / "toy_server.py"
+        session.config.stash[SERVER] = subprocess.Popen(
+            [sys.executable, "-W", "error::UserWarning:lowbit", str(program)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"},
+        )  # fmt: skip
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    with config.stash.get(SERVER, contextlib.nullcontext()) as process:
+        if process is not None:  # it ends with its stdin, and `with` waits for it
+            process.stdin.close()
+
+
 @pytest.fixture(scope="session")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToyServer]:
-    server = ToyServer(tmp_path_factory.mktemp("toys"))
-    yield server
-    assert server.process.stdin is not None and server.process.stdout is not None
-    server.process.stdin.close()
-    server.process.stdout.close()
-    server.process.wait()
+def toys(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> ToyServer:
+    return ToyServer(tmp_path_factory.mktemp("toys"), pytestconfig.stash[SERVER])
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:

@@ -119,6 +119,12 @@ def damaged(state: dict[str, Any], kind: str) -> dict[str, Any]:
         state["state_dict"] = {"module.other": torch.zeros(3)}
     elif kind == "shape":
         state["state_dict"]["student.weight"] = torch.zeros(7, 5)
+    elif kind == "integers":
+        state["state_dict"]["student.weight"] = state["state_dict"]["student.weight"].long()
+    elif kind == "complex":
+        state["state_dict"]["student.bias"] = state["state_dict"]["student.bias"] + 1j
+    elif kind == "momentum":
+        state["optimizer"]["main"]["state"][0]["momentum_buffer"] = torch.zeros(4, 5, dtype=torch.int32)
     elif kind == "optimizer":
         state["optimizer"]["main"]["param_groups"].append({"params": [2]})
     elif kind == "optimizers":
@@ -139,6 +145,9 @@ def damaged(state: dict[str, Any], kind: str) -> dict[str, Any]:
     [
         ("weights", "do not fit this net"),
         ("shape", "do not fit this net"),
+        ("integers", r"student.weight holds integers \(int64\) where the net has floats"),
+        ("complex", r"student.bias holds complex numbers \(complex64\) where the net has floats"),
+        ("momentum", "optimizer main is another method's: its momentum is no floats"),
         ("optimizer", "optimizer main is another method's"),
         ("optimizers", r"has optimizers \['main', 'second'\]"),
         ("arch", "arch is other, this run's a"),

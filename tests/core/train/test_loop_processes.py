@@ -14,13 +14,20 @@ def tolerance(toy: str) -> float:
     return ADAM if toy == "two_optimizers" else EXACT
 
 
-@pytest.mark.parametrize("bn", [False, True], ids=["plain", "bn"])
+@pytest.mark.parametrize(
+    ("world", "bn"),
+    [
+        pytest.param(2, False, id="2-plain"),
+        pytest.param(3, True, id="3-bn"),
+        pytest.param(2, True, id="2-bn", marks=pytest.mark.slow),
+        pytest.param(3, False, id="3-plain", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("toy", TOYS)
-@pytest.mark.parametrize("world", [2, 3])
 def test_ranks_equal_one_process(toys: Any, same: Any, tmp_path: Path, toy: str, bn: bool, world: int) -> None:
-    one = toys.unbroken(toy=toy, bn=bn, clip_grad=0.5)
+    toys.begin(toy=toy, bn=bn, clip_grad=0.5)
     several = toys.run(tmp_path / "several", toy=toy, bn=bn, clip_grad=0.5, world=world)
-    same.split(one, several, tolerance(toy))
+    same.split(toys.unbroken(toy=toy, bn=bn, clip_grad=0.5), several, tolerance(toy))
 
 
 @pytest.mark.parametrize("toy", TOYS)
@@ -37,8 +44,17 @@ def test_ranks_and_parts_together(toys: Any, same: Any, tmp_path: Path) -> None:
     same.split(one, several, EXACT)
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_float32(toys: Any, same: Any, tmp_path: Path, world: int) -> None:
     one = toys.unbroken(toy="heads", bn=True, dtype="float32", max_steps=9)
     several = toys.run(tmp_path / "several", toy="heads", bn=True, dtype="float32", max_steps=9, world=world)
     same.split(one, several, 1e-5)
+
+
+def test_what_all_ranks_find_wrong_is_said_once(toys: Any, tmp_path: Path) -> None:
+    """And what one finds alone is said too; without others everything is said."""
+    started = toys.start(tmp_path / "said", call="say", world=3)
+    toys.finished(started)
+    said = [started.said(rank).splitlines()[-2:] for rank in range(3)]
+    assert sorted(lines[0] for lines in said) == ["False True False", "False True False", "True True False"]
+    assert {lines[1] for lines in said} == {"True"}

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,38 @@ def test_a_held_folder_is_refused(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, {}), pytest.raises(InputError, match="another run is writing there"):
         RunFolder.open(tmp_path, {}, resume=True)
     RunFolder.open(tmp_path, {}, resume=True).close()
+
+
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], "ab") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)  # as RunFolder does; importing it takes 3 s
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no record locks there")
+def test_that_a_folder_is_busy_is_said_first(tmp_path: Path) -> None:
+    """Whatever else is wrong with it, and without disturbing who holds it."""
+    RunFolder.open(tmp_path, {}).close()
+    line = [sys.executable, "-c", HOLD, str(tmp_path / ".lock")]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        before = {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+        for options in ({}, {"resume": True}, {"overwrite": True, "inputs": (tmp_path / "x",)}):
+            for _ in range(2):
+                with pytest.raises(InputError, match="another run is writing there"):
+                    RunFolder.check(tmp_path, **options)
+            with pytest.raises(InputError, match="another run is writing there"):
+                RunFolder(tmp_path)
+        assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+        other.communicate("")
+    assert other.returncode == 0
+    with pytest.raises(InputError, match="holds a run"):
+        RunFolder.check(tmp_path)
+    with RunFolder.open(tmp_path, {}, resume=True), pytest.raises(InputError, match="another run is writing there"):
+        RunFolder.check(tmp_path)
 
 
 def test_a_file_is_refused(tmp_path: Path) -> None:

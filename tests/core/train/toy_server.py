@@ -4,6 +4,7 @@ Request: a run's settings (`run`). Answer: {"pids": [...]}; then {"wait": pids} 
 """
 
 import copy
+import gc
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ from lowbit.train.bn import reestimate_batchnorm_, sync_batchnorm_
 from lowbit.train.checkpoint import newest_good, write_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Run, fit
-from lowbit.train.process import finish, make_accelerator, on_main, stop_agreed
+from lowbit.train.process import finish, first_to_say, make_accelerator, on_main, stop_agreed
 from lowbit.train.protocol import Clock, Objective
 
 PICTURES, CLASSES = 101, 4
@@ -206,6 +207,14 @@ def check_sync_bn(s: Mapping[str, Any]) -> None:
     finish(accelerator)
 
 
+def say(_: Mapping[str, Any]) -> None:
+    """Which ranks are the first to say what all of them say, and what each says alone."""
+    accelerator = make_accelerator("no", cpu=True)
+    print(first_to_say("all"), first_to_say(f"rank {accelerator.process_index}"), first_to_say("all"))
+    finish(accelerator)
+    print(first_to_say("all"))
+
+
 def child(settings: Mapping[str, Any], rank: int, world: int, port: int) -> int:
     """What a command's `main` does with the ends of a run; returns the exit code."""
     os.setpgid(0, 0) if rank == 0 else None
@@ -218,7 +227,7 @@ def child(settings: Mapping[str, Any], rank: int, world: int, port: int) -> int:
     os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO)
     try:
-        {"run": work, "save": save_until_killed, "bn": check_sync_bn}[settings.get("call", "run")](settings)
+        {"run": work, "save": save_until_killed, "bn": check_sync_bn, "say": say}[settings.get("call", "run")](settings)
     except Stopped as stop:
         print(f"Stopped: {stop}")
         return EXIT_STOPPED
@@ -233,6 +242,7 @@ def child(settings: Mapping[str, Any], rank: int, world: int, port: int) -> int:
 
 def main() -> None:
     """Serve until stdin ends."""
+    gc.freeze()  # a collection in a child would copy every page
     port = 20000 + os.getpid() % 20000
     for line in sys.stdin:
         request = json.loads(line)
@@ -249,6 +259,7 @@ def main() -> None:
                 os._exit(code)
             pids.append(pid)
         print(json.dumps({"pids": pids}), flush=True)
+    os._exit(0)  # taking all these modules apart takes 2 s
 
 
 if __name__ == "__main__":

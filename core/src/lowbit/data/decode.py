@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,8 +86,7 @@ class Reader(Dataset[Read]):
             yield int(word % np.uint64(len(self.pictures)))
 
     def _decode(self, index: int, epoch: int, bad: list[tuple[int, str]]) -> tuple[int, Image.Image] | None:
-        candidates = [index, *(self._substitutes(index, epoch) if self.replace else ())]
-        for candidate in candidates:
+        for candidate in chain([index], self._substitutes(index, epoch) if self.replace else ()):
             try:
                 return candidate, read_picture(self.pictures.paths[candidate])
             except UNREADABLE as error:

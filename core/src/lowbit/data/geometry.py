@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lowbit.data.hashing import Draws
-from lowbit.data.resample import Boxes, Interpolation, padded_crop, resized_crop
+from lowbit.data.resample import Boxes, Interpolation, padded_crop, random_resized_crop, resized_crop
 from lowbit.errors import InputError
 
 Table = NDArray[np.float64]
@@ -153,6 +153,10 @@ class RandomResizedCrop(_Resizing):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Interpolation = "bilinear"
     flip: float = 0.5
+
+    def batch(self, x: Tensor, table: Table, white: float, dtype: torch.dtype) -> Tensor:
+        """Floats in [0, 1], (B, 3, side, side)."""
+        return random_resized_crop(x, table, self.side, self.interpolation, white, dtype)
 
     def draw(self, draws: Draws, height: Table, width: Table) -> Table:
         """The columns of `Boxes`: (B, 9). The first of ten boxes that fits is taken, else the largest central one."""

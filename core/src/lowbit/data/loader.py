@@ -16,12 +16,20 @@ from torch import Tensor
 from lowbit.data.batch import Batch
 from lowbit.data.chunks import Run, parallel_chunks
 from lowbit.data.decode import Read, Reader, Task, read_batches
+from lowbit.data.geometry import Table
 from lowbit.data.hashing import Draws, permutation
 from lowbit.data.pictures import FolderPictures, MemoryPictures, Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 
 log = logging.getLogger(__name__)
+DRAWN_AHEAD = 1024  # pictures
+
+
+def _rows(tables: list[Table], part: slice) -> list[Table]:
+    """The rows of some pictures, (V n, k), of tables (V, B, k)."""
+    mine = (table[:, part] for table in tables)
+    return [table.reshape(table.shape[0] * table.shape[1], table.shape[2]) for table in mine]
 
 
 class _Source:
@@ -45,14 +53,12 @@ class _Source:
         self.workers, self.device, self.dtype, self.labels = workers, torch.device(device), dtype, labels
         self.max_corrupt, self.replace = max_corrupt, replace
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.bad: set[int] = set()
 
     def batches(self, tasks: list[Task]) -> Iterator[Batch]:
         """One batch per task; of a folder, unreadable pictures are replaced or left out."""
         with parallel_chunks(self.device) as run:
             if isinstance(self.pictures, MemoryPictures):
-                for task in tasks:
-                    yield self._batch(self._augment_memory(self.pictures, task, run), torch.from_numpy(task.where))
+                yield from self._memory_batches(self.pictures, tasks, run)
                 return
             reader = Reader(self.pictures, self.recipe, self.seed, self.n_views, self.replace)
             reads = read_batches(reader, tasks, self.workers, self.device.type == "cuda")
@@ -72,41 +78,57 @@ class _Source:
         out = torch.empty(shape, device=self.device, dtype=self.dtype, memory_format=self.format)
         return out.view(self.n_views, n, 3, height, width)
 
-    def _augment_memory(self, pictures: MemoryPictures, task: Task, run: Run) -> tuple[Tensor, ...]:
+    def _memory_batches(self, pictures: MemoryPictures, tasks: list[Task], run: Run) -> Iterator[Batch]:
+        """Draws are made for several batches at a time: numpy's calls cost more than its numbers."""
+        ahead = max(1, DRAWN_AHEAD // max(1, len(tasks[0].where))) if tasks else 1
+        for group in (tasks[k : k + ahead] for k in range(0, len(tasks), ahead)):
+            draws = Draws(np.concatenate([t.where for t in group]), self.seed, group[0].epoch, range(self.n_views))
+            tables = [self.recipe.draw_geometry(draws, *pictures.size), *self.recipe.draw_colour(draws)]
+            tables = [table.reshape(self.n_views, len(draws.index), table.shape[1]) for table in tables]
+            start = 0
+            for task in group:
+                mine = [table[:, start : start + len(task.where)] for table in tables]
+                yield self._batch(self._augment_memory(pictures, task, mine, run), torch.from_numpy(task.where))
+                start += len(task.where)
+
+    def _augment_memory(
+        self, pictures: MemoryPictures, task: Task, tables: list[Table], run: Run
+    ) -> tuple[Tensor, ...]:
         images, where = pictures.on(self.device), torch.from_numpy(task.where).to(self.device)
         out = self._new(len(where), *self.recipe.geometry.size(*pictures.size))
 
         def augment(part: slice) -> None:
-            draws = Draws(task.where[part], self.seed, task.epoch, range(self.n_views))
-            self.recipe.batch_(out[:, part], images.index_select(0, where[part]), pictures.white, draws)
+            geometry, *colour = _rows(tables, part)
+            self.recipe.batch_(out[:, part], images.index_select(0, where[part]), pictures.white, geometry, colour)
 
         run(augment, out)
         return out.unbind()
 
     def _augment_read(self, read: Read, epoch: int, run: Run) -> tuple[Tensor, ...]:
-        where, raw = read.where.numpy(), read.views.to(self.device, non_blocking=True)
+        raw = read.views.to(self.device, non_blocking=True)
         out = self._new(raw.shape[1], *raw.shape[3:])
+        draws = Draws(read.where.numpy(), self.seed, epoch, range(self.n_views))
+        tables = [table.reshape(*raw.shape[:2], table.shape[1]) for table in self.recipe.draw_colour(draws)]
 
         def augment(part: slice) -> None:
-            draws = Draws(where[part], self.seed, epoch, range(self.n_views))
-            self.recipe.finish_(out[:, part], raw[:, part].flatten(0, 1), 255, draws)
+            self.recipe.finish_(out[:, part], raw[:, part].flatten(0, 1), 255, _rows(tables, part))
 
         run(augment, out)
         return out.unbind()
 
     def _note(self, pictures: FolderPictures, read: Read) -> None:
         """Name pictures that could not be read, once each, and count them against the limit."""
+        done = "another is shown instead" if self.replace else "it is left out"
         for position, reason in read.bad:
-            if position not in self.bad:
-                self.bad.add(position)
-                done = "another is shown instead" if self.replace else "it is left out"
-                log.warning("unreadable picture %s (%s); %s", pictures.paths[position], reason, done)
-        if len(self.bad) > self.max_corrupt * len(pictures):
-            raise InputError(
-                f"{len(self.bad)} of {len(pictures)} pictures of {pictures.name} are unreadable, the last "
-                f"{pictures.paths[read.bad[-1][0]]}; at most {self.max_corrupt:g} of them may be: repair the data or "
-                "raise --max-corrupt"
-            )
+            first, count = pictures.unreadable.add(position)
+            if first:
+                log.warning("unreadable picture %s (%s), number %d; %s", pictures.paths[position], reason, count, done)
+            if count > self.max_corrupt * len(pictures):
+                raise InputError(
+                    f"{count} of {len(pictures)} pictures of {pictures.name} are unreadable, the last "
+                    f"{pictures.paths[position]}; at most {self.max_corrupt:g} of them may be: repair the data or "
+                    "raise --max-corrupt"
+                )
         if read.error is not None:
             raise InputError(read.error)
 
@@ -130,8 +152,9 @@ class Loader:
         world: number of processes.
         device: where batches are augmented and left.
         dtype: float32 or float64.
-        max_corrupt: tolerated fraction of unreadable files. Each is named in the log and another picture, a function
-            of (seed, epoch, picture), is shown instead.
+        max_corrupt: tolerated fraction of unreadable files, of all that any process has met since it started
+            (`lowbit.data.tally`). Each is named in the log once, and another picture, a function of (seed, epoch,
+            picture), is shown instead.
         labels: False leaves `Batch.label` None.
         channels_last: memory format of the views.
 
@@ -214,7 +237,7 @@ class EvalLoader:
         device: where batches are left.
         dtype: float32 or float64.
         workers: processes that read files.
-        max_corrupt: tolerated fraction of unreadable files; each is named in the log and left out.
+        max_corrupt: tolerated fraction of unreadable files, as for `Loader`; each is named in the log and left out.
         channels_last: memory format of the views.
 
     Raises:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lowbit.data.hashing import words
+from lowbit.data.tally import Tally
 from lowbit.errors import InputError
 
 
@@ -53,6 +54,7 @@ class FolderPictures:
     Attributes:
         name: of the dataset. classes: their names.
         paths: N files. labels: (N,), int64.
+        unreadable: those that could not be read so far, by whichever loader and process.
     """
 
     def __init__(self, name: str, classes: Sequence[str], paths: Sequence[Path], labels: Tensor) -> None:
@@ -60,6 +62,7 @@ class FolderPictures:
         self.classes = tuple(classes)
         self.paths = list(paths)
         self.labels = labels
+        self.unreadable = Tally(self.paths)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -5,16 +5,17 @@ its four operations in an order drawn per picture, as torchvision's ColorJitter 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lowbit.data.colour import JITTER, color_jitter, gaussian_blur, grayscale
-from lowbit.data.geometry import Geometry, Keep, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
+from lowbit.data.colour import JITTER, color_jitter, gaussian_blur, grayscale, jitter_table
+from lowbit.data.geometry import Geometry, Keep, PaddedCrop, RandomResizedCrop, ResizedCenterCrop, Table
 from lowbit.data.hashing import Draws
 from lowbit.data.resample import Interpolation
 from lowbit.errors import InputError
@@ -36,8 +37,12 @@ DIGITS = Channels((0.3053,) * 3, (0.3760,) * 3)
 class Colour(Protocol):
     """A random operation on floats in [0, 1]."""
 
-    def __call__(self, x: Tensor, draws: Draws) -> Tensor:
-        """Apply to (B, 3, H, W); may overwrite it."""
+    def draw(self, draws: Draws) -> Table:
+        """Parameters, (V B, k)."""
+        ...
+
+    def batch(self, x: Tensor, table: Table) -> Tensor:
+        """Apply to (B, 3, H, W) with one row per picture; may overwrite `x`."""
         ...
 
 
@@ -51,19 +56,24 @@ class ColorJitter:
     hue: float = 0.1
     p: float = 0.8
 
-    def __call__(self, x: Tensor, draws: Draws) -> Tensor:
-        """Apply to (B, 3, H, W)."""
+    def draw(self, draws: Draws) -> Table:
+        """The columns of `jitter_table`: (V B, 11)."""
         n = len(JITTER)
         u = draws.uniform(2 * n + 1)
         strength = np.array([self.brightness, self.contrast, self.saturation, self.hue])
         factors = np.array([1.0, 1.0, 1.0, 0.0]) + (2 * u[:, :n] - 1) * strength
         factors[:, : n - 1] = np.maximum(factors[:, : n - 1], 0)
         order = np.argsort(u[:, n : 2 * n], axis=1, kind="stable")
-        return color_jitter(x, torch.from_numpy(factors).to(x.device, x.dtype), order, u[:, 2 * n] < self.p)
+        return jitter_table(factors, order, u[:, 2 * n] < self.p)
+
+    def batch(self, x: Tensor, table: Table) -> Tensor:
+        """Apply to (B, 3, H, W)."""
+        return color_jitter(x, table)
 
 
-def _chosen(draws: Draws, p: float, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.flatnonzero(draws.uniform(1)[:, 0] < p)).to(device)
+def _chosen(table: Table, device: torch.device) -> Tensor:
+    """The pictures whose first number is 1."""
+    return torch.from_numpy(np.flatnonzero(table[:, 0])).to(device)
 
 
 @dataclass(frozen=True)
@@ -72,9 +82,13 @@ class RandomGrayscale:
 
     p: float = 0.2
 
-    def __call__(self, x: Tensor, draws: Draws) -> Tensor:
+    def draw(self, draws: Draws) -> Table:
+        """Whether to apply: (V B, 1)."""
+        return (draws.uniform(1) < self.p).astype(np.float64)
+
+    def batch(self, x: Tensor, table: Table) -> Tensor:
         """Apply to (B, 3, H, W)."""
-        chosen = _chosen(draws, self.p, x.device)
+        chosen = _chosen(table, x.device)
         return x.index_copy_(0, chosen, grayscale(x.index_select(0, chosen)).expand(-1, 3, -1, -1))
 
 
@@ -88,16 +102,19 @@ class RandomBlur:
     p: float = 0.5
     sigma: tuple[float, float] = (0.1, 2.0)
 
-    def __call__(self, x: Tensor, draws: Draws) -> Tensor:
+    def draw(self, draws: Draws) -> Table:
+        """Whether to apply, standard deviation: (V B, 2)."""
+        u, (low, high) = draws.uniform(2), self.sigma
+        return np.stack([u[:, 0] < self.p, low + (high - low) * u[:, 1]], axis=1)
+
+    def batch(self, x: Tensor, table: Table) -> Tensor:
         """Apply to (B, 3, H, W)."""
         radius = min(math.ceil(3 * self.sigma[1]), min(x.shape[2:]) - 1)
-        chosen = _chosen(draws, self.p, x.device)
+        chosen = _chosen(table, x.device)
         if len(chosen) == 0:  # a convolution of no picture is refused
             return x
-        low, high = self.sigma
-        sigma = torch.from_numpy(low + (high - low) * draws.uniform(2)[:, 1]).to(x.device, x.dtype)
-        blurred = gaussian_blur(x.index_select(0, chosen), sigma.index_select(0, chosen), radius)
-        return x.index_copy_(0, chosen, blurred)
+        sigma = torch.from_numpy(table[:, 1]).to(x.device, x.dtype).index_select(0, chosen)
+        return x.index_copy_(0, chosen, gaussian_blur(x.index_select(0, chosen), sigma, radius))
 
 
 @dataclass(frozen=True)
@@ -113,38 +130,53 @@ class Recipe:
     geometry: Geometry
     colour: tuple[Colour, ...] = ()
 
-    def batch_(self, out: Tensor, x: Tensor, white: int, draws: Draws) -> None:
+    def draw_geometry(self, draws: Draws, height: int, width: int) -> Table:
+        """Where the V views of B pictures of one size are cut, (V B, k), view after view."""
+        n = len(draws.index) * len(draws.views)
+        return self.geometry.draw(draws.of("geometry"), np.full(n, float(height)), np.full(n, float(width)))
+
+    def draw_colour(self, draws: Draws) -> list[Table]:
+        """What happens to the colours of V views of B pictures, one table of V B rows per operation."""
+        return [operation.draw(draws.of(f"colour {position}")) for position, operation in enumerate(self.colour)]
+
+    def batch_(self, out: Tensor, x: Tensor, white: int, geometry: Table, colour: Sequence[Table]) -> None:
         """Augment decoded pictures.
 
         Args:
-            out: where the V views of `draws` are written, (V, B, 3, h, w).
+            out: where the V views are written, (V, B, 3, h, w).
             x: (B, 3, H, W), uint8.
             white: the value that means 1.
-            draws: for the B pictures.
+            geometry: their rows of `draw_geometry`.
+            colour: their rows of `draw_colour`.
         """
         x = x.repeat(len(out), 1, 1, 1) if len(out) > 1 else x  # all views at once: fewer, larger operations
-        sizes = (np.full(len(x), float(side)) for side in x.shape[2:])
-        table = self.geometry.draw(draws.of("geometry"), *sizes)
-        self.finish_(out, self.geometry.batch(x, table, white, out.dtype), white, draws)
+        self.finish_(out, self.geometry.batch(x, geometry, white, out.dtype), white, colour)
 
-    def finish_(self, out: Tensor, x: Tensor, white: int, draws: Draws) -> None:
+    def finish_(self, out: Tensor, x: Tensor, white: int, colour: Sequence[Table]) -> None:
         """Colour and normalise pictures whose geometry is done.
 
         The arithmetic is that of torchvision's `ToTensor` and `Normalize`, operation by operation: values
         that are only cropped and normalised are equal to theirs to the last bit.
 
         Args:
-            out: where the V views of `draws` are written, (V, B, 3, h, w).
+            out: where the V views are written, (V, B, 3, h, w).
             x: (V B, 3, h, w), uint8, or floats in [0, 1] (overwritten).
             white: the uint8 value that means 1.
-            draws: for the B pictures.
+            colour: their rows of `draw_colour`.
         """
         if not x.is_floating_point():
             x = x.to(out.dtype).div_(white)
-        for position, operation in enumerate(self.colour):
-            x = operation(x, draws.of(f"colour {position}"))
-        mean, std = (torch.tensor(c, device=out.device, dtype=out.dtype).view(-1, 1, 1) for c in self.channels)
-        torch.sub(x.view(out.shape), mean, out=out).div_(std)
+        for operation, table in zip(self.colour, colour, strict=True):
+            x = operation.batch(x, table)
+        mean, std = _constants(self.channels, out.device, out.dtype)
+        torch.div(x.view(out.shape).sub_(mean), std, out=out)
+
+
+@cache
+def _constants(channels: Channels, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, (3, 1, 1) each."""
+    mean, std = (torch.tensor(c, device=device, dtype=dtype).view(-1, 1, 1) for c in channels)
+    return mean, std
 
 
 def plain(channels: Channels) -> Recipe:

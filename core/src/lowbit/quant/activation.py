@@ -27,6 +27,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "hardswish": F.hardswish,
 }
+UPPER = {"relu": float("inf"), "relu6": 6.0}  # functions that only clip, to [0, this]
 RANGES = ("batch", "running")
 MAX_BITS = 16
 PACT_START = 10.0
@@ -81,9 +82,7 @@ class _Round(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, largest: Tensor, levels: int) -> Tensor:
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x  # half precision cannot hold x L / S
-        code = (wide * levels).div_(torch.where(largest > 0, largest, 1)).round_()
-        return code.mul_(largest / levels).to(x.dtype)
+        return _rounded_(_wide(x).clone(), largest, levels).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
@@ -92,6 +91,33 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         return grads[0], None, None
+
+
+class _ClipRound(torch.autograd.Function):
+    """`_Round` of x clipped to [0, upper]: one tensor fewer is made, and x alone is kept. Gradient 0 at the bounds."""
+
+    @staticmethod
+    def forward(x: Tensor, upper: float, largest: Tensor, levels: int) -> Tensor:
+        return _rounded_(_wide(x).clamp(0, upper), largest, levels).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, Tensor, int], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.upper = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grads[0], x, 0.0, ctx.upper), None, None, None
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x  # half precision cannot hold x L / S
+
+
+def _rounded_(x: Tensor, largest: Tensor, levels: int) -> Tensor:
+    """S round(x L / S) / L in place."""
+    return x.mul_(levels).div_(torch.where(largest > 0, largest, 1)).round_().mul_(largest / levels)
 
 
 def pact(x: Tensor, alpha: Tensor) -> Tensor:
@@ -135,21 +161,26 @@ class QuantActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; the range is that of the whole tensor."""
-        y = FUNCTIONS[self.config.function](x) if self.alpha is None else pact(x, self.alpha)
-        if not self.config.bits:
+        config, by_batch = self.config, self.largest is None or self.seen is not None
+        if config.bits and by_batch and config.function in UPPER:
+            upper = UPPER[config.function]
+            largest = self._shared(x.detach().amax().clamp(0, upper))
+            return _ClipRound.apply(x, upper, largest, 2**config.bits - 1)
+        y = FUNCTIONS[config.function](x) if self.alpha is None else pact(x, self.alpha)
+        if not config.bits:
             return y
-        if self.largest is None or self.seen is not None:
-            return quantize_activation(y, self._batch_largest(y), self.config.bits)
+        if by_batch:
+            return quantize_activation(y, self._shared(_largest(y)), config.bits)
         if self.training:
-            self._follow(self._batch_largest(y))
+            self._follow(self._shared(_largest(y)))
+        assert self.largest is not None
         limit = self.largest.to(y.dtype)
-        return quantize_activation(torch.clamp(y, -limit, limit), self.largest, self.config.bits)
+        return quantize_activation(torch.clamp(y, -limit, limit), self.largest, config.bits)
 
     @torch.no_grad()
-    def _batch_largest(self, y: Tensor) -> Tensor:
-        """Largest |y|; over all ranks while they share a batch (training, calibration), not in evaluation."""
-        low, high = torch.aminmax(y.detach())
-        largest = torch.maximum(-low, high).to(torch.promote_types(y.dtype, torch.float32))
+    def _shared(self, largest: Tensor) -> Tensor:
+        """The largest of all ranks while they share a batch (training, calibration), not in evaluation."""
+        largest = largest.to(torch.promote_types(largest.dtype, torch.float32))
         shared = self.training or self.seen is not None
         if shared and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(largest, op=dist.ReduceOp.MAX)
@@ -162,6 +193,12 @@ class QuantActivation(nn.Module):
         assert self.largest is not None
         moved = torch.lerp(self.largest, largest.to(self.largest.dtype), MOMENTUM)
         self.largest.copy_(torch.where(self.largest > 0, moved, largest))
+
+
+def _largest(y: Tensor) -> Tensor:
+    """Largest |y|."""
+    low, high = torch.aminmax(y.detach())
+    return torch.maximum(-low, high)
 
 
 def quantizers(model: nn.Module) -> dict[str, QuantActivation]:

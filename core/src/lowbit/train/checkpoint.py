@@ -127,6 +127,32 @@ def first_bad(state: Mapping[str, Any]) -> str | None:
     )
 
 
+def check_kinds(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    """Refuse integers or complex numbers where a net has floats, and the reverse: loading would convert them silently.
+
+    Args:
+        given: what is to be loaded.
+        own: the net's tensors; names that only one of them has are not looked at.
+
+    Raises:
+        InputError: the first that differs.
+    """
+    for name, tensor in own.items():
+        other = given.get(name)
+        if isinstance(other, Tensor) and kind(other) != kind(tensor):
+            raise InputError(
+                f"{name} holds {kind(other)} ({str(other.dtype).removeprefix('torch.')}) where the net has "
+                f"{kind(tensor)}: name a checkpoint of this net"
+            )
+
+
+def kind(tensor: Tensor) -> str:
+    """What a tensor's numbers are: "floats", "complex numbers" or "integers" (also true and false)."""
+    if tensor.is_complex():
+        return "complex numbers"
+    return "floats" if tensor.is_floating_point() else "integers"
+
+
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint to the CPU without running any code of it.
 

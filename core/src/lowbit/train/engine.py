@@ -74,6 +74,9 @@ def load_optimizers(optimizers: Mapping[str, Optimizer], state: Mapping[str, Any
         raise InputError(f"the checkpoint has optimizers {sorted(state)}, this run {sorted(optimizers)}")
     for name, optimizer in optimizers.items():
         try:
+            moments = [values[key] for values in state[name]["state"].values() for key in MOMENTS if key in values]
+            if any(isinstance(moment, Tensor) and not moment.is_floating_point() for moment in moments):
+                raise ValueError("its momentum is no floats")  # loading would convert it silently
             optimizer.load_state_dict(state[name])
             for parameter, values in optimizer.state.items():
                 shapes = [tuple(values[key].shape) for key in MOMENTS if values.get(key) is not None]

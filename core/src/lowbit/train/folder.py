@@ -64,6 +64,10 @@ def environment() -> dict[str, Any]:
     return found
 
 
+def _busy(path: Path) -> InputError:
+    return InputError(f"--output {path}: another run is writing there; wait for it or name another folder")
+
+
 class _QuietFile(logging.FileHandler):
     """A log file on a full disk loses lines; the run itself says what is wrong, once."""
 
@@ -101,9 +105,7 @@ class RunFolder:
 
     def _take_lock(self) -> IO[bytes]:
         """A POSIX record lock: unlike flock it is not inherited by loader workers that outlive a killed run."""
-        taken = InputError(f"--output {self.path}: another run is writing there; wait for it or name another folder")
-        if self.path.resolve() in _held:
-            raise taken
+        self._refuse_busy(self.path)
         file = (self.path / ".lock").open("ab")
         if fcntl is not None:
             try:
@@ -111,15 +113,35 @@ class RunFolder:
             except OSError as error:
                 file.close()
                 if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise taken from error
+                    raise _busy(self.path) from error
                 raise
         return file
+
+    @staticmethod
+    def _refuse_busy(path: Path) -> None:
+        """Refuse a folder that a run holds, without taking its lock (shared: askers do not disturb each other)."""
+        if path.resolve() in _held:  # before anything is opened: closing any file of the lock would release it
+            raise _busy(path)
+        if fcntl is None:
+            return
+        try:
+            file = (path / ".lock").open("rb")
+        except OSError:  # no run was ever there, or taking the lock will say what is wrong
+            return
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):
+                    raise _busy(path) from error
 
     @staticmethod
     def check(
         path: Path | str, *, resume: bool = False, overwrite: bool = False, inputs: Sequence[Path | None] = ()
     ) -> None:
-        """Refuse a folder that holds a run (a `config.json`); writes nothing, for use before anything else.
+        """Refuse a folder that a run is writing to, or that holds one (a `config.json`).
+
+        Writes nothing, for use before anything else; on several processes before the first one opens the folder.
 
         Args:
             path: the folder.
@@ -128,20 +150,25 @@ class RunFolder:
             inputs: files that the command reads, which may not be removed.
 
         Raises:
-            InputError: it holds a run and neither `resume` nor `overwrite` is given; an input lies in a folder that is
-                overwritten; it is a file.
+            InputError: another run is writing there; it holds a run and neither `resume` nor `overwrite` is given; an
+                input lies in a folder that is overwritten; it is a file.
         """
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise InputError(f"--output {path} is a file: name a folder")
+        RunFolder._refuse_busy(path)
+        RunFolder._refuse_held_run(path, resume, overwrite)
+        for file in inputs if overwrite else ():
+            if file is not None and path.resolve() in file.resolve().parents:
+                raise InputError(f"--overwrite would remove {file}, which is read: give --output another folder")
+
+    @staticmethod
+    def _refuse_held_run(path: Path, resume: bool, overwrite: bool) -> None:
         if (path / "config.json").exists() and not (resume or overwrite):
             raise InputError(
                 f"--output {path} holds a run: start anew with --overwrite, name another folder, or, if it is this "
                 "training, go on with --resume auto"
             )
-        for file in inputs if overwrite else ():
-            if file is not None and path.resolve() in file.resolve().parents:
-                raise InputError(f"--overwrite would remove {file}, which is read: give --output another folder")
 
     @classmethod
     def open(
@@ -161,7 +188,7 @@ class RunFolder:
         cls.check(path, resume=resume, overwrite=overwrite)
         folder = cls(path)
         try:
-            cls.check(path, resume=resume, overwrite=overwrite)  # another run may have been faster
+            cls._refuse_held_run(folder.path, resume, overwrite)  # another run may have been faster
             if resume:
                 folder._check_command(config.get("command"))
             if overwrite and not resume:

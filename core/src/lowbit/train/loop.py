@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 def fit(stages: Sequence[Stage], loader: Loader, run: Run) -> Result:
     """Train every stage, or what is left of it after `run.resume`.
 
+    On several processes all of them call it, and `run.probes` return equal values on all of them.
+
     Raises:
         InputError: found before the first step wherever it can be; also a full disk, and a loss that became NaN.
         Stopped: a signal was obeyed; the run is saved and can be resumed.

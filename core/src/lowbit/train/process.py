@@ -4,6 +4,7 @@ Accelerate keeps devices, the process group, autocast, the scaler and trackers. 
 or scheduler (see `lowbit.train.engine`): its environment variables for compilation and accumulation do nothing here.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -97,6 +98,21 @@ def on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
         broadcast_object_list(message)
         if message[0] is not None:
             raise InputError(message[0])
+
+
+def first_to_say(message: str) -> bool:
+    """Whether no other process of the run has said this before: what all find wrong is said once.
+
+    Not a collective, since others may be elsewhere: it asks the store through which the processes found each other.
+    Where there is none, or its process has left, the answer is yes.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return True
+    key = f"lowbit said {hashlib.blake2b(message.encode(), digest_size=16).hexdigest()}"
+    try:
+        return int(torch.distributed.distributed_c10d._get_default_store().add(key, 1)) == 1
+    except (RuntimeError, AttributeError, ValueError):
+        return True
 
 
 @torch.no_grad()

@@ -45,7 +45,8 @@ class Run:
         log_every: steps between `step` lines of metrics.
         resume: a checkpoint's content (`read_checkpoint`, `newest_good`) to go on from.
         probes: called on all processes after each epoch, with the finished epoch's clock (`step == steps_per_epoch`);
-            what they return makes the `eval` line. A probe that is not due returns {}.
+            what they return makes the `eval` line and chooses the best epoch, so it must be equal on all processes
+            (reduce it as `lowbit.evaluate.classify` does). A probe that is not due returns {}, on all of them.
         options: of the training (rates, decay, chosen pictures); a run is resumed with the same.
         header: entries of every checkpoint: `format`, `package`, `arch`, ...
         extra: the method's own entries, asked for at each save.

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from lowbit.errors import InputError
+from lowbit.train.checkpoint import check_kinds
 from lowbit.train.engine import Engine, load_optimizers
 from lowbit.train.log import Meter
 from lowbit.train.protocol import Objective, Stage
@@ -197,15 +198,19 @@ def load_weights(state: Mapping[str, Any], objective: Objective, run: Run) -> No
         InputError: the weights are another net's.
     """
     try:
-        objective.load_state_dict(rename(state["state_dict"], {to: old for old, to in run.prefixes.items()}))
+        weights = rename(state["state_dict"], {to: old for old, to in run.prefixes.items()})
+        check_kinds(weights, objective.state_dict())
+        objective.load_state_dict(weights)
     except (RuntimeError, KeyError) as error:  # KeyError: a layer that re-makes its parameters finds none
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"--resume: the checkpoint's weights do not fit this net: {reason}") from error
     ranks = state["ranks"]
     if len(ranks) == run.accelerator.num_processes:
         buffers = dict(objective.named_buffers())
+        mine = ranks[run.accelerator.process_index]["buffers"]
+        check_kinds(mine, buffers)
         with torch.no_grad():
-            for name, value in ranks[run.accelerator.process_index]["buffers"].items():
+            for name, value in mine.items():
                 buffers[name].copy_(value)
 
 
