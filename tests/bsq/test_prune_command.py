@@ -153,6 +153,21 @@ def test_finetuning_in_two_parts(
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_finetuning_that_empties_planes_in_two_parts(
+    digits_run: Path, bsq: Bsq, same_run: Callable[..., None], tmp_path: Path
+) -> None:
+    """Widths are those of the start, whatever planes the training empties before it is resumed."""
+    heavy = ("--epochs", 3, "--schedule", 9, "--lr", 0.01, "--wd", 30, "--momentum", 0)
+    line = ("cifar_finetune", *SHORT[:-6], *heavy, "--model", digits_run / "bits8/checkpoint.pth.tar", "-c")
+    bsq(*line, tmp_path / "whole")
+    bsq(*line, tmp_path / "parts", "--max-steps", 5)
+    bsq(*line, tmp_path / "parts", "--resume", "auto")
+    same_run(tmp_path / "whole", tmp_path / "parts")
+    one, other = result_of(tmp_path / "whole"), result_of(tmp_path / "parts")
+    assert one["bits"] == other["bits"] and one["top1_start"] == other["top1_start"]
+    assert {pair[0] for pair in one["bits"].values()} == {8}
+
+
 @pytest.mark.parametrize("lasso", [("--decay", "0", "--L1"), ("--decay", "0.01"), ()])
 def test_without_the_lasso(lasso: tuple[str, ...], digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
     """And with `--Prun_Int 0`: the authors' program crashes at each of these."""

@@ -34,19 +34,13 @@ def finetune(
         Stopped: a stop signal came while evaluating or calibrating, or training; a training is saved.
     """
     with Session(options, net) as session:
-        saved = nets.read_model(net, required=True)
+        model, saved, recipes, head = nets.open_net(session, net, acts, required=True)
         assert saved is not None
-        load.need_bits(saved, str(net.model))
-        session.open_data()
-        model = nets.create(session, saved)
-        pictures = nets.pictures_of(model, session, saved)
-        recipes = session.recipes(model, pictures)
-        nets.quantize_activations_(model, acts, saved)
         load.check_activations(saved, model, str(net.model))
         to_bit_form_(load.load_planes_(model, saved, str(net.model)))
         if evaluate:
             return _evaluate(session, model, recipes[1], acts, sgd.train_batch)
-        return _train(session, model, acts, sgd, recipes, session.head(model, pictures, recipes[1]))
+        return _train(session, model, acts, sgd, recipes, head)
 
 
 def _to_widths(session: Session, model: nn.Module, recipe: Recipe, calibration_batch: int) -> Scores:
@@ -87,7 +81,7 @@ def _train(
     net = student(session, to_finetune_(prune_(model)))
     at_start: dict[str, float] = {}
 
-    def start(folder: RunFolder | None) -> None:
+    def start() -> None:
         at_start["top1_start"] = _to_widths(session, to_bit_form_(net), recipes[1], sgd.train_batch).top1
 
     def end(folder: RunFolder | None, result: Result) -> Mapping[str, Any]:
@@ -101,6 +95,7 @@ def _train(
         objective=objective,
         recipes=recipes,
         header={**head, "Nbit_dict": nbit_dict(net)},
+        at_start=at_start,
         groups=(acts,),
         start=start,
         end=end,

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.data import resolve_model_data_config
@@ -16,6 +16,7 @@ from bsq.convert import coverable
 from bsq.load import Saved
 from bsq.options import HAWQ_RESNET20, ActOptions, NetOptions, WidthOptions
 from bsq.session import Session
+from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
 from lowbit.models.create import check_arch, create_model
@@ -38,6 +39,38 @@ def read_model(net: NetOptions, required: bool = False) -> Saved | None:
     saved = load.read(net.model)
     load.check_arch(saved, net.arch, net.model)
     return saved
+
+
+class Opened(NamedTuple):
+    """A command's float net before its weights are loaded.
+
+    Attributes:
+        model: the net, with activation quantizers where the command has them.
+        saved: what `--model` holds.
+        recipes: preparation of pictures for training and evaluation.
+        head: of the checkpoints that come of it.
+    """
+
+    model: nn.Module
+    saved: Saved | None
+    recipes: tuple[Recipe, Recipe]
+    head: dict[str, Any]
+
+
+def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, required: bool = False) -> Opened:
+    """Read `--model`, open the data, make the net.
+
+    Raises:
+        InputError: see `read_model`, `create` and `quantize_activations_`; the dataset cannot be read.
+    """
+    saved = read_model(net, required)
+    session.open_data()
+    model = create(session, saved)
+    pictures = pictures_of(model, session, saved)
+    recipes = session.recipes(model, pictures)
+    if acts is not None:
+        quantize_activations_(model, acts, saved)
+    return Opened(model, saved, recipes, session.head(model, pictures, recipes[1]))
 
 
 def create(session: Session, saved: Saved | None) -> nn.Module:

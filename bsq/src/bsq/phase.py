@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -24,6 +24,7 @@ from lowbit.train.loop import Result, Run, check_run, fit
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.schedule import milestones
 
+AT_START = "at_start"
 TRIAL_STEPS = 3  # timed by a dry run
 
 
@@ -43,7 +44,9 @@ class Phase:
         values: more entries of the `eval` line.
         best: whether the best epoch on the evaluation set is kept as `model_best.pth.tar`.
         groups: option dataclasses that `config.json` records.
-        start: called with the folder before training (None without one).
+        at_start: figures of the net that a run starts from; checkpoints carry them, so that a resumed run has them.
+        opened: called with the folder before training (None without one).
+        start: called before the training of a fresh run; sets `at_start`.
         end: called with the folder and the result; gives entries of `result.json`.
     """
 
@@ -51,13 +54,15 @@ class Phase:
     objective: Objective
     recipes: tuple[Recipe, Recipe]
     header: Mapping[str, Any]
-    extra: Callable[[Objective], Mapping[str, Any]] | None = None
+    extra: Callable[[Objective], Mapping[str, Any]] = lambda objective: {}
     columns: Sequence[str] = record.COLUMNS
     row: Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[float]] = record.row
     values: Callable[[], Mapping[str, float]] = dict
     best: bool = True
     groups: Sequence[Any] = ()
-    start: Callable[[RunFolder | None], None] = lambda folder: None
+    at_start: dict[str, float] = field(default_factory=dict)
+    opened: Callable[[RunFolder | None], None] = lambda folder: None
+    start: Callable[[], None] = lambda: None
     end: Callable[[RunFolder | None, Result], Mapping[str, Any]] = lambda folder, result: {}
 
     @property
@@ -96,7 +101,7 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         resume=_resumed(options),
         options=_shared(session, sgd, phase),
         header=phase.header,
-        extra=phase.extra,
+        extra=lambda objective: {AT_START: phase.at_start, **phase.extra(objective)},
         prefixes={"student.": load.PREFIX},
         best=chosen_by if phase.best else None,
     )
@@ -111,7 +116,11 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
     sizes = session.batch_sizes(sgd.train_batch)
     with session.folder(phase.command, sgd, *phase.groups, **sizes) as folder:
         session.say(*record.parameters(phase.student))
-        phase.start(folder)
+        phase.opened(folder)
+        if run.resume is None:
+            phase.start()
+        else:
+            phase.at_start.update(run.resume.get(AT_START, {}))
 
         def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
             return _probe(session, phase, stage, folder, held, clock)

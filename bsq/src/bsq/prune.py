@@ -38,6 +38,7 @@ class Watch:
     def __init__(self, session: Session, recipe: Recipe, head: Mapping[str, Any]) -> None:
         self.session, self.recipe, self.head = session, recipe, head
         self.folder: RunFolder | None = None
+        self._ranks: dict[Path, Rank] = {}  # of the states in the folder, so that each is read once at most
 
     def __call__(self, clock: Clock, net: nn.Module, when: Literal["before", "after"]) -> Mapping[str, float]:
         """`top1` and `loss` of the net at this moment."""
@@ -55,8 +56,11 @@ class Watch:
         path = folder.path / f"requantized-{clock.done:09d}.pth.tar"
         facts = {"epoch": clock.epoch, "step": clock.done, "acc": scores.top1, "best_acc": scores.top1}
         state = {**self.head, **extra(net), **facts, "optimizer": {}, "state_dict": load.state_dict(net)}
-        write_checkpoint(path, {**state, "compression": size(net).compression}, keep_previous=False)
-        states = {found: _rank(found) for found in sorted(folder.path.glob("requantized-*.pth.tar"))}
+        compression = size(net).compression
+        write_checkpoint(path, {**state, "compression": compression}, keep_previous=False)
+        self._ranks[path] = Rank(compression, scores.top1, clock.done)
+        found_now = sorted(folder.path.glob("requantized-*.pth.tar"))
+        states = {found: self._ranks.get(found) or _rank(found) for found in found_now}
         past = [rank for rank in states.values() if rank.step <= clock.done]  # others: of a run killed later than this
         for found, rank in list(states.items()):
             if rank not in past or any(other.beats(rank) for other in past):
@@ -106,12 +110,7 @@ def prune(
         Stopped: a stop signal came; the run is saved.
     """
     with Session(options, net) as session:
-        saved = nets.read_model(net, required=evaluate)
-        session.open_data()
-        model = nets.create(session, saved)
-        pictures = nets.pictures_of(model, session, saved)
-        recipes = session.recipes(model, pictures)
-        nets.quantize_activations_(model, acts, saved)
+        model, saved, recipes, head = nets.open_net(session, net, acts, required=evaluate)
         if saved is None or saved.form == "float":
             if saved is not None:
                 load.load_float_(model, saved, str(net.model))
@@ -123,7 +122,7 @@ def prune(
             session.calibrate(model, recipes[1], sgd.train_batch)
         if evaluate:
             return _evaluate(session, model, recipes[1])
-        return _train(session, model, acts, sgd, bits, recipes, session.head(model, pictures, recipes[1]))
+        return _train(session, model, acts, sgd, bits, recipes, head)
 
 
 def _evaluate(session: Session, model: nn.Module, recipe: Recipe) -> Scores | None:
@@ -168,8 +167,10 @@ def _train(
     )
     at_start: dict[str, float] = {}
 
-    def start(folder: RunFolder | None) -> None:
+    def opened(folder: RunFolder | None) -> None:
         watch.folder = folder
+
+    def start() -> None:
         scores = session.scores(net, recipes[1])
         at_start["top1_start"] = scores.top1
         session.say(*record.planes(net), record.accuracy(scores))
@@ -193,6 +194,8 @@ def _train(
         values=lambda: {"reg": objective.reg()},
         best=False,
         groups=(acts, bits),
+        at_start=at_start,
+        opened=opened,
         start=start,
         end=end,
     )

@@ -5,7 +5,6 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -16,6 +15,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from bsq.layers import BitConv2d, BitLinear
 from bsq.load import header
 from bsq.options import NetOptions
 from lowbit.data.datasets import load_dataset
@@ -27,7 +27,6 @@ from lowbit.errors import Stopped
 from lowbit.evaluate.classify import Scores, classify
 from lowbit.options import RunOptions
 from lowbit.quant.activation import calibrate_, quantizers
-from lowbit.quant.layers import to_plain_
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import finish, make_accelerator, on_main, start_trackers, stop_agreed
 
@@ -259,6 +258,8 @@ def figures(scores: Scores) -> dict[str, Any]:
 def fingerprint(model: nn.Module) -> str:
     """A hash of what a net computes with: its plain weights and its activation quantizers."""
     digest = hashlib.blake2b(repr([(name, q.config) for name, q in quantizers(model).items()]).encode())
-    for name, value in to_plain_(deepcopy(model)).state_dict().items():
-        digest.update(f"{name} {value.dtype}".encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    for prefix, module in model.named_modules():
+        own = module.to_plain() if isinstance(module, BitConv2d | BitLinear) else module
+        for name, value in (*own.named_parameters(prefix, False), *own.named_buffers(prefix, False)):
+            digest.update(f"{name} {value.dtype}".encode() + value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

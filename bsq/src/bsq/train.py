@@ -20,10 +20,7 @@ def evaluate(options: RunOptions, net: NetOptions) -> Scores | None:
 
 
 def _evaluate(session: Session, options: RunOptions, net: NetOptions) -> Scores | None:
-    saved = nets.read_model(net, required=not options.pretrained)
-    session.open_data()
-    model = nets.create(session, saved)
-    recipe = session.recipes(model, nets.pictures_of(model, session, saved))[1]
+    model, saved, (_, recipe), _ = nets.open_net(session, net, required=not options.pretrained)
     if saved is not None:
         load.load_float_(model, saved, str(net.model))
     if session.planned(model, recipe):
@@ -44,17 +41,12 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | Non
 
 
 def _train(session: Session, options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | None:
-    saved = nets.read_model(net)
-    session.open_data()
-    model = nets.create(session, saved)
-    pictures = nets.pictures_of(model, session, saved)
-    recipes = session.recipes(model, pictures)
+    model, saved, recipes, head = nets.open_net(session, net)
     if saved is not None:
         load.load_float_(model, saved, str(net.model))
 
     def optimizer(student: nn.Module) -> SGD:
         return SGD(student.parameters(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
 
-    head = session.head(model, pictures, recipes[1])
     objective = Supervised(student(session, model), optimizer)
     return run_phase(session, sgd, Phase(command="train", objective=objective, recipes=recipes, header=head))

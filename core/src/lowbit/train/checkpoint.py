@@ -122,9 +122,9 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def first_bad(state: Mapping[str, Any]) -> str | None:
     """Name of the first tensor with NaN or infinity, among weights and optimizer state where they are told apart."""
     judged = {key: state[key] for key in ("state_dict", "optimizer") if key in state} or state
-    return next(
-        (name for name, t in tensors(judged) if t.is_floating_point() and not bool(torch.isfinite(t).all())), None
-    )
+    floats = ((name, t) for name, t in tensors(judged) if t.is_floating_point())
+    suspects = ((name, t) for name, t in floats if not bool(torch.isfinite(t.sum())))  # a sum makes no second tensor
+    return next((name for name, t in suspects if not bool(torch.isfinite(t).all())), None)
 
 
 def check_kinds(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,92 @@
+"""Forks `bsq` command lines that kill themselves at one moment of bit training: a program for tests.
+
+Told by JSON lines on stdin. Request: {"args": [...], "said": PATH, "kill": [PLACE, DONE] or null}; answer: {"code": N},
+-9 when it came to the place after DONE batches (see `arm`). Imports once, as command_server.py does, whose `child` runs
+the line.
+"""
+
+import gc
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import torch
+from command_server import child
+
+import bsq.objective
+import bsq.prune
+from bsq.objective import BitSparsity
+from bsq.prune import Watch
+
+
+def arm(place: str, done: int) -> None:
+    """Kill this process, with no chance to clean up, at a place of the re-quantisation (or batch) that `done` names.
+
+    Places, in their order: "batch" (a batch was trained), "epoch" and "end" (the hook begins), "before" (the net was
+    evaluated), "rounded" (planes are binary again, none is dropped yet), "after" (evaluated and said), "kept" (the
+    state is written, `model_best` not yet), "done" (both are, the run's checkpoint is still the one before).
+    """
+    now = -1
+
+    def die(here: str, at: int) -> None:
+        if here == place and at == done:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hook(kind: Any, name: str, here: str, ahead: int = 0) -> None:
+        original = getattr(kind, name)
+
+        def instead(self: Any, clock: Any, *args: Any) -> Any:
+            nonlocal now
+            now = clock.done
+            die(here, clock.done + ahead)
+            return original(self, clock, *args)
+
+        setattr(kind, name, instead)
+
+    def watch(self: Watch, clock: Any, net: Any, when: Any) -> Any:
+        values = call(self, clock, net, when)
+        die({"before": "before", "after": "done"}[when], clock.done)
+        return values
+
+    def keep(self: Watch, *args: Any) -> None:
+        die("after", now)
+        kept(self, *args)
+
+    def prune(*args: Any) -> Any:
+        die("rounded", now)
+        return drop(*args)
+
+    def write(path: Any, *args: Any, **options: Any) -> None:
+        if path.name == "model_best.pth.tar":
+            die("kept", now)
+        save(path, *args, **options)
+
+    call, kept, drop, save = Watch.__call__, Watch._keep, bsq.objective.prune_, bsq.prune.write_checkpoint
+    Watch.__call__, Watch._keep = watch, keep  # type: ignore[method-assign, assignment]
+    bsq.objective.prune_, bsq.prune.write_checkpoint = prune, write  # type: ignore[assignment]
+    hook(BitSparsity, "begin_epoch", "epoch")
+    hook(BitSparsity, "end_stage", "end")
+    hook(BitSparsity, "after_batch", "batch", ahead=1)
+
+
+def serve() -> None:
+    """One forked process for each line of stdin."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            if request["kill"] is not None:
+                arm(*request["kill"])
+            code = child(request["args"], request["said"], 0, 1, 0)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        print(json.dumps({"code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}), flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    gc.freeze()
+    serve()
