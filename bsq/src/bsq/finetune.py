@@ -36,6 +36,7 @@ def finetune(
     with Session(options, net) as session:
         model, saved, recipes, head = nets.open_net(session, net, acts, required=True)
         assert saved is not None
+        load.need_bits(saved, str(net.model))
         load.check_activations(saved, model, str(net.model))
         to_bit_form_(load.load_planes_(model, saved, str(net.model)))
         if evaluate:

@@ -1,0 +1,162 @@
+"""What the commands of all methods share: devices, the data, the record, the folder."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from torch import nn
+
+from lowbit.data.datasets import load_dataset
+from lowbit.data.pictures import Pictures, balanced_subset
+from lowbit.errors import Stopped
+from lowbit.options import RunOptions
+from lowbit.train.folder import RunFolder
+from lowbit.train.process import finish, make_accelerator, on_main, start_trackers
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """One command's devices and data; a `with` block, at whose end all processes wait for each other.
+
+    Args:
+        package: of the method: the name that trackers get.
+        options: of every command.
+        dataset: a name of `lowbit.data.datasets`.
+        inputs: files that the command reads, which its folder may not hold.
+        dtype: of the weights.
+
+    Attributes:
+        accelerator: devices and processes.
+        chosen: positions kept by a limit, by set.
+
+    Raises:
+        InputError: the folder holds a run; fp16 on the CPU; an unknown tracker.
+    """
+
+    def __init__(
+        self,
+        package: str,
+        options: RunOptions,
+        dataset: str,
+        inputs: Sequence[Path | None] = (),
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.package, self.options, self.dataset, self.dtype = package, options, dataset, dtype
+        self.accelerator = make_accelerator(options.mixed_precision, options.trackers, options.output)
+        if options.output is not None:
+            again = {"resume": options.resume is not None, "overwrite": options.overwrite}
+            on_main(self.accelerator, partial(RunFolder.check, options.output, **again, inputs=inputs))
+        self.chosen: dict[str, list[int]] = {}
+        self._sets: dict[str, Pictures] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None or issubclass(kind, Stopped):
+            finish(self.accelerator)
+
+    def download(self) -> None:
+        """With `--download` fetch both sets, by one process.
+
+        Raises:
+            InputError: they cannot be had.
+        """
+        if self.options.download and not self.options.dry_run:
+            on_main(self.accelerator, self._download)
+
+    def _download(self) -> None:
+        for split in ("train", "test"):
+            load_dataset(self.dataset, self.options.data, split, download=True)
+
+    def pictures(self, split: Literal["train", "test"], limit: int | None) -> Pictures:
+        """One set, class-balanced and cut to `limit` pictures by a fixed seed; read once.
+
+        Raises:
+            InputError: the dataset cannot be read, or the limit is larger than it.
+        """
+        if split not in self._sets:
+            self._sets[split] = self._read(split, limit)
+        return self._sets[split]
+
+    def _read(self, split: Literal["train", "test"], limit: int | None) -> Pictures:
+        found = load_dataset(self.dataset, self.options.data, split, max_corrupt=self.options.max_corrupt)
+        if limit is None:
+            return found
+        index = balanced_subset(found.labels, limit)
+        self.chosen[split] = index.tolist()
+        return found.subset(index)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The model on the device, in the precision and memory format of the command."""
+        model = model.to(self.accelerator.device, self.dtype)
+        if self.options.channels_last:
+            for tensor in (*model.parameters(), *model.buffers()):
+                if tensor.dim() == 4:  # planes have 5 dimensions, which torch's own conversion refuses
+                    tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+        return model
+
+    def loader_options(self) -> dict[str, Any]:
+        """What all loaders of this command have in common; pictures are prepared in single precision."""
+        return {
+            "rank": self.accelerator.process_index,
+            "world": self.accelerator.num_processes,
+            "device": self.accelerator.device,
+            "workers": self.options.workers,
+            "max_corrupt": self.options.max_corrupt,
+            "channels_last": self.options.channels_last,
+        }
+
+    def say(self, *lines: str) -> None:
+        """Lines of the record, on stdout, once for all processes."""
+        if self.accelerator.is_main_process:
+            sys.stdout.write("".join(f"{line}\n" for line in lines))
+            sys.stdout.flush()
+
+    def say_facts(self, facts: Mapping[str, Any]) -> None:
+        """The lines of a dry run: a name and a value each, then the folder."""
+        for name, value in {**facts, "output": self.options.output}.items():
+            self.say(f"{name}: {value:,.0f}" if isinstance(value, float | int) else f"{name}: {value}")
+
+    @contextmanager
+    def open_folder(
+        self, command: str, options: Mapping[str, Any], facts: Mapping[str, Any]
+    ) -> Iterator[RunFolder | None]:
+        """The run's folder, locked and described by every resolved option; None without `--output`. Says the facts.
+
+        Args:
+            command: its name.
+            options: entries of `config.json` beside those of every command.
+            facts: more entries, which are also said.
+        """
+        where, said = self.options.output, ", ".join(f"{name} {value}" for name, value in facts.items())
+        if where is None:
+            log.info(said)
+            yield None
+            return
+        values = {"command": command, **asdict(self.options), **options}
+        values |= {"processes": self.accelerator.num_processes, "chosen": self.chosen, **facts}
+        opened: list[RunFolder] = []
+
+        def open_it() -> None:
+            resume, overwrite = self.options.resume is not None, self.options.overwrite
+            opened.append(RunFolder.open(where, values, resume=resume, overwrite=overwrite))
+
+        on_main(self.accelerator, open_it)
+        with opened[0] if opened else RunFolder(where, locked=False) as folder:
+            if self.options.trackers:
+                start_trackers(self.accelerator, self.package, values)
+            log.info(said)
+            yield folder
+
+    def write_result(self, folder: RunFolder | None, values: Mapping[str, Any]) -> None:
+        """Write `result.json`, by one process."""
+        if folder is not None and self.accelerator.is_main_process:
+            folder.write_result({**values, "seed": self.options.seed})
