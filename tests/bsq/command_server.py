@@ -1,8 +1,9 @@
 """Imports all that a command needs once and forks every command line: a program for tests, told by JSON lines on stdin.
 
 Request: {"args": [...], "said": PATH, "world": N}: `bsq ARGS` as N processes that find each other as under torchrun,
-what they say in PATH.RANK.out and PATH.RANK.err. Answer: {"pids": [...]}; then {"wait": pids} is answered by
-{"codes": [...]}. Importing costs 5 s of CPU a process, which `python -m bsq` and torchrun pay, in a test of each.
+what they say in PATH.RANK.out and PATH.RANK.err; with "kill": [PLACE, DONE] each kills itself there (`killing.arm`).
+Answer: {"pids": [...]}; then {"wait": pids} is answered by {"codes": [...]}. Importing costs 5 s of CPU a process,
+which `python -m bsq` and torchrun pay, in a test of each.
 """
 
 import gc
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from killing import arm
 
 from bsq.cli import main as bsq_main
 
@@ -45,6 +47,8 @@ def start(request: dict[str, Any], port: int) -> list[int]:
     for rank in range(world):
         pid = os.fork()
         if pid == 0:
+            if request.get("kill"):
+                arm(*request["kill"])
             code = child(request["args"], request["said"], rank, world, port)
             sys.stdout.flush()
             sys.stderr.flush()

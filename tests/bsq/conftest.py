@@ -193,10 +193,10 @@ class CommandServer:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def start(self, args: Sequence[object], world: int = 1) -> Started:
+    def start(self, args: Sequence[object], world: int = 1, kill: tuple[str, int] | None = None) -> Started:
         self.count += 1
         said = self.folder / str(self.count)
-        request = {"args": [str(arg) for arg in args], "said": str(said), "world": world}
+        request = {"args": [str(arg) for arg in args], "said": str(said), "world": world, "kill": kill}
         return Started(self, said, self.ask(request)["pids"])
 
 
@@ -232,7 +232,20 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, bsq: Bsq) -> Path:
     """A folder with runs on the digits: `float` (3 epochs of a small net), and its conversion `bits8` (act 4)."""
     folder = tmp_path_factory.mktemp("digits")
     common = ("-d", "digits", "-a", "cifar_resnet8_1x1")
-    bsq("train", *common, "--epochs", 3, "--schedule", 2, "--train-batch", 64, "-c", folder / "float")
+    bsq(
+        "train",
+        *common,
+        "--limit-train",
+        800,
+        "--epochs",
+        3,
+        "--schedule",
+        2,
+        "--train-batch",
+        64,
+        "-c",
+        folder / "float",
+    )
     bsq("convert", *common, "--Nbits", 8, "--model", folder / "float/checkpoint.pth.tar", "-c", folder / "bits8")
     return folder
 

@@ -192,8 +192,8 @@ def test_the_paper_s_imagenet_nets_through_every_command(arch: str, pictures: Pa
 @pytest.mark.parametrize(
     ("arch", "side", "some"),
     [
-        ("test_resnet", 64, "*conv2"),
-        ("test_convnext", 64, "*fc2"),
+        pytest.param("test_resnet", 64, "*conv2", marks=pytest.mark.heavy),
+        pytest.param("test_convnext", 64, "*fc2", marks=pytest.mark.heavy),
         pytest.param("test_efficientnet", 64, "*conv_pwl", marks=pytest.mark.slow),
         pytest.param("test_vit", 160, "*fc2", marks=pytest.mark.slow),
     ],

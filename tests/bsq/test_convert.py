@@ -80,7 +80,7 @@ def rounded(model: nn.Module, bits: int) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("arch", "pixels", "layers"),
-    [("resnet50", 64, 54), ("inception_v3", 75, 95), ("tf_efficientnet_b0", 32, 82), ("vit_tiny_patch16_224", 224, 50)],
+    [("tf_efficientnet_b0", 32, 82), ("vit_tiny_patch16_224", 224, 50)],  # resnet50, inception_v3: test_any_net
 )
 def test_any_timm_classifier(arch: str, pixels: int, layers: int) -> None:
     """Bottlenecks, grouped and SAME convolutions, biases; every Conv2d and Linear is covered; act 0 changes nothing."""

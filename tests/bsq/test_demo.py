@@ -24,6 +24,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "BITS", (8,))
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("short")
 def test_files_tables_and_verdict(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bar is set beyond reach, so that the exit code is seen to depend on it; the slow test meets the real one."""

@@ -27,12 +27,15 @@ from bsq.size import size
 
 EXACT = 1e-8  # of the maximum; 1e-14 was seen
 
+AUTHORS = pytest.param("authors", marks=[pytest.mark.data, pytest.mark.heavy])
+
 
 @torch.no_grad()
 def check_logits(model: nn.Module, x: Tensor, theirs: Tensor, near: Callable, what: str) -> None:
     near(model(x)[: len(theirs)], theirs, what, EXACT)
 
 
+@pytest.mark.parametrize("who", ["formula", AUTHORS], indirect=True)
 def test_logits_of_the_converted_net(recorded: Any, near: Callable, who: Any) -> None:
     arrays = recorded["network"]
     for prefix in recorded.cases("network", rf"{who.name}\.f64\.convert\d+\.act\d+\."):

@@ -1,10 +1,7 @@
 """Kill -9 before, in and after a re-quantisation of `bsq cifar_prune_STE`: the resumed run is the unbroken one."""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +18,23 @@ END = 6
 TIMES = {"seconds", "images_per_second"}  # of result.json
 
 
-class Killer:
-    """Runs command lines in processes that may kill themselves (see kill_server.py)."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.count = folder, 0
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve().parent / "kill_server.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )  # fmt: skip
-
-    def run(self, *args: object, kill: tuple[str, int] | None = None) -> str:
-        """Run to the end, or until killed as it must be; what it says on stderr."""
-        self.count += 1
-        said = self.folder / str(self.count)
-        request = {"args": [str(arg) for arg in args], "said": str(said), "kill": kill}
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        code, errors = json.loads(self.process.stdout.readline())["code"], Path(f"{said}.0.err").read_text()
-        assert code == (0 if kill is None else -9), f"{kill}: {code}: {errors}"
-        return errors
+Run = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killer]:
-    server = Killer(tmp_path_factory.mktemp("killed"))
-    yield server
-    assert server.process.stdin is not None and server.process.stdout is not None
-    server.process.stdin.close()
-    server.process.stdout.close()
-    server.process.wait()
+def killer(processes: Any) -> Run:
+    """Run a command line to the end, or until it is killed as it must be; what it says on stderr."""
+
+    def run(*args: object, kill: tuple[str, int] | None = None) -> str:
+        return processes.start(args, kill=kill).wait(0 if kill is None else -9).said(stream="err")
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def unbroken(digits_run: Path, killer: Killer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unbroken(digits_run: Path, killer: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    killer.run(*LINE, "--model", digits_run / "bits8/checkpoint.pth.tar", "-c", folder)
+    killer(*LINE, "--model", digits_run / "bits8/checkpoint.pth.tar", "-c", folder)
     return folder
 
 
@@ -104,9 +80,7 @@ def test_the_run_that_is_killed_below_changes_widths(unbroken: Path) -> None:
     ("kill", "every", "saved"),
     [
         (("epoch", 3), None, 3),  # just before a re-quantisation
-        (("rounded", 3), None, 3),  # in its middle
         (("done", END), None, END),  # behind it, its state kept, the checkpoint still that of before
-        (("batch", 5), 2, 4),  # two steps later; the checkpoint is of the step behind it
     ],
 )
 def test_kill_9_around_a_requantisation(
@@ -115,15 +89,15 @@ def test_kill_9_around_a_requantisation(
     saved: int,
     digits_run: Path,
     unbroken: Path,
-    killer: Killer,
+    killer: Run,
     same_run: Callable[..., None],
     tmp_path: Path,
 ) -> None:
     line = (*LINE, "--model", digits_run / "bits8/checkpoint.pth.tar", "-c", tmp_path / "run")
     saves = () if every is None else ("--save-every", every)
-    killer.run(*line, *saves, kill=kill)
+    killer(*line, *saves, kill=kill)
     assert torch.load(tmp_path / "run/checkpoint.pth.tar", weights_only=True)["step"] == saved
-    killer.run(*line, "--resume", "auto")
+    killer(*line, "--resume", "auto")
     check(unbroken, tmp_path / "run", same_run)
 
 
@@ -136,7 +110,7 @@ def test_kill_9_at_every_place(
     every: int | None,
     digits_run: Path,
     unbroken: Path,
-    killer: Killer,
+    killer: Run,
     same_run: Callable[..., None],
     tmp_path: Path,
 ) -> None:
@@ -147,8 +121,8 @@ def test_kill_9_at_every_place(
         if done % 3 == 0:
             for place in PLACES:
                 place = "end" if done == END and place == "epoch" else place
-                killer.run(*line, *saves, kill=(place, done))
+                killer(*line, *saves, kill=(place, done))
         if done < END:
-            killer.run(*line, *saves, kill=("batch", done + 1))
-    killer.run(*line)
+            killer(*line, *saves, kill=("batch", done + 1))
+    killer(*line)
     check(unbroken, tmp_path / "run", same_run)

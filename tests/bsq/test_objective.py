@@ -28,6 +28,8 @@ CLOCK = Clock(0, 0, 1, 0, 1, 0)
 MIXED = {"conv1": [8, 0], "layer1.0.conv1": [1, 0], "layer2.0.conv2": [0, 0], "layer3.0.conv1": [5, 0], "fc": [3, 6]}
 PLANES = ("pweight", "nweight", "pbias", "nbias")
 
+AUTHORS = pytest.param("authors", marks=[pytest.mark.data, pytest.mark.heavy])
+
 
 def sparsity(model: nn.Module, strength: float = 0.01, **sgd: float) -> BitSparsity:
     def watch(*_: Any) -> Mapping[str, float]:
@@ -65,22 +67,13 @@ def some_pictures(count: int = 16) -> tuple[Tensor, Tensor]:
     return x, torch.arange(count) % 10
 
 
+@pytest.mark.parametrize("who", ["formula", AUTHORS], indirect=True)
 def test_training_traces_of_the_original(recorded: Any, near: Callable, who: Any) -> None:
-    """All of them on the formula's net and pictures; the beginning of one on the authors', of 128 real pictures."""
-    cases = recorded.cases("network", TRACES.format(who.name))
-    if who.name == "authors":
-        check_traces(cases[:1], recorded, near, who, steps=2)
-    else:
-        check_traces(cases, recorded, near, who)
-
-
-@pytest.mark.slow
-def test_whole_training_traces(recorded: Any, near: Callable, who: Any) -> None:
     check_traces(recorded.cases("network", TRACES.format(who.name)), recorded, near, who)
 
 
-def check_traces(prefixes: Sequence[str], recorded: Any, near: Callable, who: Any, steps: int | None = None) -> None:
-    """Against the original's, of whole traces or of their first steps."""
+def check_traces(prefixes: Sequence[str], recorded: Any, near: Callable, who: Any) -> None:
+    """Against the original's."""
     arrays, settings = recorded["network"], recorded.json("network")["train_settings"]
     for prefix in prefixes:
         act = int((re.findall(r"_pact(\d+)", prefix) or ["4"])[0])
@@ -88,7 +81,7 @@ def check_traces(prefixes: Sequence[str], recorded: Any, near: Callable, who: An
         objective = sparsity(model, settings["decay"], **{k: settings[k] for k in ("lr", "momentum", "weight_decay")})
         optimizers, layers, (x, labels) = objective.optimizers(), bit_layers(model), who.train
         record: dict[str, list[Any]] = {"ce": [], "reg_over_TP": [], "total": [], "scales": []}
-        for number in range(steps or settings["steps"]):
+        for number in range(settings["steps"]):
             before = {name: tensor.clone() for name, tensor in model.named_parameters()}
             out = step(objective, optimizers, x, labels)
             if number == 0:
@@ -98,9 +91,7 @@ def check_traces(prefixes: Sequence[str], recorded: Any, near: Callable, who: An
             record["total"].append(out.loss.item())
             record["scales"].append([layer.scale.item() for layer in layers.values()])
         for key, values in record.items():
-            near(torch.tensor(values, dtype=torch.float64), arrays[prefix + key][:steps], prefix + key, EXACT)
-        if steps is not None:
-            continue
+            near(torch.tensor(values, dtype=torch.float64), arrays[prefix + key], prefix + key, EXACT)
         for planes, key in zip(layers["conv1"].planes(WEIGHT), ("conv1.p", "conv1.n"), strict=False):
             near(planes[: len(arrays[prefix + key])], arrays[prefix + key], prefix + key, EXACT)
         check_unclamped(model, arrays, prefix, near)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 from typing import Any
 
 import torch
@@ -38,6 +40,7 @@ def check(one: str, several: str, ranges: int, same_run: Callable[..., None], fo
     assert accuracies[0] == accuracies[1]
 
 
+@pytest.mark.heavy
 def test_torchrun_trains_what_one_process_does(
     digits_run: Path, bsq: Bsq, same_run: Callable[..., None], tmp_path: Path
 ) -> None:

@@ -1,19 +1,8 @@
-"""Forks `bsq` command lines that kill themselves at one moment of bit training: a program for tests.
+"""How a forked command line kills itself at one moment of bit training (command_server.py); not a test itself."""
 
-Told by JSON lines on stdin. Request: {"args": [...], "said": PATH, "kill": [PLACE, DONE] or null}; answer: {"code": N},
--9 when it came to the place after DONE batches (see `arm`). Imports once, as command_server.py does, whose `child` runs
-the line.
-"""
-
-import gc
-import json
 import os
 import signal
-import sys
 from typing import Any
-
-import torch
-from command_server import child
 
 import bsq.objective
 import bsq.prune
@@ -69,24 +58,3 @@ def arm(place: str, done: int) -> None:
     hook(BitSparsity, "begin_epoch", "epoch")
     hook(BitSparsity, "end_stage", "end")
     hook(BitSparsity, "after_batch", "batch", ahead=1)
-
-
-def serve() -> None:
-    """One forked process for each line of stdin."""
-    for line in sys.stdin:
-        request = json.loads(line)
-        pid = os.fork()
-        if pid == 0:
-            if request["kill"] is not None:
-                arm(*request["kill"])
-            code = child(request["args"], request["said"], 0, 1, 0)
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        print(json.dumps({"code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}), flush=True)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    gc.freeze()
-    serve()
