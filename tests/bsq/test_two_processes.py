@@ -5,10 +5,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 from typing import Any
 
+import pytest
 import torch
 from click.testing import Result
 

@@ -6,7 +6,8 @@ from typing import Any
 import timm
 from torch import nn
 
-import lowbit.models.cifar_resnet  # noqa: F401  (registers its nets)
+import lowbit.models.cifar_resnet
+import lowbit.models.cifar_resnet_wide  # noqa: F401  (both register their nets)
 from lowbit.errors import InputError
 
 

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from lowbit.quant.activation import QuantActivation
 from lowbit.quant.layers import QuantizedLayer, quantized_layers
+from lowbit.quant.uniform_layers import ObservedActivation
 
+ActivationQuantizer = QuantActivation | ObservedActivation
 PASSES = (nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.Flatten)  # of these a quantized input stays on its grid
 
 
@@ -21,7 +23,7 @@ class Traced(NamedTuple):
     """
 
     outputs: int
-    quantizer: QuantActivation | None
+    quantizer: ActivationQuantizer | None
 
 
 def is_layer(module: nn.Module) -> bool:
@@ -43,12 +45,12 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Trace
     Returns:
         {layer name: Traced} of the layers that ran.
     """
-    alive: dict[int, tuple[Tensor, QuantActivation]] = {}  # tensors are kept, so that no id is used twice
+    alive: dict[int, tuple[Tensor, ActivationQuantizer]] = {}  # tensors are kept, so that no id is used twice
     found: dict[str, Traced] = {}
 
     def after(name: str, module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         source = alive.get(id(args[0]))
-        if isinstance(module, QuantActivation):
+        if isinstance(module, ActivationQuantizer):
             if module.bits:
                 alive[id(out)] = (out, module)
         elif isinstance(module, PASSES):
@@ -64,7 +66,7 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Trace
     handles = [
         module.register_forward_hook(lambda module, args, out, name=name: after(name, module, args, out))
         for name, module in model.named_modules()
-        if is_layer(module) or isinstance(module, (QuantActivation, *PASSES))
+        if is_layer(module) or isinstance(module, (QuantActivation, ObservedActivation, *PASSES))
     ]
     reference = next(model.parameters())
     model.eval()
