@@ -1,0 +1,196 @@
+"""ResNet-18, 34 and 50 for 32x32 pictures: ImageNet's widths behind a 3x3 stem, as SSQL and US3L train them.
+
+He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), Table 1, with a 3x3
+stem of stride 1 and no max-pooling. Keys are timm's and torchvision's; default initialisation of torch, as the authors
+have it (they do not zero the last batch norm of a branch).
+
+Deviations: the authors average-pool 4x4; here the mean over all positions, which is the same for 32x32 pictures and
+also runs on others. 10 classes by default, not 128.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+WIDTHS = (64, 128, 256, 512)
+
+
+def conv(channels: int, out: int, size: int, stride: int = 1) -> nn.Conv2d:
+    """A size x size convolution that keeps the picture's size at stride 1, no bias."""
+    return nn.Conv2d(channels, out, size, stride, padding=size // 2, bias=False)
+
+
+def shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
+    """1x1 convolution and batch norm where the shape changes, else None."""
+    if stride == 1 and channels == out:
+        return None
+    return nn.Sequential(conv(channels, out, 1, stride), nn.BatchNorm2d(out))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut: (B, channels, H, W) -> (B, width, H / stride, W / stride)."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv(channels, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = conv(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = shortcut(channels, width, stride)
+        self.relu2 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The branch plus the shortcut, then ReLU."""
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu2(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride) and 1x1 convolutions: (B, channels, H, W) -> (B, 4 width, H / stride, W / stride)."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int) -> None:
+        super().__init__()
+        out = width * self.expansion
+        self.conv1 = conv(channels, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu1 = nn.ReLU()
+        self.conv2 = conv(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu2 = nn.ReLU()
+        self.conv3 = conv(width, out, 1)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.downsample = shortcut(channels, out, stride)
+        self.relu3 = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The branch plus the shortcut, then ReLU."""
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.relu2(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        return self.relu3(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class WideCifarResNet(nn.Module):
+    """(B, in_chans, H, W) -> (B, num_classes); num_classes 0 leaves the pooled features.
+
+    Args:
+        block: BasicBlock or Bottleneck.
+        depths: blocks of each stage.
+        num_classes: outputs of `fc`; 0 for none.
+        in_chans: channels of a picture.
+        widths: channels of each stage, before the block's expansion; the first is the stem's, too.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: tuple[int, ...],
+        num_classes: int = 10,
+        in_chans: int = 3,
+        widths: tuple[int, ...] = WIDTHS,
+    ) -> None:
+        super().__init__()
+        self.num_features = self.head_hidden_size = widths[-1] * block.expansion
+        self.conv1 = conv(in_chans, widths[0], 3)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.relu = nn.ReLU()
+        self.stages = [f"layer{number}" for number in range(1, len(depths) + 1)]
+        self.feature_info, channels = [], widths[0]
+        for number, (name, depth, width) in enumerate(zip(self.stages, depths, widths, strict=True)):
+            strides = [1 if number == 0 else 2] + [1] * (depth - 1)
+            blocks = []
+            for stride in strides:
+                blocks.append(block(channels, width, stride))
+                channels = width * block.expansion
+            self.add_module(name, nn.Sequential(*blocks))
+            self.feature_info.append({"num_chs": channels, "reduction": 2**number, "module": name})
+        self.reset_classifier(num_classes)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer (timm's name for it)."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer, or none for 0 classes."""
+        self.num_classes = num_classes
+        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) -> (B, num_features, H / 8, W / 8)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Global average pool, then the classifier unless `pre_logits`."""
+        x = F.avg_pool2d(x, x.shape[-2:]).flatten(1)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        return self.forward_head(self.forward_features(x))
+
+
+DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+}
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"cifar_resnet{depth}": {
+            "url": "",
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "pool_size": (4, 4),
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "mean": (0.4914, 0.4822, 0.4465),
+            "std": (0.2023, 0.1994, 0.2010),  # the authors' (the true ones are 0.2470, 0.2435, 0.2616)
+            "first_conv": "conv1",
+            "classifier": "fc",
+        }
+        for depth in DEPTHS
+    }
+)
+
+
+def _build(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:
+    block, depths = DEPTHS[depth]
+    return build_model_with_cfg(
+        WideCifarResNet,
+        f"cifar_resnet{depth}",
+        pretrained,
+        feature_cfg={"out_indices": (0, 1, 2, 3)},
+        block=block,
+        depths=depths,
+        **kwargs,
+    )
+
+
+@register_model
+def cifar_resnet18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-18 with a 3x3 stem: 11,168,832 parameters without the classifier."""
+    return _build(18, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-34 with a 3x3 stem."""
+    return _build(34, pretrained, **kwargs)
+
+
+@register_model
+def cifar_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNet-50 with a 3x3 stem."""
+    return _build(50, pretrained, **kwargs)

@@ -1,0 +1,111 @@
+"""Projectors and predictors of the self-supervised methods, by the names that SSQL's configs give them (`SSL.TYPE`).
+
+| type | projector | predictor |
+|---|---|---|
+| SimSiam (and with SSQL_, RSSQL_) | three layers of max(features, dim), batch norm also at the end | yes |
+| BYOL | three layers of `hidden`, none at the end | yes |
+| SSQL_BYOL | three layers of `hidden`, batch norm also at the end (the authors' mismatch) | yes |
+| SimCLR, MoCo (and with SSQL_) | two layers, no batch norm | no |
+
+The last batch norm has no weight or bias, and the bias of the linear layer before it is frozen (it has no effect).
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import nn
+
+from lowbit.errors import InputError
+
+
+@dataclass(frozen=True)
+class HeadPlan:
+    """What a method's heads look like.
+
+    Attributes:
+        layers: linear layers of the projector: 3 with batch norm, 2 without.
+        wide: the projector's hidden layers have max(features, dim) units, not `hidden`.
+        output_bn: whether the projector ends in a batch norm.
+        predictor: whether there is one.
+    """
+
+    layers: int
+    wide: bool
+    output_bn: bool
+    predictor: bool
+
+
+_SIMSIAM = HeadPlan(3, wide=True, output_bn=True, predictor=True)
+_CONTRASTIVE = HeadPlan(2, wide=False, output_bn=False, predictor=False)
+HEADS: dict[str, HeadPlan] = {
+    "SimSiam": _SIMSIAM,
+    "SSQL_SimSiam": _SIMSIAM,
+    "RSSQL_SimSiam": _SIMSIAM,
+    "BYOL": HeadPlan(3, wide=False, output_bn=False, predictor=True),
+    "SSQL_BYOL": HeadPlan(3, wide=False, output_bn=True, predictor=True),
+    "SimCLR": _CONTRASTIVE,
+    "SSQL_SimCLR": _CONTRASTIVE,
+    "MoCo": _CONTRASTIVE,
+    "SSQL_MoCo": _CONTRASTIVE,
+}
+
+
+class Heads(NamedTuple):
+    """A method's heads: `projector` (B, features) -> (B, dim), `predictor` (B, dim) -> (B, dim) or None."""
+
+    projector: nn.Sequential
+    predictor: nn.Sequential | None
+
+
+def projector(features: int, hidden: int, dim: int, layers: int = 3, output_bn: bool = False) -> nn.Sequential:
+    """Linear layers with ReLU between them, (B, features) -> (B, dim).
+
+    Args:
+        features: units in.
+        hidden: units of the hidden layers.
+        dim: units out.
+        layers: 3, batch norm in place of biases before each ReLU; 2 (or 1), biases and no batch norm.
+        output_bn: end in a batch norm without parameters.
+    """
+    parts: list[nn.Module] = []
+    for _ in range(layers - 1):
+        parts.append(nn.Linear(features, hidden, bias=layers < 3))
+        parts += [nn.BatchNorm1d(hidden)] if layers == 3 else []
+        parts.append(nn.ReLU())
+        features = hidden
+    last = nn.Linear(features, dim)
+    parts.append(last)
+    if output_bn:
+        last.bias.requires_grad_(False)
+        parts.append(nn.BatchNorm1d(dim, affine=False))
+    return nn.Sequential(*parts)
+
+
+def predictor(dim: int, hidden: int) -> nn.Sequential:
+    """Two layers with batch norm between them, (B, dim) -> (B, dim)."""
+    return nn.Sequential(nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim))
+
+
+def build_heads(
+    kind: str, features: int, dim: int, hidden: int, output_bn: bool | None = None, mlp: bool = True
+) -> Heads:
+    """The heads of a method.
+
+    Args:
+        kind: key of HEADS.
+        features: width of the backbone.
+        dim: `SSL.SETTING.DIM`.
+        hidden: `SSL.SETTING.HIDDEN_DIM`.
+        output_bn: `SSL.SETTING.OUTPUT_BN`; None: as the authors have it. Set alike it makes a pair of methods equal.
+        mlp: `SSL.SETTING.MLP`; False leaves MoCo's and SimCLR's projector one linear layer, as in MoCo v1.
+
+    Raises:
+        InputError: unknown kind.
+    """
+    if kind not in HEADS:
+        raise InputError(f"SSL.TYPE {kind!r}: one of {', '.join(HEADS)} is allowed")
+    plan = HEADS[kind]
+    inner = max(features, dim) if plan.wide else hidden
+    ends = plan.output_bn if output_bn is None else output_bn
+    layers = plan.layers if mlp or plan.layers == 3 else 1
+    return Heads(projector(features, inner, dim, layers, ends), predictor(dim, hidden) if plan.predictor else None)

@@ -1,0 +1,199 @@
+"""A whole net under uniform quantization: wrap it, set its mode and its bits, watch and share its ranges.
+
+policy = derive_policy(net)
+quantize_uniform_(net, policy)
+with in_mode(net, "observe"):
+    net(x)                      # float; the ranges of activations are watched
+set_bits_(net, 4, 4)            # or the tensors of `draw_bits`
+with in_mode(net, "quantized"):
+    net(x)
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lowbit.errors import InputError
+from lowbit.models.surgery import replace_
+from lowbit.quant.bits import BitPolicy, check_bits
+from lowbit.quant.observers import ObserverConfig
+from lowbit.quant.policy import function_of
+from lowbit.quant.uniform import WeightConfig
+from lowbit.quant.uniform_layers import MODES, ObservedActivation, UniformConv2d, UniformLinear, WeightQuantizer
+
+
+def quantize_uniform_(
+    model: nn.Module,
+    policy: BitPolicy,
+    weight: WeightConfig | None = None,
+    observer: ObserverConfig | None = None,
+) -> nn.Module:
+    """Put quantized layers and activations in the places that `policy` names, in place, in mode `float`.
+
+    Parameters stay the same objects and keep their keys; each quantized activation adds `<name>.observer.{low, high,
+    seen}` to the state dict.
+
+    Args:
+        model: the float net that the policy was derived from.
+        policy: places pinned to 0 bits are left as they are.
+        weight: how weights are quantized.
+        observer: how ranges of activations are watched.
+
+    Returns:
+        The model (the new layer, if the model was a single layer).
+
+    Raises:
+        InputError: a layer whose weight cannot be followed.
+    """
+    weight, observer = weight or WeightConfig(), observer or ObserverConfig()
+    new: dict[str, nn.Module] = {}
+    for name, pin in policy.weights.items():
+        layer = model.get_submodule(name)
+        try:
+            if pin != 0 and isinstance(layer, nn.Conv2d):
+                new[name] = UniformConv2d(layer, weight, pin)
+            elif pin != 0 and isinstance(layer, nn.Linear):
+                new[name] = UniformLinear(layer, weight, pin)
+        except InputError as error:
+            raise InputError(f"layer {name}: {error}") from error
+    for name, pin in policy.activations.items():
+        function = function_of(model.get_submodule(name))
+        if pin != 0 and function is not None:
+            new[name] = ObservedActivation(function, observer, pin)
+    _move_like_(model, new)
+    return replace_(model, new)
+
+
+def _move_like_(model: nn.Module, new: dict[str, nn.Module]) -> None:
+    """Put the quantizers' buffers where the model is; in double if it is (they stay single for half precision)."""
+    reference = next(model.parameters(), None)
+    if reference is None:
+        return
+    dtype = torch.float64 if reference.dtype == torch.float64 else torch.float32
+    for parent in new.values():
+        for module in parent.modules():
+            if isinstance(module, WeightQuantizer | ObservedActivation):
+                module.to(reference.device, dtype)
+
+
+def weight_quantizers(model: nn.Module) -> list[WeightQuantizer]:
+    """The weight quantizers, in the order of the modules."""
+    return [module for module in model.modules() if isinstance(module, WeightQuantizer)]
+
+
+def activations(model: nn.Module) -> dict[str, ObservedActivation]:
+    """The quantized activations by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, ObservedActivation)}
+
+
+def set_mode_(model: nn.Module, mode: str) -> nn.Module:
+    """Set what the next forwards do: a name of `lowbit.quant.uniform_layers.MODES`; returns the model."""
+    if mode not in MODES:
+        raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)} is allowed")
+    for module in model.modules():
+        if isinstance(module, WeightQuantizer | ObservedActivation):
+            module.mode = mode
+    return model
+
+
+@contextmanager
+def in_mode(model: nn.Module, mode: str) -> Iterator[nn.Module]:
+    """`set_mode_` for a block of code; the former mode (of the first quantized module) comes back after it."""
+    kinds = WeightQuantizer | ObservedActivation
+    former = next((m.mode for m in model.modules() if isinstance(m, kinds)), "float")
+    try:
+        yield set_mode_(model, mode)
+    finally:
+        set_mode_(model, former)
+
+
+@torch.no_grad()
+def set_bits_(model: nn.Module, w: int | Tensor, a: int | Tensor, keep_pins: bool = False) -> nn.Module:
+    """Set the bits of all weights and of all activations, except where the policy pinned them; returns the model.
+
+    Args:
+        model: wrapped by `quantize_uniform_`.
+        w: bits of weights; 0: all of them float. A tensor (0-dimensional) is not read back, nor checked.
+        a: bits of activations, likewise.
+        keep_pins: with 0 bits pinned places keep theirs: what SSQL's authors call full precision has its first
+            convolution at 8/8.
+
+    Raises:
+        InputError: a number that is neither 0 nor 2 to 16.
+    """
+    weights = [(q.w_bits, q.pin) for q in weight_quantizers(model)]
+    acts = [(q.a_bits, q.pin) for q in activations(model).values()]
+    for bits, places, what in ((w, weights, "weights"), (a, acts, "activations")):
+        if not isinstance(bits, Tensor):
+            bits = torch.tensor(check_bits(bits, what))
+        if not places:
+            continue
+        buffers = [buffer for buffer, _ in places]
+        drawn = bits.to(buffers[0].device, buffers[0].dtype)
+        values = {
+            pin: drawn if pin is None else torch.full_like(drawn, pin) if keep_pins else drawn.clamp(max=1) * pin
+            for pin in {pin for _, pin in places}
+        }
+        torch._foreach_copy_(buffers, [values[pin] for _, pin in places])
+    return model
+
+
+def reset_ranges_(model: nn.Module) -> nn.Module:
+    """Forget the batches that ranges were taken from: the next one begins anew; returns the model."""
+    for activation in activations(model).values():
+        activation.observer.reset_()
+    return model
+
+
+@torch.no_grad()
+def sync_ranges_(model: nn.Module) -> nn.Module:
+    """Widen every range to that of all ranks, by one collective; nothing on one process. Returns the model."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return model
+    observers = [activation.observer for activation in activations(model).values()]
+    if observers:
+        ends = torch.stack([-o.low for o in observers] + [o.high for o in observers])
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+        low, high = ends.chunk(2)
+        torch._foreach_copy_([o.low for o in observers], list((-low).unbind()))
+        torch._foreach_copy_([o.high for o in observers], list(high.unbind()))
+    return model
+
+
+def uncalibrated(model: nn.Module) -> list[str]:
+    """Names of quantized activations whose range was never observed (reads tensors back)."""
+    return [name for name, a in activations(model).items() if not bool(a.observer.seen)]
+
+
+def calibrate_ranges_(model: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Set the ranges anew from float forwards in evaluation mode; modes are restored, batch norm is not touched.
+
+    Args:
+        model: wrapped by `quantize_uniform_`.
+        batches: pictures (B, C, H, W) on its device: fixed ones, by seed, so that a result can be repeated.
+
+    Returns:
+        The number of batches.
+
+    Raises:
+        InputError: no batch although there are ranges to set.
+    """
+    if not activations(model):
+        return 0
+    training, count = {module: module.training for module in model.modules()}, 0
+    reset_ranges_(model.eval())
+    try:
+        with in_mode(model, "observe"), torch.no_grad():
+            for x in batches:
+                model(x)
+                count += 1
+    finally:
+        for module, was in training.items():
+            module.training = was
+    if not count:
+        raise InputError("calibration saw no picture: give at least one batch")
+    sync_ranges_(model)
+    return count

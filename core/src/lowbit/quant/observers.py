@@ -1,0 +1,152 @@
+"""Observers: from batches of a tensor to the range [low, high] that a quantizer spreads its codes over.
+
+| name | of one batch | over batches |
+|---|---|---|
+| `minmax` | smallest and largest value | the widest |
+| `ema` | the same | exponential moving average |
+| `gaussian` | mean -/+ 2 standard deviations (unbiased) | the last |
+| `mse` | extremes shrunk so that quantizing errs least | the first |
+
+`mse` searches the shrinkage p in [0, 80] % by 15 rounds of ternary search for the least mean |x - q(x)|^2.4, as SSQL's
+authors do, in float64 (in float32 a near tie may take the other branch); it depends on the bits. Nothing is read back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.errors import InputError
+
+Range = tuple[Tensor, Tensor]
+SPREAD = 2.0  # standard deviations of `gaussian`
+MOST_SHRINKAGE, ROUNDS, POWER = 80.0, 15, 2.4  # of `mse`
+
+
+@dataclass(frozen=True)
+class ObserverConfig:
+    """Which observer.
+
+    Attributes:
+        name: a key of OBSERVERS.
+        momentum: share of the former range that `ema` keeps per batch.
+    """
+
+    name: str = "minmax"
+    momentum: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.name not in OBSERVERS:
+            raise InputError(f"observer {self.name!r}: one of {', '.join(OBSERVERS)} is allowed")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"observer momentum {self.momentum}: 0 to below 1 is allowed")
+
+
+def extremes(rows: Tensor, bits: Tensor) -> Range:
+    """Smallest and largest value of each row, (C, n) -> (C,); `bits` are not used."""
+    return rows.amin(1), rows.amax(1)
+
+
+def gaussian(rows: Tensor, bits: Tensor) -> Range:
+    """Mean -/+ two standard deviations of each row."""
+    deviation, mean = torch.std_mean(rows, 1)
+    return mean - SPREAD * deviation, mean + SPREAD * deviation
+
+
+def least_error(rows: Tensor, bits: Tensor) -> Range:
+    """The extremes of each row, shrunk towards 0 by the share that quantizes best at `bits`."""
+    wide = rows.double()
+    smallest, largest = extremes(wide, bits)
+    top = (torch.bitwise_left_shift(1, bits) - 1).to(wide.dtype)
+
+    def error(shrinkage: Tensor) -> Tensor:
+        keep = 1 - shrinkage / 100
+        low, high = smallest * keep, largest * keep
+        step = (high - low) / top
+        step = torch.where(step > 0, step, 1.0)[:, None]
+        zero = torch.floor(-low[:, None] / step + 0.5)
+        codes = torch.clamp(torch.floor(wide / step + 0.5) + zero, min=torch.zeros_like(top), max=top)
+        return ((codes - zero) * step - wide).abs().pow(POWER).mean(1)
+
+    left, right = torch.zeros_like(smallest), torch.full_like(smallest, MOST_SHRINKAGE)
+    best, least = left, torch.full_like(smallest, torch.inf)
+    for _ in range(ROUNDS):
+        third = (right - left) / 3
+        lower, upper = left + third, right - third
+        at_lower, at_upper = error(lower), error(upper)
+        for tried, found in ((lower, at_lower), (upper, at_upper)):
+            best, least = torch.where(found < least, tried, best), torch.minimum(found, least)
+        falls = at_lower > at_upper
+        left, right = torch.where(falls, lower, left), torch.where(falls, right, upper)
+    keep = 1 - best / 100
+    return (smallest * keep).to(rows.dtype), (largest * keep).to(rows.dtype)
+
+
+OBSERVERS: dict[str, Callable[[Tensor, Tensor], Range]] = {
+    "minmax": extremes,
+    "ema": extremes,
+    "gaussian": gaussian,
+    "mse": least_error,
+}
+
+
+class Observer(nn.Module):
+    """Watches a tensor and keeps its range, of the whole tensor or of each channel.
+
+    Args:
+        config: which observer.
+        channels: number of channels with a range of their own; None: one range.
+        axis: of the channels.
+
+    Attributes:
+        low, high: buffers, () or (channels,); 0 before the first batch.
+        seen: buffer, number of batches since `reset_`.
+    """
+
+    low: Tensor
+    high: Tensor
+    seen: Tensor
+
+    def __init__(self, config: ObserverConfig, channels: int | None = None, axis: int = 1) -> None:
+        super().__init__()
+        self.config, self.axis = config, axis
+        shape = () if channels is None else (channels,)
+        self.register_buffer("low", torch.zeros(shape))
+        self.register_buffer("high", torch.zeros(shape))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, bits: Tensor) -> None:
+        """Take in one batch; `bits` (0-dimensional) matter to `mse` alone."""
+        low, high = self._of_batch(x.detach().to(self.low.dtype), bits)
+        joined_low, joined_high = self._joined(low, high)
+        self.low.copy_(torch.where(self.seen == 0, low, joined_low))
+        self.high.copy_(torch.where(self.seen == 0, high, joined_high))
+        self.seen.add_(1)
+
+    def reset_(self) -> None:
+        """Forget all batches; the range stays until the next."""
+        self.seen.zero_()
+
+    def extra_repr(self) -> str:
+        """The observer's name, for print(model)."""
+        return self.config.name
+
+    def _of_batch(self, x: Tensor, bits: Tensor) -> Range:
+        if self.low.dim():
+            return OBSERVERS[self.config.name](x.movedim(self.axis, 0).flatten(1), bits)
+        if OBSERVERS[self.config.name] is extremes:
+            low, high = torch.aminmax(x)  # one pass over the activations instead of two
+            return low, high
+        low, high = OBSERVERS[self.config.name](x.reshape(1, -1), bits)
+        return low[0], high[0]
+
+    def _joined(self, low: Tensor, high: Tensor) -> Range:
+        """The range after a batch of range [low, high] that is not the first."""
+        if self.config.name == "minmax":
+            return torch.minimum(self.low, low), torch.maximum(self.high, high)
+        if self.config.name == "ema":
+            keep = self.config.momentum
+            return self.low * keep + low * (1 - keep), self.high * keep + high * (1 - keep)
+        return (self.low, self.high) if self.config.name == "mse" else (low, high)

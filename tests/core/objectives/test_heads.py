@@ -1,0 +1,82 @@
+"""Heads by name, the key queue, the momentum copy."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lowbit.errors import InputError
+from lowbit.objectives.heads import HEADS, build_heads
+from lowbit.objectives.momentum import momentum_copy, update_momentum_
+from lowbit.objectives.queue import KeyQueue
+
+
+def kinds(head: nn.Module) -> str:
+    short = {"Linear": "L", "BatchNorm1d": "B", "ReLU": "R"}
+    return "".join(short[type(part).__name__] for part in head.children())
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_shapes_and_layers(kind: str) -> None:
+    heads = build_heads(kind, features=12, dim=8, hidden=5)
+    x = torch.randn(4, 12)
+    z = heads.projector(x)
+    assert z.shape == (4, 8)
+    contrastive = "MoCo" in kind or "SimCLR" in kind
+    assert kinds(heads.projector) == ("LRL" if contrastive else "LBRLBRL" if kind == "BYOL" else "LBRLBRLB")
+    assert heads.projector[0].out_features == (12 if "SimSiam" in kind else 5)
+    if contrastive:
+        assert heads.predictor is None
+    else:
+        assert heads.predictor is not None and kinds(heads.predictor) == "LBRL" and heads.predictor(z).shape == (4, 8)
+        assert heads.predictor[0].out_features == 5 and heads.predictor[0].bias is None
+
+
+def test_output_bn_makes_a_pair_equal() -> None:
+    def described(kind: str, output_bn: bool | None) -> list:
+        heads = build_heads(kind, 12, 8, 5, output_bn)
+        return [(n, p.shape, p.requires_grad) for n, p in heads.projector.named_parameters()] + [str(heads.predictor)]
+
+    assert described("BYOL", None) != described("SSQL_BYOL", None)
+    for both in (True, False):
+        assert described("BYOL", both) == described("SSQL_BYOL", both)
+    assert not dict(build_heads("BYOL", 12, 8, 5, True).projector.named_parameters())["6.bias"].requires_grad
+
+
+def test_no_mlp_and_an_unknown_name() -> None:
+    assert kinds(build_heads("MoCo", 12, 8, 5, mlp=False).projector) == "L"
+    assert kinds(build_heads("BYOL", 12, 8, 5, mlp=False).projector) == "LBRLBRL"
+    with pytest.raises(InputError, match="SSQL_SimSiam"):
+        build_heads("simsiam", 12, 8, 5)
+
+
+def test_the_queue_holds_the_last_keys_and_wraps() -> None:
+    queue = KeyQueue(3, 5, torch.Generator().manual_seed(0))
+    start = queue.queue.clone()
+    assert torch.allclose(start.norm(dim=0), torch.ones(5)) and queue.queue.shape == (3, 5)
+    keys = F.normalize(torch.randn(8, 3), dim=-1)
+    queue.enqueue_(keys[:2])
+    assert torch.equal(queue.queue[:, 2:], start[:, 2:]) and torch.equal(queue.queue[:, :2], keys[:2].T)
+    queue.enqueue_(keys[2:6])
+    assert queue.queue_ptr.tolist() == [1]
+    assert torch.equal(queue.queue, torch.stack([keys[5], keys[1], keys[2], keys[3], keys[4]]).T)
+    with pytest.raises(InputError, match="MOCO_K"):
+        queue.enqueue_(keys[:6])
+    assert list(queue.state_dict()) == ["queue", "queue_ptr"]
+
+
+def test_the_copy_follows_parameters_alone() -> None:
+    source = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    source[0].bias.requires_grad_(False)
+    copy = momentum_copy(source)
+    assert not any(p.requires_grad for p in copy.parameters()) and source[0].weight.requires_grad
+    before = {name: p.clone() for name, p in copy.named_parameters()}
+    with torch.no_grad():
+        for p in source.parameters():
+            p.add_(1)
+    source(torch.randn(9, 3))
+    update_momentum_(copy, source, 0.9)
+    for name, p in source.named_parameters():
+        expected = 0.9 * before[name] + 0.1 * p.detach()
+        assert torch.allclose(dict(copy.named_parameters())[name], expected, atol=1e-6)
+    assert not copy[1].running_mean.any() and source[1].running_mean.any()
