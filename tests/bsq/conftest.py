@@ -235,8 +235,6 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory, bsq: Bsq) -> Path:
     bsq(
         "train",
         *common,
-        "--limit-train",
-        800,
         "--epochs",
         3,
         "--schedule",
