@@ -15,9 +15,8 @@ from lowbit.data.pictures import Pictures, val_split
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
-from lowbit.options import RunOptions
 from lowbit.train.bn import sync_batchnorm_
-from lowbit.train.checkpoint import newest_good, read_checkpoint, replace_file
+from lowbit.train.checkpoint import replace_file
 from lowbit.train.folder import RunFolder
 from lowbit.train.log import read_metrics
 from lowbit.train.loop import Result, Run, check_run, fit
@@ -98,7 +97,7 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         accumulate=options.accumulate,
         clip_grad=options.clip_grad,
         compile=options.compile,
-        resume=_resumed(options),
+        resume=session.resumed(),
         options=_shared(session, sgd, phase),
         header=phase.header,
         extra=lambda objective: {AT_START: phase.at_start, **phase.extra(objective)},
@@ -140,16 +139,6 @@ def _shared(session: Session, sgd: SgdOptions, phase: Phase) -> dict[str, Any]:
         values |= {f"{type(group).__name__}.{name}": value for name, value in dataclasses.asdict(group).items()}
     del values["epochs"], values["train_batch"]  # the loop compares them itself
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _resumed(options: RunOptions) -> Mapping[str, Any] | None:
-    """The checkpoint that `--resume` names; None: a fresh start."""
-    if options.resume is None:
-        return None
-    if options.resume != "auto":
-        return read_checkpoint(options.resume)
-    found = None if options.output is None else newest_good(options.output)
-    return None if found is None else found[1]
 
 
 def _split(session: Session) -> tuple[Pictures, Pictures | None]:

@@ -16,6 +16,7 @@ from lowbit.data.datasets import load_dataset
 from lowbit.data.pictures import Pictures, balanced_subset
 from lowbit.errors import Stopped
 from lowbit.options import RunOptions
+from lowbit.train.checkpoint import newest_good, read_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import finish, make_accelerator, on_main, start_trackers
 
@@ -124,6 +125,20 @@ class Session:
         """The lines of a dry run: a name and a value each, then the folder."""
         for name, value in {**facts, "output": self.options.output}.items():
             self.say(f"{name}: {value:,.0f}" if isinstance(value, float | int) else f"{name}: {value}")
+
+    def resumed(self) -> Mapping[str, Any] | None:
+        """The checkpoint that `--resume` names; None: a fresh start.
+
+        Raises:
+            InputError: it cannot be read, or a folder holds no good one.
+        """
+        resume, output = self.options.resume, self.options.output
+        if resume is None:
+            return None
+        if resume != "auto":
+            return read_checkpoint(resume)
+        found = None if output is None else newest_good(output)
+        return None if found is None else found[1]
 
     @contextmanager
     def open_folder(

@@ -1,0 +1,5 @@
+"""`python -m ssql …` and `accelerate launch -m ssql …`."""
+
+from ssql.cli import main
+
+main()

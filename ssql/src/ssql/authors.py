@@ -1,0 +1,191 @@
+"""The layout of the authors' checkpoints: read by content, and written back.
+
+Without a quantized branch their keys are ours: `encoder_q.<timm key>`, `predictor.*`, `encoder_k.*`, `queue`. With one
+the encoder is `encoder_q.model.<layer>`; the batch norm behind a layer is its `bn_function`, a shortcut's convolution
+has the name of its branch (`downsample`), each layer has an alias of its weight, layers and blocks have ranges.
+
+Their files do not say which net they are of: it is told by the keys. Only ResNets are read and written.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from lowbit.errors import InputError
+from lowbit.models.create import create_model
+from lowbit.objectives.heads import Heads, projector
+from lowbit.quant.bits import derive_policy, short
+from lowbit.quant.convert import activations
+from lowbit.train.checkpoint import check_kinds
+from ssql.config import Quant
+from ssql.methods import attach_projector_, quantize_
+
+PREFIX = "module."
+ENCODER, WRAPPED, LINEAR = "encoder_q.", "encoder_q.model.", "model."
+OUTPUT = ".output_quantizer.observer."
+DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {  # (blocks of each stage, whether they are bottlenecks)
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), False): 34,
+    ((3, 4, 6, 3), True): 50,
+    ((3, 4, 23, 3), True): 101,
+}
+
+
+class Theirs(NamedTuple):
+    """An encoder of theirs: `state` with timm's keys, the last `ranges` by layer or block, `wrapped`: with bits."""
+
+    state: dict[str, Tensor]
+    ranges: dict[str, dict[str, Tensor]]
+    wrapped: bool
+
+
+def parse(state: Mapping[str, Tensor]) -> Theirs | None:
+    """The encoder of a state dict of theirs (of `ssl`, or of `linear` with its classifier); None if it is none."""
+    state = {key.removeprefix(PREFIX): value for key, value in state.items()}
+    for prefix in (WRAPPED, ENCODER, LINEAR):
+        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if "conv1.weight" in inner:
+            break
+    else:
+        return None
+    wrapped = any(".bn_function." in key for key in inner)
+    if not wrapped:
+        return Theirs(inner, {}, False) if prefix == ENCODER else None
+    found, ranges = Theirs({}, {}, True), dict[str, dict[str, Tensor]]()
+    for key, value in inner.items():
+        if OUTPUT in key:
+            name, _, end = key.partition(OUTPUT)
+            ranges.setdefault(name, {})[end] = value
+        elif ".weight_quantizer." not in key:
+            found.state[_timm_key(key)] = value
+    return found._replace(ranges=ranges)
+
+
+def _timm_key(key: str) -> str:
+    """`layer1.0.conv1.bn_function.bias` -> `layer1.0.bn1.bias`."""
+    layer, _, rest = key.rpartition(".")
+    of_norm = layer.endswith(".bn_function")
+    layer = layer.removesuffix(".bn_function")
+    layer = f"{layer}.0" if layer.endswith("downsample") else layer
+    return f"{norm_of(layer) if of_norm else layer}.{rest}"
+
+
+def norm_of(layer: str) -> str:
+    """The batch norm behind a layer of a ResNet or of a projector: `conv2` -> `bn2`, `fc.3` -> `fc.4`."""
+    head, dot, last = layer.rpartition(".")
+    return head + dot + (str(int(last) + 1) if last.isdigit() else last.replace("conv", "bn"))
+
+
+def arch_of(state: Mapping[str, Tensor]) -> str:
+    """The ResNet whose keys these are.
+
+    Raises:
+        InputError: none that is known.
+    """
+    blocks = {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")}
+    counts = tuple(sum(stage == f"layer{number}" for stage, *_ in blocks) for number in (1, 2, 3, 4))
+    depth = DEPTHS.get((counts, "layer1.0.conv3.weight" in state))
+    if depth is None:
+        raise InputError(f"the checkpoint's net has {counts} blocks, which is none of the authors' ResNets")
+    return f"cifar_resnet{depth}" if state["conv1.weight"].shape[-1] == 3 else f"resnet{depth}"
+
+
+def build(theirs: Theirs) -> nn.Module:
+    """Their encoder as a timm net, its projector (or classifier) in place; quantized layers where theirs has them.
+
+    Raises:
+        InputError: none of their nets, or tensors that do not fit.
+    """
+    state, arch = theirs.state, arch_of(theirs.state)
+    size = (3, 32, 32) if arch.startswith("cifar") else (3, 224, 224)
+    try:
+        encoder = _with_head(arch, state)
+        if theirs.wrapped:
+            follows = derive_policy(encoder, size).follows
+            quantize_(encoder, Quant(), size)
+            state = state | dict(_observed(encoder, theirs.ranges, follows))
+        check_kinds(state, encoder.state_dict())
+        encoder.load_state_dict(state)
+    except (RuntimeError, KeyError, IndexError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the checkpoint's tensors are not those of a {arch} of SSQL's authors: {reason}") from error
+    return encoder
+
+
+def _with_head(arch: str, state: Mapping[str, Tensor]) -> nn.Module:
+    """A net whose `fc` has the shapes of the file."""
+    if "fc.weight" in state:
+        return create_model(arch, num_classes=state["fc.weight"].shape[0])
+    numbers = [int(key.split(".")[1]) for key, value in state.items() if key.startswith("fc.") and value.dim() == 2]
+    hidden, dim = (state[f"fc.{number}.weight"].shape[0] for number in (min(numbers), max(numbers)))
+    ends = f"fc.{max(numbers) + 1}.running_mean" in state
+    encoder = create_model(arch, num_classes=1)
+    attach_projector_(encoder, lambda features: Heads(projector(features, hidden, dim, len(numbers), ends), None))
+    return encoder
+
+
+def _observed(
+    encoder: nn.Module, ranges: Mapping[str, Mapping[str, Tensor]], follows: Mapping[str, str]
+) -> Iterator[tuple[str, Tensor]]:
+    """The entries of our observers: theirs where the file has them, else as they are."""
+    for name, activation in activations(encoder).items():
+        own = {key: value.clone() for key, value in activation.observer.state_dict().items()}
+        given = ranges.get(follows[name], {})
+        if {"min_val", "max_val"} <= set(given):
+            own |= {"low": given["min_val"].float(), "high": given["max_val"].float()}
+            own["seen"].fill_(1)
+        yield from ((f"{name}.observer.{key}", value) for key, value in own.items())
+
+
+def follows_of(arch: str, size: tuple[int, int, int]) -> dict[str, str]:
+    """{activation module: the layer or block that it is called by} of a net, for `to_authors`."""
+    return dict(derive_policy(create_model(arch, num_classes=1), size).follows)
+
+
+def to_authors(state: Mapping[str, Tensor], follows: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """A `state_dict` of our checkpoints in the authors' layout.
+
+    Args:
+        state: keys as in the file.
+        follows: of `follows_of`; None: no ranges of activations are written but zeros, which theirs makes anew anyway.
+
+    Raises:
+        InputError: a quantized net that is no ResNet, whose layout is not known.
+    """
+    inner = {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
+    others = {k: v for k, v in state.items() if not k.startswith(ENCODER) and ".observer." not in k}
+    if not any(".observer." in key for key in inner):
+        return {ENCODER + key: value for key, value in inner.items()} | others
+    ranges = {called: f"{module}.observer" for module, called in (follows or {}).items()}
+    layers = [
+        key.removesuffix(".weight") for key, value in inner.items() if value.dim() > 1 and key.endswith(".weight")
+    ]
+    out: dict[str, Tensor] = {}
+    used: set[str] = set()
+    for number, layer in enumerate(layers):
+        for key in (f"{layer}.weight", f"{layer}.bias", *(k for k in inner if k.startswith(f"{norm_of(layer)}."))):
+            if key in inner:
+                used.add(key)
+                of_norm = "" if key.startswith(f"{layer}.") else ".bn_function"
+                out[f"{short(layer)}{of_norm}.{key.rpartition('.')[2]}"] = inner[key]
+        rows = inner[f"{layer}.weight"].flatten(1)
+        out[f"{short(layer)}.weight_quantizer.weight"] = inner[f"{layer}.weight"]
+        out[f"{short(layer)}.weight_quantizer.observer.min_val"] = rows.amin(1)
+        out[f"{short(layer)}.weight_quantizer.observer.max_val"] = rows.amax(1)
+        out |= _range(short(layer), ranges, inner, rows)
+        block = ".".join(layer.split(".")[:2])
+        later = layers[number + 1] if number + 1 < len(layers) else ""
+        if layer.startswith("layer") and not later.startswith(f"{block}."):
+            out |= _range(block, ranges, inner, rows)
+    left = [key for key in inner if key not in used and ".observer." not in key]
+    if left or "conv1.weight" not in inner:
+        raise InputError(f"the authors' layout is known for ResNets alone, and this net has {(left or layers)[0]!r}")
+    return {WRAPPED + key: value for key, value in out.items()} | others
+
+
+def _range(
+    name: str, ranges: Mapping[str, str], inner: Mapping[str, Tensor], like: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    for ours, theirs in (("low", "min_val"), ("high", "max_val")):
+        yield f"{name}{OUTPUT}{theirs}", inner.get(f"{ranges.get(name, '')}.{ours}", like.new_zeros(()))

@@ -1,0 +1,128 @@
+"""The command line of SSQL: the authors' commands and flags, shared options, `KEY.PATH=VALUE` (click only, no tensor).
+
+In this version: `ssl`. A flag given explicitly wins over `KEY.PATH=VALUE`, that over the YAML file; `--output`,
+`--seed`, `--resume`, `-j` and `-p` are one parameter each with `OUTPUT`, `SEED`, `MODEL.CHECKPOINT`,
+`TRAIN.NUM_WORKERS` and `TRAIN.PRINT_FREQ`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from lowbit.cli import Decorator, Group, apply_options, run_options
+from lowbit.errors import InputError
+from lowbit.options import RunOptions
+from lowbit.train import signals
+from ssql import __version__
+
+if TYPE_CHECKING:
+    from ssql.config import Config
+    from ssql.idle import Command
+
+OUTPUT = Path("./train_log")
+KEYS = {
+    "output": "OUTPUT",
+    "seed": "SEED",
+    "resume": "MODEL.CHECKPOINT",
+    "workers": "TRAIN.NUM_WORKERS",
+    "print_freq": "TRAIN.PRINT_FREQ",
+}
+
+
+@click.group(cls=Group, name="ssql", invoke_without_command=True)
+@click.version_option(__version__)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """SSQL (Cao et al., ECCV 2022): pretrain once without labels, run at any bit-width."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def main() -> None:
+    """The console script: stop signals are caught from here on."""
+    signals.install()
+    try:
+        cli(prog_name="ssql")
+    finally:
+        signals.ignore()
+
+
+def config_options() -> Decorator:
+    """`--config`, the authors' flags and `KEY.PATH=VALUE` arguments, then the shared options."""
+    count = click.IntRange(min=1)
+    chosen: list[Callable[..., Any]] = [
+        click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]..."),
+        click.option(
+            "--config", "name", required=True, metavar="NAME", help="A YAML file, or a shipped config's name."
+        ),
+        click.option("-p", "--print-freq", type=count, default=50, show_default=True, help="Steps between log lines."),
+        # click stores values by name: this is another spelling of the shared --workers
+        click.option("--num_workers", "workers", type=click.IntRange(min=0), default=4, help="The same as --workers."),
+        run_options(output=OUTPUT),
+    ]
+    return apply_options(chosen)
+
+
+def resolve(
+    command: "Command", name: str, overrides: tuple[str, ...], options: RunOptions, print_freq: int
+) -> tuple["Config", RunOptions]:
+    """The config with what the command line says explicitly, and the shared options with what the config says.
+
+    Raises:
+        click.ClickException: what `ssql.config.read_config` refuses.
+    """
+    from ssql.config import read_config
+
+    context = click.get_current_context()
+    given = {**vars(options), "print_freq": print_freq}
+    flags: dict[str, Any] = {}
+    for parameter, key in KEYS.items():
+        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
+            value = given[parameter]
+            flags[key] = "" if value is None else str(value) if isinstance(value, Path) else value
+    try:
+        config = read_config(command, name, overrides, flags)
+    except InputError as error:  # the processes of a run have not met yet: the first of each machine tells it
+        raise click.ClickException(str(error)) from error
+    resolved = dataclasses.replace(
+        options,
+        output=Path(config.OUTPUT) if config.OUTPUT else OUTPUT,
+        seed=config.SEED or 0,
+        resume=config.MODEL.CHECKPOINT or None,
+        workers=config.TRAIN.NUM_WORKERS,
+    )
+    return config, resolved
+
+
+@cli.command("ssl")
+@config_options()
+@click.option("--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH.")
+@click.option(
+    "--probe-every",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="Epochs between k-NN and collapse figures on the test set (and after the last); 0: none, no test set needed.",
+)
+@click.option("--authors-layout", is_flag=True, help="Write checkpoint_authors.pth.tar at the end, too.")
+def ssl(
+    name: str,
+    overrides: tuple[str, ...],
+    options: RunOptions,
+    print_freq: int,
+    keep_global_batch: bool,
+    probe_every: int,
+    authors_layout: bool,
+) -> None:
+    """Pretrain without labels: SimSiam, BYOL, MoCo, SimCLR, and SSQL on them, as SSL.TYPE of the config says."""
+    config, options = resolve("ssl", name, overrides, options, print_freq)
+    from ssql import plan, pretrain
+
+    how = plan.Choices(
+        config_name=name, keep_global_batch=keep_global_batch, probe_every=probe_every, authors_layout=authors_layout
+    )
+    pretrain.pretrain(options, config, how)

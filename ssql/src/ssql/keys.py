@@ -1,0 +1,277 @@
+"""The sections MODEL, TRAIN and AUG of the authors' tree of keys, and the types of single values.
+
+Names, odd spellings (`NORMLIZATION`) included, and defaults are the authors'; comments mark the keys that are ours.
+`ssql.config` holds the whole tree and tells which keys have no effect.
+"""
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lowbit.config import Node
+
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _bits(value: int) -> int:
+    if value != 0 and not 2 <= value <= 16:
+        raise ValueError("should be 0 (not quantized) or 2 to 16 bits")
+    return value
+
+
+def _bit_range(value: tuple[int, int]) -> tuple[int, int]:
+    if not 2 <= value[0] < value[1] <= 17:
+        raise ValueError("should be (lowest, highest + 1) within 2 to 16 bits: 2 <= first < second <= 17")
+    return value
+
+
+def _size(value: tuple[int, int]) -> tuple[int, int]:
+    if value != (-1, -1) and min(value) < 1:
+        raise ValueError("should be two sizes in pixels, or (-1, -1) for not stated")
+    return value
+
+
+def _ascending(value: tuple[float, ...]) -> tuple[float, ...]:
+    if any(a > b for a, b in pairwise(value)):
+        raise ValueError("should be in ascending order")
+    return value
+
+
+Bits = Annotated[int, AfterValidator(_bits)]
+BitRange = Annotated[tuple[int, int], AfterValidator(_bit_range)]
+Size = Annotated[tuple[int, int], AfterValidator(_size)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+class Model(Node):
+    """The net and where its weights come from."""
+
+    ARCH: str = ""  # timm's name
+    CHECKPOINT: str = ""  # of a run to resume: the same as --resume
+    PRETRAINED: str = ""  # weights to start from or to evaluate
+    NUM_CLASSES: Count = 0
+    INPUTSHAPE: Size = (-1, -1)
+
+
+class LrScheduler(Node):
+    """Learning rate by epoch: `cosine` to 0, or `multiStep`, times 0.1 at each milestone."""
+
+    TYPE: Literal["cosine", "multiStep"] | None = None
+    WARMUP_EPOCHS: Count = 0
+    WARMUP_LR: Amount = 0
+    BASE_LR: Amount = 0
+    FC_LR: Any = 0
+    MIN_LR: Amount = 0
+    SPECIFIC_LRS: Any = ()
+    DECAY_MILESTONES: Annotated[tuple[Count, ...], AfterValidator(_ascending)] = ()
+    DECAY_EPOCH: Count = 0
+    DECAY_RATE: Amount = 0.1
+
+
+class Optimizer(Node):
+    """`sgd`, or `lars` for the ImageNet probes; pretraining is always SGD."""
+
+    NAME: Literal["", "sgd", "lars"] = ""
+    EPS: Amount | None = None
+    BETAS: tuple[Fraction, Fraction] | None = None
+    MOMENTUM: Annotated[float, Field(ge=0, lt=1)] = 0
+    WEIGHT_DECAY: Amount = 0
+    DECAY_NORM_AND_BIAS: bool = True  # ours: False leaves batch norm and biases out of the weight decay
+
+
+class Lploss(Node):
+    """Of the authors' reconstruction losses."""
+
+    P: Positive = 2.0
+    REDUCTION: str = "none"
+
+
+class Criterion(Node):
+    """The loss; "" is the one that belongs to `SSL.TYPE`."""
+
+    NAME: Literal["", "CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "CrossEntropy"] = ""
+    LPLOSS: Lploss = Lploss()
+
+
+class Regularizer(Node):
+    """None of the authors' files uses one."""
+
+    NAME: str = ""
+
+
+class Loss(Node):
+    """The criterion and what is added to it."""
+
+    LAMBDA: Amount = 0
+    CRITERION: Criterion = Criterion()
+    REGULARIZER: Regularizer = Regularizer()
+
+
+class Runner(Node):
+    """Which of the authors' training classes; here the command decides."""
+
+    NAME: Literal["", "default", "ssl"] = ""
+
+
+class Acc(Node):
+    """Which accuracies; here top-1 and top-5."""
+
+    TOPK: tuple[AtLeastOne, ...] = ()
+
+
+class Meter(Node):
+    """Which figures the authors' log shows."""
+
+    NAME: Literal["", "average", "ACC", "DISP"] = ""
+    ACC: Acc = Acc()
+    MAP: Any = {}  # noqa: RUF012  # pydantic copies defaults
+    MIOU: Any = {}  # noqa: RUF012
+
+
+class Train(Node):
+    """How long, on what, and with which optimizer."""
+
+    USE_DDP: bool = False
+    SYNC_BN: bool = False
+    LINEAR_EVAL: bool = False  # `linear`: True trains a probe, False fine-tunes
+    WARMUP_FC: bool = False  # fine-tuning starts from a probe's checkpoint
+    RESUME: Any = ""
+    EPOCHS: Count = 0
+    START_EPOCH: Count = 0
+    PRETRAIN: Any = ""
+    DATASET: Literal[
+        "", "cifar10", "cifar100", "imagenet", "tiny-imagenet", "folder", "digits",
+        "aircraft", "caltech101", "dtd", "flowers", "food101", "pets",
+    ] = ""  # fmt: skip
+    LABEL_SMOOTHING: Fraction = 0
+    BATCH_SIZE: AtLeastOne = 1  # per process
+    GLOBAL_BATCH: AtLeastOne | None = None  # ours: pictures per optimizer step that the learning rate was chosen for
+    NUM_WORKERS: Count = 0
+    PRINT_FREQ: AtLeastOne = 1
+    LR_SCHEDULER: LrScheduler = LrScheduler()
+    OPTIMIZER: Optimizer = Optimizer()
+    LOSS: Loss = Loss()
+    RUNNER: Runner = Runner()
+    METER: Meter = Meter()
+
+
+class RandomResizedCrop(Node):
+    """A crop of a random share of the area, resized to `INPUTSHAPE`."""
+
+    ENABLE: bool = False
+    SCALE: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (0.08, 1.0)
+    INTERPOLATION: Interpolation = "bilinear"
+
+
+class Resize(Node):
+    """To `SIZE`; with `KEEP_RATIO` the shorter side only."""
+
+    ENABLE: bool = False
+    SIZE: Size = (-1, -1)
+    KEEP_RATIO: bool = True
+    INTERPOLATION: Interpolation = "bilinear"
+
+
+class Flip(Node):
+    """Mirrored with this probability."""
+
+    PROB: Fraction = 0
+
+
+class RandomCrop(Node):
+    """A crop of `INPUTSHAPE` after zero padding."""
+
+    ENABLE: bool = False
+    PADDING: Count = 0
+
+
+class CenterCrop(Node):
+    """A crop of `INPUTSHAPE` from the middle."""
+
+    ENABLE: bool = False
+
+
+class ColorJitter(Node):
+    """Strengths as torchvision means them."""
+
+    PROB: Fraction = 0
+    BRIGHTNESS: Amount = 0.4
+    CONTRAST: Amount = 0.4
+    SATURATION: Amount = 0.2
+    HUE: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+
+
+class RandomErase(Node):
+    """As timm means it."""
+
+    PROB: Fraction = 0
+    MODE: Literal["const", "rand", "pixel"] = "const"
+    MAX_COUNT: AtLeastOne | None = None
+
+
+class Mix(Node):
+    """Mixup and CutMix as timm means them."""
+
+    PROB: Fraction = 0
+    MODE: Literal["batch", "pair", "elem"] = "batch"
+    SWITCH_MIXUP_CUTMIX_PROB: Fraction = 0
+    MIXUP_ALPHA: Amount = 0
+    CUTMIX_ALPHA: Amount = 0
+    CUTMIX_MIXMAX: tuple[Fraction, Fraction] | None = None
+
+
+class Normalization(Node):
+    """Mean and standard deviation per channel, of values in [0, 1]; empty: the dataset's."""
+
+    MEAN: tuple[Fraction, ...] = ()
+    STD: tuple[Positive, ...] = ()
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        if len(self.MEAN) != len(self.STD) or len(self.MEAN) not in (0, 3):
+            raise ValueError(f"MEAN={list(self.MEAN)} and STD={list(self.STD)} should hold 3 numbers each, or none")
+        return self
+
+
+class AutoAugment(Node):
+    """Never built by the authors."""
+
+    ENABLE: Any = False
+    POLICY: Any = 0
+
+
+class AugTrain(Node):
+    """Augmentation of `linear`; `ssl` has its own and takes mean and std alone."""
+
+    RANDOMRESIZEDCROP: RandomResizedCrop = RandomResizedCrop()
+    RESIZE: Resize = Resize()
+    HORIZONTAL_FLIP: Flip = Flip()
+    VERTICAL_FLIP: Flip = Flip()
+    RANDOMCROP: RandomCrop = RandomCrop()
+    CENTERCROP: CenterCrop = CenterCrop()
+    COLOR_JITTER: ColorJitter = ColorJitter()
+    AUTO_AUGMENT: AutoAugment = AutoAugment()
+    RANDOMERASE: RandomErase = RandomErase()
+    MIX: Mix = Mix()
+    NORMLIZATION: Normalization = Normalization()
+
+
+class AugEvaluation(Node):
+    """The transform of an evaluated picture."""
+
+    RESIZE: Resize = Resize()
+    CENTERCROP: CenterCrop = CenterCrop()
+    NORMLIZATION: Normalization = Normalization()
+
+
+class Aug(Node):
+    """Of training and of evaluation."""
+
+    TRAIN: AugTrain = AugTrain()
+    EVALUATION: AugEvaluation = AugEvaluation()

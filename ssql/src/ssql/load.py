@@ -1,0 +1,101 @@
+"""Checkpoints of SSQL, ours and the authors', to nets; what ours say about themselves.
+
+`lowbit.load(path)` gives the encoder with its projector in the classifier's place, quantized layers in mode `float`:
+set bits and mode with `lowbit.quant.convert`, or take the features with `lowbit.evaluate.features.pooled`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from lowbit.config import dump_config
+from lowbit.errors import InputError
+from lowbit.train.checkpoint import check_kinds
+from lowbit.train.protocol import Objective
+from lowbit.train.state import on_cpu, rename
+from ssql import authors
+from ssql.config import Config
+from ssql.methods import build
+
+FORMAT = 1
+ENCODER = authors.ENCODER
+PREFIXES = {"keys.queue": "queue"}  # the authors' names of MoCo's queue; all other keys are the objective's own
+MAX_SIDE = 4096  # of pictures, in pixels
+
+
+def header(config: Config, size: tuple[int, int, int]) -> dict[str, Any]:
+    """What every checkpoint of ours says beside `state_dict`; paths of the run are left out."""
+    said = dump_config(config)
+    said["OUTPUT"], said["MODEL"]["CHECKPOINT"] = "", ""
+    facts = {"arch": config.MODEL.ARCH, "type": config.SSL.TYPE, "input_size": list(size)}
+    return {"format": FORMAT, "package": "ssql", **facts, "config": said}
+
+
+def state_dict(objective: Objective) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, on the CPU, under the keys of the file."""
+    return dict(rename(on_cpu(objective.state_dict()), PREFIXES))
+
+
+def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
+    """Entry point of `lowbit.methods`: the encoder, or None if the checkpoint is not SSQL's.
+
+    Raises:
+        InputError: it is, and is damaged.
+    """
+    state = checkpoint.get("state_dict", checkpoint)
+    tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
+    if checkpoint.get("package") == "ssql":
+        if not tensors or not state:
+            raise InputError("the checkpoint holds no state_dict of tensors; name another file")
+        return _ours(checkpoint, state)
+    if "package" in checkpoint or not tensors or not all(isinstance(key, str) for key in state):
+        return None
+    theirs = authors.parse(state)
+    if theirs is None:
+        return None
+    try:
+        return authors.build(theirs)
+    except InputError:
+        if theirs.wrapped:
+            raise
+        return None  # `encoder_q` alone may be another method's
+
+
+def _ours(checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    config, size = _told(checkpoint)
+    with torch.random.fork_rng(devices=[]):
+        encoder: nn.Module = build(config, size).encoder_q
+    inner = {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
+    try:
+        check_kinds(inner, encoder.state_dict())
+        encoder.load_state_dict(inner)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"the checkpoint's tensors do not fit the {config.MODEL.ARCH} that it names: {reason}"
+        ) from error
+    return encoder
+
+
+def _told(checkpoint: Mapping[str, Any]) -> tuple[Config, tuple[int, int, int]]:
+    """The config and the size of pictures that a checkpoint of ours names.
+
+    Raises:
+        InputError: of a later version, or not what we write.
+    """
+    version = checkpoint.get("format")
+    if type(version) is not int or version > FORMAT:
+        raise InputError(f"the checkpoint has format {version}, this version reads {FORMAT}: update lowbit-ssql")
+    try:
+        config = Config.model_validate_json(json.dumps(checkpoint["config"]))
+        channels, height, width = checkpoint["input_size"]
+        if not all(type(side) is int and 0 < side <= MAX_SIDE for side in (channels, height, width)):
+            raise ValueError(f"input_size {checkpoint['input_size']}")
+    except (ValidationError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the checkpoint's description of its net is damaged ({reason}); name another file") from error
+    return config, (channels, height, width)

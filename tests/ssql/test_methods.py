@@ -1,0 +1,157 @@
+"""From configs to objectives: the nine methods, pins, optimizer groups, and what is refused."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lowbit.errors import InputError
+from lowbit.models.create import create_model
+from lowbit.objectives.heads import build_heads
+from lowbit.quant.bits import derive_policy
+from lowbit.quant.convert import activations, weight_quantizers
+from ssql.config import Config, Quant
+from ssql.methods import attach_projector_, build, drawing_of, policy_of, quantize_, rates
+from ssql.objective import Contrastive, MomentumContrast, Reversed, Siamese
+
+SIZE = (3, 32, 32)
+KINDS = {
+    "SimSiam": Siamese, "SSQL_SimSiam": Siamese, "RSSQL_SimSiam": Reversed, "BYOL": Siamese, "SSQL_BYOL": Siamese,
+    "SimCLR": Contrastive, "SSQL_SimCLR": Contrastive, "MoCo": MomentumContrast, "SSQL_MoCo": MomentumContrast,
+}  # fmt: skip
+
+
+def config_of(kind: str | None, arch: str = "cifar_resnet18", **more: Any) -> Config:
+    """A config with small heads; `more` are settings of SSL.SETTING, or sections (TRAIN, QUANT)."""
+    sections = {name: more.pop(name) for name in ("TRAIN", "QUANT") if name in more}
+    setting = {"DIM": 16, "HIDDEN_DIM": 16, "MOCO_K": 32, **more}
+    tree = {"MODEL": {"ARCH": arch}, "SSL": {"TYPE": kind, "SETTING": setting}, **sections}
+    return Config.model_validate_json(json.dumps(tree))  # of JSON it takes lists for tuples
+
+
+def quant_of(**sections: Any) -> Quant:
+    return Quant.model_validate_json(json.dumps(sections))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_method_is_built_with_the_authors_names(recorded: Any, kind: str) -> None:
+    """Parameters and buffers, in their plain layout (without a quantized branch theirs is the same)."""
+    objective = build(config_of(kind), SIZE)
+    assert type(objective) is KINDS[kind]
+    order = recorded.json("keys")["ssl_fill_order"]["r18"]
+    name = {"SSQL_SimCLR": "SimCLR", "RSSQL_SimSiam": "SSQL_SimSiam"}.get(kind, kind)
+    theirs = [key for key, _ in order[name]]
+    ours = [re.sub(r"^keys\.", "", key) for key in objective.state_dict() if ".observer." not in key]
+    assert set(ours) == set(theirs)
+    assert [key for key in ours if key.startswith("encoder_q.")] == [k for k in theirs if k.startswith("encoder_q.")]
+    quantized = "SSQL" in kind
+    assert (objective.drawing is not None) == quantized
+    assert len(weight_quantizers(objective.encoder_q)) == quantized * (
+        20 + (3 if "SimSiam" in kind or "BYOL" in kind else 2)
+    )
+    assert len(activations(objective.encoder_q)) == quantized * 17
+
+
+def test_settings_reach_the_objective() -> None:
+    config = config_of("MoCo", T=0.3, MOMENTUM=0.5)
+    moco, again = build(config, SIZE), build(config, SIZE).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in moco.state_dict().items()), "drawn from SEED"
+    assert isinstance(moco, MomentumContrast)
+    assert (moco.temperature, moco.momentum, tuple(moco.keys.queue.shape)) == (0.3, 0.5, (16, 32))
+    simclr = build(config_of("SimCLR", NEGATIVES="gathered"), SIZE)
+    assert isinstance(simclr, Contrastive) and simclr.gathered
+    assert drawing_of(config_of("RSSQL_SimSiam")).equal
+    drawing = drawing_of(
+        config_of(
+            "SSQL_SimSiam",
+            QUANT={"W": {"BIT_RANGE": [3, 5]}, "A": {"BIT_RANGE": [5, 7]}, "SYNC_RANGES": False, "BN": "float"},
+        )
+    )
+    assert (drawing.w_range, drawing.a_range) == ((3, 5), (5, 7))
+    assert not (drawing.sync or drawing.shared_norm or drawing.equal)
+    wrapped = build(
+        config_of(
+            "SSQL_SimSiam",
+            QUANT={
+                "W": {"SCALE": "differentiable", "GRID": "whole", "GRANULARITY": "layerwise"},
+                "A": {"OBSERVER_METHOD": {"NAME": "GAUSSIAN"}},
+            },
+        ),
+        SIZE,
+    ).encoder_q
+    weight = weight_quantizers(wrapped)[0].config
+    assert weight.differentiable_scale and weight.grid == "whole" and not weight.per_channel
+    assert {a.observer.config.name for a in activations(wrapped).values()} == {"gaussian"}
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_pins_are_the_authors_lists(recorded: Any, depth: int) -> None:
+    """Derived from the net, and read from a list of theirs, the bits of every layer are the same."""
+    files = [
+        (name, flat)
+        for name, flat in recorded.json("configs").items()
+        if f"resnet{depth}_ssql" in name and name.startswith("cifar/")
+    ]
+    assert files
+    for name, flat in files:
+        encoder = create_model(f"cifar_resnet{depth}", num_classes=1)
+        kind = flat["SSL.TYPE"]
+        attach_projector_(encoder, lambda features, kind=kind: build_heads(kind, features, 16, 16))
+        listed = policy_of(encoder, quant_of(BIT_CONFIG=flat["QUANT.BIT_CONFIG"]), SIZE)
+        derived = policy_of(encoder, Quant(), SIZE)
+        for bits in ((2, 4), (7, 5)):
+            assert listed.table(*bits) == derived.table(*bits), name
+        table = derived.table(3, 6)
+        for layer, pins in flat["QUANT.BIT_CONFIG"][0].items():
+            assert {side: table[layer][side] for side in pins} == pins, f"{name}: {layer}"
+        assert len(derived.points) == {18: 17, 34: 33, 50: 49}[depth]
+
+
+def test_a_list_replaces_the_derived_pins_but_the_classifier_stays_float() -> None:
+    net = create_model("cifar_resnet18", num_classes=10)
+    listed = policy_of(net, quant_of(BIT_CONFIG=[{"layer1.0.conv1": {"w": 5}}]), SIZE)
+    assert listed.weights["layer1.0.conv1"] == 5 and listed.weights["conv1"] is None
+    assert listed.weights["fc"] == 0
+    listed = policy_of(net, quant_of(BIT_CONFIG=[{"fc": {"w": 8, "a": 0}}]), SIZE)
+    assert listed.table(4, 4)["fc"] == {"w": 0, "a": 0}, (
+        "the authors' ImageNet evaluation lists it, and leaves it float"
+    )
+    assert policy_of(net, Quant(), SIZE) == derive_policy(net, SIZE)
+    with pytest.raises(InputError, match=r"layer1\.0\.conv9.*did you mean"):
+        policy_of(net, quant_of(BIT_CONFIG=[{"layer1.0.conv9": {"w": 8}}]), SIZE)
+
+
+def test_optimizer_groups() -> None:
+    train = {"OPTIMIZER": {"MOMENTUM": 0.9, "WEIGHT_DECAY": 5e-4}, "LR_SCHEDULER": {"BASE_LR": 0.05}}
+    plain = build(config_of("SSQL_BYOL", TRAIN=train), SIZE)
+    (group,) = plain.optimizers()["main"].param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"], group["schedule"]) == (0.05, 0.9, 5e-4, "main")
+    assert {id(p) for p in group["params"]} == {id(p) for p in plain.parameters() if p.requires_grad}
+
+    train["OPTIMIZER"] |= {"DECAY_NORM_AND_BIAS": False}
+    config = config_of("SSQL_BYOL", TRAIN=train, PREDICTOR_LR="fixed")
+    objective = build(config, SIZE)
+    names = {id(p): name for name, p in objective.named_parameters()}
+    groups = objective.optimizers()["main"].param_groups
+    assert len(groups) == 4 and {g["schedule"] for g in groups} == set(rates(config))
+    assert sum(len(g["params"]) for g in groups) == len([p for p in objective.parameters() if p.requires_grad])
+    for g in groups:
+        for p in g["params"]:
+            assert names[id(p)].startswith("predictor.") == (g["schedule"] == "fixed")
+            assert g["weight_decay"] == (5e-4 if p.dim() > 1 else 0.0)
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(InputError, match=r"SSL\.TYPE"):
+        build(config_of(None), SIZE)
+    with pytest.raises(InputError, match="unknown net 'cifar_resnet19'"):
+        build(config_of("SimSiam", arch="cifar_resnet19"), SIZE)
+    encoder = create_model("cifar_resnet18", num_classes=0)
+    with pytest.raises(InputError, match="no linear classifier"):
+        attach_projector_(encoder, lambda features: build_heads("SimSiam", features, 16, 16))
+    quant = quant_of(W={"OBSERVER_METHOD": {"NAME": "GAUSSIAN"}})
+    with pytest.raises(InputError, match=r"QUANT\.W\.OBSERVER_METHOD\.NAME=GAUSSIAN"):
+        quantize_(nn.Sequential(nn.Conv2d(3, 4, 3)), quant, SIZE)

@@ -1,0 +1,191 @@
+"""`ssql ssl` on the digits: what a run writes and says, parts of a run, each method, batches; the authors' line."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from click.testing import Result
+from torch import Tensor
+
+import lowbit.models.create
+from lowbit.train.log import read_metrics
+
+Ssql = Callable[..., Result]
+LIMITS = ("--limit-train", 120, "--limit-eval", 60)
+TIMES = {"seconds", "images_per_second"}
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_a_run_says_and_writes_what_it_found(digits_run: tuple[Path, Result]) -> None:
+    folder, said = digits_run
+    names = {path.name for path in folder.iterdir()} - {".lock"}
+    checkpoints = {
+        "checkpoint.pth.tar",
+        "checkpoint.prev.pth.tar",
+        "checkpoint_0000.pth.tar",
+        "checkpoint_0001.pth.tar",
+    }
+    texts = {"config.json", "metrics.jsonl", "result.json", "train.log", "backbone.safetensors"}
+    assert names == checkpoints | texts
+    lines = said.stdout.splitlines()
+    number = r"-?\d\.\d{3}\(-?\d\.\d{3}\)"
+    logged = [
+        line
+        for line in lines
+        if re.fullmatch(rf"Epoch: \[\d\]\[\d/4\]\tLoss: {number}\tCosineSimilarity: {number}", line)
+    ]
+    assert [line.partition("\t")[0] for line in logged] == [f"Epoch: [{e}][{s}/4]" for e in (0, 1) for s in (2, 4)]
+    assert sum(line.startswith(" * k-NN Acc@1 ") for line in lines) == 2 and len(lines) == 6
+    result = result_of(folder)
+    assert (result["global_batch"], result["batch_per_process"], result["steps"]) == (32, 32, 8)
+    assert 10 < result["knn_top1"] <= 100 and result["knn_k"] == 120
+    assert result["z_std"] > 0 and 1 <= result["effective_rank"] <= 32 and result["collapsed"] is False
+    saved = torch.load(folder / "checkpoint.pth.tar", weights_only=True)
+    assert (saved["package"], saved["format"], saved["arch"], saved["epoch"]) == ("ssql", 1, "cifar_resnet8_1x1", 2)
+    assert saved["config"]["SSL"]["TYPE"] == "SSQL_SimSiam" and saved["input_size"] == [3, 8, 8]
+    assert lowbit.models.create  # registers the net
+    net = timm.create_model("cifar_resnet8_1x1", num_classes=0, checkpoint_path=str(folder / "backbone.safetensors"))
+    assert torch.equal(net.conv1.weight, saved["state_dict"]["encoder_q.conv1.weight"])
+
+
+def test_mean_of_an_epoch_is_that_of_its_intervals(digits_run: tuple[Path, Result]) -> None:
+    folder, said = digits_run
+    epochs = [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "epoch"]
+    last = [line for line in said.stdout.splitlines() if "[4/4]" in line]
+    for loss, line in zip(epochs, last, strict=True):
+        assert float(line.split("(")[-1].rstrip(")")) == pytest.approx(loss, abs=6e-3)  # the last batch is smaller
+
+
+def same(a: Path, b: Path) -> None:
+    """Two run folders hold equal tensors and lines."""
+    states = [torch.load(folder / "checkpoint.pth.tar", weights_only=True) for folder in (a, b)]
+    for part in ("state_dict", "optimizer"):
+        ours, theirs = (list(flat(state[part])) for state in states)
+        assert len(ours) == len(theirs) > 5
+        assert all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
+    lines = [read_metrics(folder / "metrics.jsonl") for folder in (a, b)]
+    assert [[{k: v for k, v in line.items() if k not in TIMES} for line in run] for run in lines[:1]] == [
+        [{k: v for k, v in line.items() if k not in TIMES} for line in run] for run in lines[1:]
+    ]
+
+
+def flat(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from flat(inner)
+
+
+def test_two_parts_equal_an_unbroken_run(
+    ssql: Ssql, small: Path, tmp_path: Path, digits_run: tuple[Path, Result]
+) -> None:
+    line = ("ssl", "--config", small, "--output", tmp_path, *LIMITS, "--probe-every", 1)
+    said = ssql(*line, "--max-steps", 3).stdout
+    assert result_of(tmp_path)["finished"] is False
+    said += ssql(*line, f"MODEL.CHECKPOINT={tmp_path / 'checkpoint.pth.tar'}").stdout
+    same(tmp_path, digits_run[0])
+    assert said == digits_run[1].stdout
+    again = ssql(*line, "--resume", tmp_path / "checkpoint.pth.tar", "TRAIN.LR_SCHEDULER.BASE_LR=0.1", code=2)
+    assert "BASE_LR 0.05" in again.stderr
+
+
+def test_a_stopped_process_leaves_75_and_goes_on(
+    ssql: Ssql, small: Path, tmp_path: Path, digits_run: tuple[Path, Result]
+) -> None:
+    line = ["ssl", "--config", str(small), "--output", str(tmp_path), *map(str, LIMITS), "--probe-every", "1"]
+    environment = {"OMP_NUM_THREADS": "1", "PATH": "", "ACCELERATE_USE_CPU": "true"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ssql", *line], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75 and "stopped" in said, said
+    ssql(*line, "--resume", "auto")
+    same(tmp_path, digits_run[0])
+
+
+@pytest.mark.parametrize(
+    "kind", ["SimSiam", "BYOL", "MoCo", "SimCLR", "SSQL_BYOL", "SSQL_MoCo", "SSQL_SimCLR", "RSSQL_SimSiam"]
+)
+def test_each_method_runs(ssql: Ssql, small: Path, tmp_path: Path, kind: str) -> None:
+    ssql("ssl", "--config", small, "--output", tmp_path, *LIMITS, f"SSL.TYPE={kind}", "TRAIN.EPOCHS=1")
+    result = result_of(tmp_path)
+    assert result["finished"] and result["steps"] == (3 if kind.endswith("MoCo") else 4)  # the last batch is dropped
+    state = torch.load(tmp_path / "checkpoint.pth.tar", weights_only=True)["state_dict"]
+    first = {key.partition(".")[0] for key in state}
+    with_target, with_queue = kind.endswith(("BYOL", "MoCo")), kind.endswith("MoCo")
+    assert ("encoder_k" in first) == with_target
+    assert ("queue" in first) == with_queue
+    if with_queue:
+        assert state["queue"].shape == (32, 128) and int(state["queue_ptr"]) == 96
+
+
+def test_another_batch_than_stated_is_told_or_accumulated(ssql: Ssql, small: Path, tmp_path: Path) -> None:
+    line = ("ssl", "--config", small, *LIMITS, "TRAIN.EPOCHS=1", "TRAIN.GLOBAL_BATCH=64", "--probe-every", 0)
+    said = ssql(*line, "--output", tmp_path / "a")
+    assert "TRAIN.GLOBAL_BATCH=64" in said.stderr and "--keep-global-batch" in said.stderr
+    assert [result_of(tmp_path / "a")[key] for key in ("global_batch", "steps")] == [32, 4]
+    said = ssql(*line, "--output", tmp_path / "b", "--keep-global-batch")
+    assert "TRAIN.GLOBAL_BATCH=64" not in said.stderr
+    keys = ("global_batch", "batch_per_process", "accumulate_parts", "steps")
+    assert [result_of(tmp_path / "b")[key] for key in keys] == [64, 32, 2, 2]
+
+
+def test_a_collapsed_net_is_told(ssql: Ssql, small: Path, tmp_path: Path) -> None:
+    line = ("ssl", "--config", small, "--output", tmp_path, *LIMITS, "TRAIN.EPOCHS=1", "SSL.TYPE=SimSiam")
+    said = ssql(*line, "TRAIN.LR_SCHEDULER.BASE_LR=5")
+    result = result_of(tmp_path)
+    assert result["z_std_relative"] < 0.2 and result["collapsed"] is True
+    assert "collapsed" in said.stderr
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(ssql: Ssql, small: Path, tmp_path: Path) -> None:
+    said = ssql("ssl", "--config", small, "--output", tmp_path / "out", "--dry-run").stdout
+    plan = dict(line.split(": ", 1) for line in said.splitlines())
+    assert plan["method"] == "SSQL_SimSiam" and plan["net"] == "cifar_resnet8_1x1"
+    assert (plan["steps per epoch"], plan["steps"], plan["global_batch"]) == ("45", "90", "32")
+    assert "estimated seconds" in plan
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_image_folder_without_test_pictures(ssql: Ssql, small: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(8):
+        path = tmp_path / f"data/train/{'ab'[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20 + number, 24), (30 * number, 99, 0)).save(path)
+    keys = ("TRAIN.DATASET=imagenet", "TRAIN.BATCH_SIZE=4", "TRAIN.EPOCHS=1", "MODEL.INPUTSHAPE=(16, 16)")
+    line = ("ssl", "--config", small, "--output", tmp_path / "out", "--data", tmp_path / "data", "-j", 0, *keys)
+    assert "val/" in ssql(*line, code=2).stderr
+    ssql(*line, "--probe-every", 0)
+    assert result_of(tmp_path / "out")["pictures"] == 8
+
+
+@pytest.mark.data
+def test_the_authors_line_from_another_folder(
+    ssql: Ssql, cifar10_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["ssl", "--config", "./configs/cifar/resnet18_ssql_simsiam_cifar.yaml", "--output", "OUT", "-j", "8"]
+    said = ssql(*line, "--data", cifar10_root, "--dry-run", "--limit-train", 4, "--limit-eval", 4)
+    plan = dict(line.split(": ", 1) for line in said.stdout.splitlines())
+    assert plan["net"] == "cifar_resnet18" and plan["parameters"].startswith("29,01")  # 29.01 million, as theirs
+    assert (plan["batch_per_process"], plan["steps"]) == ("128", "400")
+    assert "TRAIN.GLOBAL_BATCH=512" in said.stderr
+    assert not list(tmp_path.iterdir())
