@@ -257,6 +257,36 @@ def test_bad_values(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ["start", "strength", "state", "shape"])
+def test_a_damaged_run_is_not_resumed(kind: str, digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    line = (*PRUNE, *LASSO, "--model", digits_run / "bits8/checkpoint.pth.tar")
+    bsq(*line, "--max-steps", 2, "-c", tmp_path / "run")
+    state = state_of(tmp_path / "run/checkpoint.pth.tar")
+    planes = state["optimizer"]["planes"]
+    if kind == "start":
+        state["at_start"] = {"top1_start": "x"}
+    elif kind == "strength":
+        planes["param_groups"][0]["strength"] = "x"
+    elif kind == "state":
+        planes["state"] = {}
+    else:
+        planes["state"][0]["p"] = planes["state"][0]["p"][..., 1:]
+    torch.save(state, tmp_path / "bad.pth.tar")
+    said = bsq(*line, "--resume", tmp_path / "bad.pth.tar", "-c", tmp_path / "new", code=2).stderr
+    assert "bad.pth.tar" in said and said.count("\n") == 1 and not (tmp_path / "new").exists()
+
+
+def test_finetuning_resumed_elsewhere_takes_the_best_along(
+    pruned: Path, tuned: Path, bsq: Bsq, same_run: Callable[..., None], tmp_path: Path
+) -> None:
+    line = ("cifar_finetune", *SHORT, "--lr", 0.01, "--model", pruned / "checkpoint.pth.tar", "-c")
+    bsq(*line, tmp_path / "run", "--max-steps", 4)
+    bsq(*line, tmp_path / "new", "--resume", tmp_path / "run/checkpoint.pth.tar")
+    assert (tmp_path / "new/best_bin.pth.tar").exists() and result_of(tmp_path / "new")["top1"] == result_of(tuned)[
+        "top1"
+    ]
+
+
 def test_finetuning_refuses_what_is_no_bits(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
     line = ("cifar_finetune", *SHORT, "-c", tmp_path / "run")
     assert "--model" in bsq(*line, code=2).stderr

@@ -34,7 +34,7 @@ def net(bits: int = 8, spread: float = 0.0) -> nn.Module:
 @pytest.mark.parametrize("spread", [0.0, 0.3, 2.0, -2.0])
 def test_now_is_what_requantisation_gives(spread: float, ceiling: int) -> None:
     model = net(3, spread)
-    now = compression_now(bit_layers(model), lambda name: ceiling)
+    now = compression_now(bit_layers(model), lambda name: ceiling, lambda name: 1)
     assert now == size(prune_(requantize_(model, ceiling))).compression
 
 
@@ -44,7 +44,10 @@ def test_now_of_dead_layers() -> None:
         if name != "1":
             for plane in layer.planes()[:2]:
                 plane.data.zero_()
-    assert compression_now(bit_layers(model), lambda name: 8) == size(prune_(requantize_(model))).compression
+    assert (
+        compression_now(bit_layers(model), lambda name: 8, lambda name: 1)
+        == size(prune_(requantize_(model))).compression
+    )
 
 
 def test_strength() -> None:
@@ -98,12 +101,21 @@ def test_the_command_meets_it(target: int, digits_run: Path, bsq: Bsq, tmp_path:
     assert f"{lines[-1]['compression']:.2f} X" in bsq(*finetune).stdout
 
 
+def test_a_miss_is_told(digits_run: Path, bsq: Bsq, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """So strong a lasso that every layer dies at once; its records hold infinities."""
+    start = ("--model", digits_run / "bits8/checkpoint.pth.tar", "-c", tmp_path / "run")
+    bsq(*LINE, *start, "--target-compression", 6, "--decay", 1e6)
+    assert "--target-compression 6 was not met" in caplog.text
+    assert (tmp_path / "run/log.txt").read_text().splitlines()[-1].split("\t")[6] == "inf"
+
+
 def test_in_two_parts(digits_run: Path, bsq: Bsq, same_run: Callable[..., None], tmp_path: Path) -> None:
     """Stopped inside an epoch and at an epoch's end: the strength goes on where it was."""
     start = ("--model", digits_run / "bits8/checkpoint.pth.tar", "--target-compression", 8)
     bsq(*LINE, *start, "--max-steps", 19, "-c", tmp_path / "whole")
-    for steps in (9, 14, 19):
-        bsq(*LINE, *start, "--max-steps", steps, "-c", tmp_path / "parts", "--resume", "auto")
+    for steps in (9, 14, 19):  # the last without --model: the path begins where the checkpoint says
+        given = start if steps < 19 else start[2:]
+        bsq(*LINE, *given, "--max-steps", steps, "-c", tmp_path / "parts", "--resume", "auto")
     same_run(tmp_path / "whole", tmp_path / "parts")
 
 

@@ -206,7 +206,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def layer_table(layers: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What BSQ found, as a Markdown table."""
-    yield "| layer after BSQ | weights | bits | % of ones per plane, most significant first | bytes |"
+    yield "| layer after BSQ and fine-tuning | weights | bits | % of ones per plane, most significant first | bytes |"
     yield "|---|---|---|---|---|"
     for row in layers:
         ones = " ".join(f"{percent:.1f}" for percent in row["ones_percent"])

@@ -97,7 +97,7 @@ class BitSparsity(Objective):
         reg, alpha = self._planes.lasso().to(ce.dtype), self._planes.strength
         parts = {"ce": ce.detach(), "reg": reg, "top1": top1(logits.detach(), batch.label)}
         if self.aim is not None:
-            parts["alpha"] = torch.tensor(alpha)
+            parts["alpha"] = reg.new_tensor(alpha)
         return Out(ce + alpha * reg, parts)
 
     def reg(self) -> float:
@@ -113,7 +113,7 @@ class BitSparsity(Objective):
         if self.aim is None or self._planes is None:
             return
         if (clock.done + 1) % max(total // target.MOMENTS, 1) == 0:
-            now = target.compression_now(bit_layers(self.student), self.ceiling)
+            now = target.compression_now(bit_layers(self.student), self.ceiling, self.floor)
             self._planes.strength = self.aim.strength(now, (clock.done + 1) / total)
 
     def begin_epoch(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> bool:

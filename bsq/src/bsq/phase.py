@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,7 @@ from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
 from lowbit.train.bn import sync_batchnorm_
-from lowbit.train.checkpoint import replace_file
+from lowbit.train.checkpoint import BEST, replace_file
 from lowbit.train.folder import RunFolder
 from lowbit.train.log import read_metrics
 from lowbit.train.loop import Result, Run, check_run, fit
@@ -105,6 +106,7 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         best=chosen_by if phase.best else None,
     )
     try:
+        started(session)
         check_run([stage], loader, run)
     except InputError as error:
         of_file = options.resume is not None and str(options.resume) not in str(error)
@@ -119,7 +121,8 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         if run.resume is None:
             phase.start()
         else:
-            phase.at_start.update(run.resume.get(AT_START, {}))
+            phase.at_start.update(started(session))
+            _bring_best(session, folder)
 
         def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
             return _probe(session, phase, stage, folder, held, clock)
@@ -128,6 +131,31 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         facts = {**sizes, "pictures": len(kept), **phase.end(folder, result)}
         _finish(session, phase, folder, result, facts, chosen_by)
     return result
+
+
+def started(session: Session) -> dict[str, float]:
+    """The figures of the start that a resumed run's checkpoint carries; {} of a fresh run.
+
+    Raises:
+        InputError: they are no figures.
+    """
+    resumed = session.resumed()
+    found = {} if resumed is None else resumed.get(AT_START, {})
+    right = isinstance(found, Mapping) and all(isinstance(k, str) and type(v) is float for k, v in found.items())
+    if not right:
+        name = f"--resume {session.options.resume}"
+        raise InputError(f"{name}: the checkpoint's {AT_START} is damaged ({found!r:.80}); name another")
+    return dict(found)
+
+
+def _bring_best(session: Session, folder: RunFolder | None) -> None:
+    """A run resumed into another folder takes the best state so far along."""
+    resume = session.options.resume
+    if folder is None or resume in (None, "auto") or not session.accelerator.is_main_process:
+        return
+    best = Path(str(resume)).with_name(BEST)
+    if best.exists() and not folder.best.exists():
+        replace_file(folder.best, best.read_bytes())
 
 
 def _shared(session: Session, sgd: SgdOptions, phase: Phase) -> dict[str, Any]:

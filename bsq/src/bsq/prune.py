@@ -1,5 +1,6 @@
 """`bsq cifar_prune_STE`: training in bit form, which finds each layer's precision."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,7 +11,7 @@ from bsq import load, nets, record
 from bsq.convert import bit_layers, nbit_dict, prune_, to_bit_form_, to_bits_
 from bsq.objective import BitSparsity
 from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions
-from bsq.phase import Phase, run_phase, student
+from bsq.phase import Phase, run_phase, started, student
 from bsq.report import summary
 from bsq.session import Session, figures
 from bsq.size import size
@@ -25,7 +26,11 @@ from lowbit.train.loop import Result
 from lowbit.train.process import on_main
 from lowbit.train.protocol import Clock, Objective
 
+MISSED = 0.05  # of a target compression, which is told
 NEAR = 0.99  # of the run's highest compression: what `model_best` is chosen among
+
+
+log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -146,11 +151,12 @@ def _train(
     recipes: tuple[Recipe, Recipe],
     head: dict[str, Any],
 ) -> Result | None:
-    net = student(session, prune_(model))
-    watch = Watch(session, recipes[1], head)
-    names = list(bit_layers(net))
+    names = list(bit_layers(model))
     bits.check(names)
-    first, aim = size(net).compression, None
+    net = student(session, prune_(model, at_least=bits.floor(names)))
+    watch = Watch(session, recipes[1], head)
+    at_start = started(session) or {"compression_start": size(net).compression}
+    first, aim = at_start.get("compression_start", size(net).compression), None
     if bits.target is not None:
         aim = Aim(bits.decay, first, bits.target)
         aim.check(bit_layers(net), bits.floor(names))
@@ -165,7 +171,6 @@ def _train(
         watch=watch,
         aim=aim,
     )
-    at_start: dict[str, float] = {}
 
     def opened(folder: RunFolder | None) -> None:
         watch.folder = folder
@@ -179,9 +184,18 @@ def _train(
         if not result.finished:
             return summary(net)
         watch.clear()
-        scores = session.scores(net, recipes[1])
+        scores, found = session.scores(net, recipes[1]), size(net).compression
         session.say("Best acc:", f"{scores.top1:.2f}")
-        return {**at_start, "top1": scores.top1, "top5": scores.top5, "loss": scores.loss, **summary(net)}
+        if bits.target is not None and abs(found / bits.target - 1) > MISSED:
+            log.warning("--target-compression %g was not met: the net ends at %.2f", bits.target, found)
+        return {
+            **at_start,
+            "target_compression": bits.target,
+            "top1": scores.top1,
+            "top5": scores.top5,
+            "loss": scores.loss,
+            **summary(net),
+        }
 
     phase = Phase(
         command="cifar_prune_STE",

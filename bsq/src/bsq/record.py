@@ -1,5 +1,6 @@
 """What the authors' programs printed, line by line; all of it goes to stdout."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -85,5 +86,6 @@ def log_text(
         if line["event"] == "requantize":
             widths = {"compression": line["compression"]}
         if line["event"] == "epoch" and line["epoch"] in evaluated:
-            rows.append("".join(f"{value:.6f}\t" for value in row({**line, **widths}, evaluated[line["epoch"]])))
+            values = row({**line, **widths}, evaluated[line["epoch"]])
+            rows.append("".join(f"{math.inf if value is None else value:.6f}\t" for value in values))  # JSON has no inf
     return "\n".join(rows) + "\n"

@@ -74,9 +74,18 @@ class PlaneSGD(Optimizer):
         return torch.stack(sums).sum() / self.total
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As every optimizer; the momentum comes to lie plane by plane, as the planes do."""
+        """As every optimizer; the momentum comes to lie plane by plane, as the planes do.
+
+        Raises:
+            KeyError, ValueError: the state of other planes.
+        """
         super().load_state_dict(state_dict)
-        for state in self.state.values():
+        if not isinstance(self.param_groups[0]["strength"], float | int):
+            raise ValueError(f"a strength of {self.param_groups[0]['strength']!r}")
+        for layer, keys in self.slots:
+            state, shapes = self.state[layer.dense(keys)], [tuple(t.shape) for t in layer.planes(keys)]
+            if [tuple(state[name].shape) for name in ("p", "n", "scale")] != shapes:
+                raise ValueError(f"momentum of other planes than {shapes[0]}")
             state.update({name: plane_by_plane(state[name]) for name in ("p", "n")})
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
 """`--target-compression`: the group lasso's strength follows the size of the net, and the last planes are counted out.
 
-At about a hundred moments of a run the compression that a re-quantisation would give now is held against a path that
-rises geometrically from the start's to the target over the first 60 % of the run; the strength is
+At 100 to 199 moments of a run (at every step of a shorter one) the compression that a re-quantisation would give now is
+held against a path that rises geometrically from the start's to the target over the first 60 % of the run; the strength
+is
 
     alpha = decay * exp(GAIN * lag),   lag = wanted - reached, as shares of the whole path in logarithms,
 
@@ -26,6 +27,7 @@ from lowbit.errors import InputError
 MOMENTS = 100  # of a run at which the strength is set
 ARRIVES = 0.6  # share of a run after which the target should be reached; the rest is for the rate's decay
 GAIN = 12.0  # on the digits 8 arrives 20 % short of a target of 10, and an integral control overshoots without end
+MOST = 6.0  # of GAIN * lag: a short run lags far behind at once, and more would kill whole layers in a step
 
 
 class Slot(NamedTuple):
@@ -79,7 +81,7 @@ class Aim(NamedTuple):
         """The lasso's strength at a share of the run, where a re-quantisation would give the compression `now`."""
         reached = math.log(now / self.start) / math.log(self.target / self.start)
         lag = min(progress / ARRIVES, 1.0) - reached
-        return self.decay * math.exp(GAIN * max(min(lag, 1.0), -1.0))
+        return self.decay * math.exp(max(min(GAIN * lag, MOST), -GAIN))
 
 
 def _ends(p: Tensor, n: Tensor, ceiling: int) -> Tensor:
@@ -92,11 +94,17 @@ def _ends(p: Tensor, n: Tensor, ceiling: int) -> Tensor:
 
 
 @torch.no_grad()
-def compression_now(layers: Mapping[str, BitLayer], ceiling: Callable[[str], int]) -> float:
-    """The compression if the net were re-quantised and its empty planes dropped now; one value is read back."""
+def compression_now(
+    layers: Mapping[str, BitLayer], ceiling: Callable[[str], int], floor: Callable[[str], int]
+) -> float:
+    """The compression if the net were re-quantised and its empty planes dropped now; one value is read back.
+
+    A threshold (`--thre`) is not looked at.
+    """
     found = slots(layers)
     ends = torch.stack([_ends(*s.layer.planes(s.keys)[:2], ceiling(s.name)) for s in found]).tolist()
-    widths = [int(high).bit_length() - int(low).bit_length() + 1 if high else 0 for high, low in ends]
+    used = [int(high).bit_length() - int(low).bit_length() + 1 if high else 0 for high, low in ends]
+    widths = [max(bits, floor(s.name)) if bits else 0 for s, bits in zip(found, used, strict=True)]
     bits = sum(s.numel * width for s, width in zip(found, widths, strict=True))
     return 32 * sum(s.numel for s in found) / max(bits, 1)
 
@@ -150,10 +158,10 @@ def meet_(
     """Shorten or widen tensors until nothing brings the bits nearer to the target's. Returns the number of moves.
 
     The tensor that loses least is shortened; where the net is too small already, the one that would lose most is
-    widened.
+    widened: the same weights on a finer grid, which fine-tuning can use.
 
     Args:
-        layers: re-quantised, without empty planes.
+        layers: re-quantised, without empty planes but those that a floor keeps.
         target: the compression.
         floor: the fewest bits of a layer, by name.
         ceiling: the most.

@@ -56,6 +56,7 @@ class Session:
             on_main(self.accelerator, partial(RunFolder.check, options.output, **again, inputs=inputs))
         self.chosen: dict[str, list[int]] = {}
         self._sets: dict[str, Pictures] = {}
+        self._resumed: Mapping[str, Any] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -127,17 +128,19 @@ class Session:
             self.say(f"{name}: {value:,.0f}" if isinstance(value, float | int) else f"{name}: {value}")
 
     def resumed(self) -> Mapping[str, Any] | None:
-        """The checkpoint that `--resume` names; None: a fresh start.
+        """The checkpoint that `--resume` names, read once; None: a fresh start.
 
         Raises:
             InputError: it cannot be read, or a folder holds no good one.
         """
-        resume, output = self.options.resume, self.options.output
-        if resume is None:
-            return None
+        if self._resumed is None and self.options.resume is not None:
+            self._resumed = self._read_resumed(self.options.resume)
+        return self._resumed
+
+    def _read_resumed(self, resume: str) -> Mapping[str, Any] | None:
         if resume != "auto":
             return read_checkpoint(resume)
-        found = None if output is None else newest_good(output)
+        found = None if self.options.output is None else newest_good(self.options.output)
         return None if found is None else found[1]
 
     @contextmanager
