@@ -172,11 +172,11 @@ def configure_logging(package: str) -> None:
     """Our log lines and errors of others go to stderr (ranks above 0: no notes); stdout is the record."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's C++ advises every rank against what the loop needs
     root = logging.getLogger()
-    if not any(isinstance(handler, _Stderr) for handler in root.handlers):
-        handler = _Stderr()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        handler.addFilter(lambda line: line.levelno > logging.WARNING or line.name.split(".")[0] in ("lowbit", package))
-        root.addHandler(handler)
+    root.handlers = [h for h in root.handlers if not isinstance(h, _Stderr)]  # of another command in this process
+    handler = _Stderr()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda line: line.levelno > logging.WARNING or line.name.split(".")[0] in ("lowbit", package))
+    root.addHandler(handler)
     root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
 
 
