@@ -6,8 +6,9 @@ exactly (minutes). In float32 single activation codes flip with the order of ope
 """
 
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ pytestmark = pytest.mark.data
 def accuracies(bsq: Bsq, *args: object) -> list[float]:
     result = bsq(*args)
     return [float(found) for found in re.findall(r"Accuracy: (\S+)%", result.stdout)]
+
+
+@pytest.fixture(autouse=True)
+def every_core(one_thread: None) -> Iterator[None]:
+    """Ten thousand pictures take minutes."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
 
 
 def test_float_net_on_some_pictures(bsq: Bsq, cifar10_root: Path, authors_resnet20: Path, tmp_path: Path) -> None:
