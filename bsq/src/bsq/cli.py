@@ -28,11 +28,7 @@ def cli(context: click.Context) -> None:
 
 def main() -> None:
     """The console script: stop signals are caught from here on."""
-    signals.install()
-    try:
-        cli(prog_name="bsq")
-    finally:
-        signals.ignore()
+    signals.guarded(lambda: cli(prog_name="bsq"))
 
 
 def of_training(options: RunOptions, evaluate: bool) -> RunOptions:

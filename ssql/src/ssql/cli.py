@@ -44,11 +44,7 @@ def cli(context: click.Context) -> None:
 
 def main() -> None:
     """The console script: stop signals are caught from here on."""
-    signals.install()
-    try:
-        cli(prog_name="ssql")
-    finally:
-        signals.ignore()
+    signals.guarded(lambda: cli(prog_name="ssql"))
 
 
 def config_options() -> Decorator:

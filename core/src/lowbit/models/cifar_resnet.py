@@ -10,9 +10,10 @@ also runs on others (the 8x8 digits).
 import math
 from typing import Any
 
-import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
+
+from lowbit.models.pooled import PooledNet, cifar_cfg
 
 
 def conv3x3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
@@ -43,7 +44,7 @@ class Block(nn.Module):
         return self.relu2(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(PooledNet):
     """ResNet-(6n + 2): (B, in_chans, H, W) -> (B, num_classes); num_classes 0 leaves the 64 pooled features."""
 
     def __init__(self, depth: int, num_classes: int = 10, in_chans: int = 3) -> None:
@@ -69,49 +70,15 @@ class CifarResNet(nn.Module):
     def _stage(n: int, channels: int, out: int, stride: int) -> nn.Sequential:
         return nn.Sequential(Block(channels, out, stride), *(Block(out, out, 1) for _ in range(n - 1)))
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer (timm's name for it)."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, or none for 0 classes."""
-        self.num_classes = num_classes
-        self.fc = nn.Linear(64, num_classes) if num_classes else nn.Identity()
-
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, 64, H / 4, W / 4)."""
         x = self.relu(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x)))
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Global average pool, then the classifier unless `pre_logits`."""
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        return self.forward_head(self.forward_features(x))
-
 
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"cifar_resnet{depth}_1x1": {
-            "url": "",
-            "num_classes": 10,
-            "input_size": (3, 32, 32),
-            "pool_size": (8, 8),
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-            "mean": (0.4914, 0.4822, 0.4465),
-            "std": (0.2023, 0.1994, 0.2010),  # the authors' (the true ones are 0.2470, 0.2435, 0.2616)
-            "first_conv": "conv1",
-            "classifier": "fc",
-        }
-        for depth in DEPTHS
-    }
-)
+default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}_1x1": cifar_cfg(8) for depth in DEPTHS})
 
 
 def _build(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from lowbit.models.pooled import PooledNet, cifar_cfg
+
 WIDTHS = (64, 128, 256, 512)
 
 
@@ -78,7 +80,7 @@ class Bottleneck(nn.Module):
         return self.relu3(y + (x if self.downsample is None else self.downsample(x)))
 
 
-class WideCifarResNet(nn.Module):
+class WideCifarResNet(PooledNet):
     """(B, in_chans, H, W) -> (B, num_classes); num_classes 0 leaves the pooled features.
 
     Args:
@@ -114,15 +116,6 @@ class WideCifarResNet(nn.Module):
             self.feature_info.append({"num_chs": channels, "reduction": 2**number, "module": name})
         self.reset_classifier(num_classes)
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer (timm's name for it)."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer, or none for 0 classes."""
-        self.num_classes = num_classes
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, num_features, H / 8, W / 8)."""
         x = self.relu(self.bn1(self.conv1(x)))
@@ -130,14 +123,9 @@ class WideCifarResNet(nn.Module):
             x = self.get_submodule(name)(x)
         return x
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Global average pool, then the classifier unless `pre_logits`."""
-        x = F.avg_pool2d(x, x.shape[-2:]).flatten(1)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        return self.forward_head(self.forward_features(x))
+    def pool(self, x: Tensor) -> Tensor:
+        """As the authors' program, whose last bits these are."""
+        return F.avg_pool2d(x, x.shape[-2:])
 
 
 DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
@@ -146,23 +134,7 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] =
     50: (Bottleneck, (3, 4, 6, 3)),
 }
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"cifar_resnet{depth}": {
-            "url": "",
-            "num_classes": 10,
-            "input_size": (3, 32, 32),
-            "pool_size": (4, 4),
-            "crop_pct": 1.0,
-            "interpolation": "bilinear",
-            "mean": (0.4914, 0.4822, 0.4465),
-            "std": (0.2023, 0.1994, 0.2010),  # the authors' (the true ones are 0.2470, 0.2435, 0.2616)
-            "first_conv": "conv1",
-            "classifier": "fc",
-        }
-        for depth in DEPTHS
-    }
-)
+default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}": cifar_cfg(4) for depth in DEPTHS})
 
 
 def _build(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:

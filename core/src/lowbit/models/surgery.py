@@ -1,9 +1,11 @@
 """Change a net by module names: select by patterns, replace."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from lowbit.errors import InputError
 
@@ -54,3 +56,23 @@ def replace_(model: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, new)
     return model
+
+
+@torch.no_grad()
+def run_blank(model: nn.Module, input_size: tuple[int, int, int], handles: Iterable[RemovableHandle]) -> None:
+    """One forward of a blank picture in evaluation mode, for the hooks of `handles`; they go, and modes come back.
+
+    Args:
+        model: any net.
+        input_size: (C, H, W) of a picture.
+        handles: of hooks on its modules.
+    """
+    modes, reference = {module: module.training for module in model.modules()}, next(model.parameters())
+    model.eval()
+    try:
+        model(torch.zeros(1, *input_size, device=reference.device, dtype=reference.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in modes.items():
+            module.training = mode

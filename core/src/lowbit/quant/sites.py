@@ -2,10 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowbit.models.surgery import run_blank
 from lowbit.quant.policy import function_of
 
 PASSES = (_BatchNorm, nn.Identity, nn.Dropout, nn.Dropout2d)  # what may stand between a layer and its activation
@@ -67,7 +67,6 @@ class _Tracer:
         self.sources[id(out)] = source, out._version
 
 
-@torch.no_grad()
 def sites(model: nn.Module, input_size: tuple[int, int, int]) -> Sites:
     """Run one blank picture through the net, in evaluation mode (restored after).
 
@@ -86,14 +85,5 @@ def sites(model: nn.Module, input_size: tuple[int, int, int]) -> Sites:
         elif isinstance(module, PASSES):
             handles.append(module.register_forward_pre_hook(tracer.before))
             handles.append(module.register_forward_hook(tracer.after_pass))
-    modes = {module: module.training for module in model.modules()}
-    reference = next(model.parameters())
-    model.eval()
-    try:
-        model(torch.zeros(1, *input_size, device=reference.device, dtype=reference.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    run_blank(model, input_size, handles)
     return tracer.sites

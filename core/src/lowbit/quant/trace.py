@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from lowbit.models.surgery import run_blank
 from lowbit.quant.activation import QuantActivation
 from lowbit.quant.layers import QuantizedLayer, quantized_layers
 from lowbit.quant.uniform_layers import ObservedActivation
@@ -31,7 +31,6 @@ def is_layer(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d | nn.Linear | QuantizedLayer)
 
 
-@torch.no_grad()
 def trace(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Traced]:
     """Run one blank picture through the net, in evaluation mode (restored after).
 
@@ -62,21 +61,12 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Trace
             same = before.quantizer is quantizer
             found[name] = Traced(before.outputs + out.numel(), quantizer if same else None)
 
-    modes = {module: module.training for module in model.modules()}
     handles = [
         module.register_forward_hook(lambda module, args, out, name=name: after(name, module, args, out))
         for name, module in model.named_modules()
         if is_layer(module) or isinstance(module, (QuantActivation, ObservedActivation, *PASSES))
     ]
-    reference = next(model.parameters())
-    model.eval()
-    try:
-        model(torch.zeros(1, *input_size, device=reference.device, dtype=reference.dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
+    run_blank(model, input_size, handles)
     return found
 
 

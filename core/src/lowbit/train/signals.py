@@ -9,6 +9,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -55,3 +56,12 @@ def ignore() -> None:
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def guarded(program: Callable[[], object]) -> None:
+    """Run a console script: stop signals are caught from its start to its end."""
+    install()
+    try:
+        program()
+    finally:
+        ignore()
