@@ -1,13 +1,15 @@
-"""Where tests find real data and recorded numbers; nothing of it is in the repository."""
+"""What all tests share: real data and recorded numbers (nothing of it is in the repository), runs as processes."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +25,13 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"skipped although the shared data is here: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """The nets are small, and on a busy machine two threads wait for each other: they take six times as long."""
+    if "torch" in sys.modules:  # else no test of this session uses it
+        sys.modules["torch"].set_num_threads(1)
 
 
 def need(path: Path) -> Path:
@@ -102,3 +111,90 @@ def golden() -> Callable[[str], Path]:
         raise FileNotFoundError(f"LOWBIT_GOLDEN={other} holds no recorded numbers of {method}")
 
     return folder
+
+
+class Started:
+    """A run at work, in one process or several."""
+
+    def __init__(self, server: "ForkServer", said: Path, pids: list[int]) -> None:
+        self.server, self.path, self.pids = server, said, pids
+        self._codes: list[int] | None = None
+
+    def said(self, rank: int = 0, stream: str = "out") -> str:
+        path = Path(f"{self.path}.{rank}.{stream}")
+        return path.read_text() if path.exists() else ""
+
+    def codes(self) -> list[int]:
+        """Exit codes, when all have left."""
+        if self._codes is None:
+            self._codes = self.server.ask({"wait": self.pids})["codes"]
+        return self._codes
+
+    def wait(self, *codes: int) -> "Started":
+        """Until all have left, with these exit codes."""
+        found = self.codes()
+        assert found == list(codes), f"{found}: " + "".join(self.said(rank, "err") for rank in range(len(found)))
+        return self
+
+
+class ForkServer:
+    """Starts runs as processes of their own (see fork_server.py)."""
+
+    def __init__(self, folder: Path, process: "subprocess.Popen[str]") -> None:
+        self.folder, self.process, self.count = folder, process, 0
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def start(self, args: Sequence[object] = (), world: int = 1, **more: Any) -> Started:
+        """Start a command line, or what else the server's program understands."""
+        self.count += 1
+        said = self.folder / str(self.count)
+        request = {"args": [str(arg) for arg in args], "said": str(said), "world": world, **more}
+        return Started(self, said, self.ask(request)["pids"])
+
+
+SERVERS = pytest.StashKey[dict[Path, "subprocess.Popen[str]"]]()
+
+
+def program_of(test: Path) -> Path:
+    """What serves the tests of a file: the `forked_*.py` of its folder, else of one above."""
+    return next(found for folder in test.parents for found in folder.glob("forked_*.py"))
+
+
+def start_server(program: Path) -> "subprocess.Popen[str]":
+    quiet = {"OMP_NUM_THREADS": "1", "USE_LIBUV": "0", "ACCELERATE_USE_CPU": "true", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    command = [sys.executable, "-W", "error::UserWarning:lowbit", str(HERE / "fork_server.py"), str(program)]
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet}
+    )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the servers that are going to be used: their imports take 5 s, beside the tests before."""
+    items = [] if session.config.option.collectonly else session.items
+    programs = {program_of(item.path) for item in items if "servers" in getattr(item, "fixturenames", ())}
+    session.config.stash[SERVERS] = {program: start_server(program) for program in sorted(programs)}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    for process in config.stash.get(SERVERS, {}).values():
+        with process:  # it ends with its stdin, and `with` waits for it
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> dict[Path, ForkServer]:
+    """Fork servers by their program."""
+    started = pytestconfig.stash[SERVERS].items()
+    return {program: ForkServer(tmp_path_factory.mktemp("said"), process) for program, process in started}
+
+
+@pytest.fixture(scope="module")
+def processes(request: pytest.FixtureRequest, servers: dict[Path, ForkServer]) -> ForkServer:
+    """Of this folder: `processes.start(("convert", "-d", "digits"), world=2).wait(0, 0)`."""
+    return servers[program_of(request.path)]

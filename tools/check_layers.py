@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluate",),
     ("cost",),
     ("export",),
+    ("demo",),
     ("config_files",),
     ("config",),
     ("loading",),

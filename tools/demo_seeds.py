@@ -18,7 +18,9 @@ def demo(seed: int, folder: Path) -> dict[str, float]:
     """One demo as a user starts it; its wall time includes the start of Python."""
     start = time.perf_counter()
     command = [sys.executable, "-m", "bsq", "demo", "--seed", str(seed), "--output", str(folder)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
     seconds = time.perf_counter() - start
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     last = result["rows"][-1]

@@ -1,12 +1,8 @@
 """Recorded numbers of BSQ's original program, a comparison relative to an array's maximum, and runs on the digits."""
 
-import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +18,6 @@ from bsq.cli import cli
 from bsq.convert import to_bits_
 from lowbit.models.create import create_model
 from lowbit.train.log import read_metrics
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """The nets are small, and on a busy machine two threads wait for each other: they take six times as long."""
-    torch.set_num_threads(1)
 
 
 class Recorded:
@@ -162,69 +152,6 @@ def bsq() -> Bsq:
         return result
 
     return run
-
-
-class Started:
-    """A command line at work, in one process or several."""
-
-    def __init__(self, server: "CommandServer", said: Path, pids: list[int]) -> None:
-        self.server, self.path, self.pids = server, said, pids
-
-    def said(self, rank: int = 0, stream: str = "out") -> str:
-        path = Path(f"{self.path}.{rank}.{stream}")
-        return path.read_text() if path.exists() else ""
-
-    def wait(self, *codes: int) -> "Started":
-        """Until all have left, with these exit codes."""
-        found = self.server.ask({"wait": self.pids})["codes"]
-        assert found == list(codes), f"{found}: " + "".join(self.said(rank, "err") for rank in range(len(codes)))
-        return self
-
-
-class CommandServer:
-    """Starts command lines as processes of their own (see command_server.py)."""
-
-    def __init__(self, folder: Path, process: "subprocess.Popen[str]") -> None:
-        self.folder, self.process, self.count = folder, process, 0
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def start(self, args: Sequence[object], world: int = 1, kill: tuple[str, int] | None = None) -> Started:
-        self.count += 1
-        said = self.folder / str(self.count)
-        request = {"args": [str(arg) for arg in args], "said": str(said), "world": world, "kill": kill}
-        return Started(self, said, self.ask(request)["pids"])
-
-
-SERVER = pytest.StashKey["subprocess.Popen[str]"]()
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the server that is going to be used: its imports take 5 s, beside the tests before."""
-    if not session.config.option.collectonly and any(
-        "processes" in getattr(item, "fixturenames", ()) for item in session.items
-    ):
-        program = Path(__file__).resolve().parent / "command_server.py"
-        session.config.stash[SERVER] = subprocess.Popen(
-            [sys.executable, str(program)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "USE_LIBUV": "0", "ACCELERATE_USE_CPU": "true"},
-        )  # fmt: skip
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    with config.stash.get(SERVER, contextlib.nullcontext()) as process:
-        if process is not None:  # it ends with its stdin, and `with` waits for it
-            process.stdin.close()
-
-
-@pytest.fixture(scope="session")
-def processes(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> CommandServer:
-    return CommandServer(tmp_path_factory.mktemp("said"), pytestconfig.stash[SERVER])
 
 
 @pytest.fixture(scope="session")

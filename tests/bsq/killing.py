@@ -1,4 +1,4 @@
-"""How a forked command line kills itself at one moment of bit training (command_server.py); not a test itself."""
+"""How a forked command line kills itself at one moment of bit training (forked_bsq.py); not a test itself."""
 
 import os
 import signal

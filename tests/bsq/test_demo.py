@@ -10,6 +10,8 @@ import pytest
 from click.testing import Result
 
 from bsq import demo
+from lowbit.demo import is_demo
+from lowbit.errors import Stopped
 
 Bsq = Callable[..., Result]
 
@@ -47,7 +49,7 @@ def test_files_tables_and_verdict(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.
     assert all(len(row["ones_percent"]) == row["bits"] for row in layers)
     assert {"float", "bits8", "bsq", "finetune", "demo.png"} <= {path.name for path in out.iterdir()}
     assert "Accuracy" in (out / "bits8/record.txt").read_text()
-    assert demo._is_demo(out)  # so that the next demo replaces it
+    assert is_demo(out)  # so that the next demo replaces it
     (out / "config.json").write_text('{"command": "train"}')
     assert "--overwrite" in bsq("demo", "--output", out, code=2).stderr  # another run is not replaced
 
@@ -55,6 +57,17 @@ def test_files_tables_and_verdict(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.
 def test_one_process_only(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "WORLD_SIZE=2" in bsq("demo", "--output", tmp_path / "demo", code=2).stderr
+
+
+def test_stopped(bsq: Bsq, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its training could be resumed; the demo cannot."""
+
+    def stopped(stages: demo.Stages) -> None:
+        raise Stopped("stopped after step 3, saved; go on with --resume auto")
+
+    monkeypatch.setattr(demo.Stages, "float", stopped)
+    said = bsq("demo", "--output", tmp_path / "demo", code=75).stderr
+    assert "anew" in said and "--resume" not in said
 
 
 @pytest.mark.slow

@@ -26,7 +26,8 @@ def killer(processes: Any) -> Run:
     """Run a command line to the end, or until it is killed as it must be; what it says on stderr."""
 
     def run(*args: object, kill: tuple[str, int] | None = None) -> str:
-        return processes.start(args, kill=kill).wait(0 if kill is None else -9).said(stream="err")
+        more = {} if kill is None else {"kill": kill}
+        return processes.start(args, **more).wait(0 if kill is None else -9).said(stream="err")
 
     return run
 

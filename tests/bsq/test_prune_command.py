@@ -206,6 +206,38 @@ def test_floor_by_layer(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
     assert set(map(tuple, bits.values())) == {(2, 0)}
 
 
+def test_finetuning_keeps_the_floor(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    """A checkpoint carries it: an empty plane stays where bit training had to leave one, and goes elsewhere."""
+    start = ("--model", digits_run / "bits8/checkpoint.pth.tar", "-c", tmp_path / "run")
+    bsq(*PRUNE, *start, "--max-steps", 1, "--min-bits", "layer1*=8")
+    state = state_of(tmp_path / "run/checkpoint.pth.tar")
+    for name in ("layer1.0.conv1", "layer2.0.conv1"):
+        for key in ("pweight", "nweight"):
+            state["state_dict"][f"module.{name}.{key}"][..., -2:] = 0
+    torch.save(state, tmp_path / "emptied.pth.tar")
+    line = ("cifar_finetune", *SHORT, "--max-steps", 1)
+    bsq(*line, "--model", tmp_path / "emptied.pth.tar", "-c", tmp_path / "tuned")
+    tuned = state_of(tmp_path / "tuned/checkpoint.pth.tar")
+    assert tuned["Nbit_dict"]["layer1.0.conv1"] == [8, 0] and tuned["Nbit_dict"]["layer2.0.conv1"] == [6, 0]
+    assert tuned["min_bits"] == {"layer1.0.conv1": 8, "layer1.0.conv2": 8}
+    evaluate = ("cifar_finetune", *NET, "--evaluate", "-c")
+    bsq(*evaluate, tmp_path / "eval", "--model", tmp_path / "tuned/checkpoint.pth.tar")
+    assert result_of(tmp_path / "eval")["bits"] == tuned["Nbit_dict"]
+    torch.save({**state, "min_bits": {"fc": 0}}, tmp_path / "bad.pth.tar")
+    assert "min_bits" in bsq(*evaluate, tmp_path / "x", "--model", tmp_path / "bad.pth.tar", code=2).stderr
+
+
+def test_export_of_a_training_under_way_says_that_it_rounds(
+    digits_run: Path, bsq: Bsq, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = ("--model", digits_run / "bits8/checkpoint.pth.tar", "-c", tmp_path / "run")
+    bsq(*PRUNE, *start, "--max-steps", 2)
+    for model, said in ((tmp_path / "run", True), (digits_run / "bits8", False)):
+        caplog.clear()
+        bsq("export", "--model", model / "checkpoint.pth.tar", "--output", tmp_path / "packed", "--overwrite")
+        assert ("rounded" in caplog.text) == said
+
+
 def test_a_float_model_and_none_become_bits(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
     for name, more in (("a", ("--model", digits_run / "float/checkpoint.pth.tar")), ("b", ())):
         bsq(*PRUNE, "--max-steps", 1, *more, "-c", tmp_path / name)
@@ -257,7 +289,7 @@ def test_bad_values(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["start", "strength", "state", "shape"])
+@pytest.mark.parametrize("kind", ["start", "strength", "state", "shape", "widths"])
 def test_a_damaged_run_is_not_resumed(kind: str, digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
     line = (*PRUNE, *LASSO, "--model", digits_run / "bits8/checkpoint.pth.tar")
     bsq(*line, "--max-steps", 2, "-c", tmp_path / "run")
@@ -269,11 +301,38 @@ def test_a_damaged_run_is_not_resumed(kind: str, digits_run: Path, bsq: Bsq, tmp
         planes["param_groups"][0]["strength"] = "x"
     elif kind == "state":
         planes["state"] = {}
+    elif kind == "widths":
+        state["Nbit_dict"]["fc"] = [3, 8]
     else:
         planes["state"][0]["p"] = planes["state"][0]["p"][..., 1:]
     torch.save(state, tmp_path / "bad.pth.tar")
     said = bsq(*line, "--resume", tmp_path / "bad.pth.tar", "-c", tmp_path / "new", code=2).stderr
     assert "bad.pth.tar" in said and said.count("\n") == 1 and not (tmp_path / "new").exists()
+    assert said.count("--resume") == 1
+
+
+def test_a_run_is_resumed_with_its_own_options(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    """Told by the names of their flags."""
+    line = (*PRUNE, "--model", digits_run / "bits8/checkpoint.pth.tar", "-c", tmp_path / "run")
+    bsq(*line, *LASSO, "--target-compression", 6, "--max-steps", 1)
+    for given, told in (
+        (("--target-compression", 8), "--target-compression 6.0, this run has 8.0"),
+        (("--target-compression", 6, "--act", 5), "--act 4, this run has 5"),
+        (("--target-compression", 6, "--lr", 0.2), "--lr 0.1, this run has 0.2"),
+    ):
+        said = bsq(*line, *LASSO, *given, "--resume", "auto", code=2).stderr
+        assert said.startswith("error: --resume auto: the checkpoint was made with") and told in said, said
+
+
+def test_finetuning_is_resumed_with_its_own_widths(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    line = ("cifar_finetune", *SHORT, "-c", tmp_path / "run", "--max-steps", 1)
+    state = state_of(digits_run / "bits8/checkpoint.pth.tar")
+    for key in ("pweight", "nweight"):
+        state["state_dict"][f"module.conv1.{key}"][..., -2:] = 0
+    torch.save(state, tmp_path / "six.pth.tar")
+    bsq(*line, "--model", tmp_path / "six.pth.tar")
+    said = bsq(*line, "--model", digits_run / "bits8/checkpoint.pth.tar", "--resume", "auto", code=2).stderr
+    assert "layer conv1 holds (8, 0) bits" in said and "Nbit_dict says (6, 0)" in said
 
 
 def test_finetuning_resumed_elsewhere_takes_the_best_along(

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +12,12 @@ from torch import nn
 
 from bsq.convert import bit_layers, nbit_dict, prune_, requantize_, to_bits_
 from bsq.planes import Planes, from_float, reconstruct, to_planes
+from bsq.prune import Watch
 from bsq.size import size
 from bsq.target import Aim, compression_now, meet_, shortened, widened
+from lowbit.evaluate.classify import Scores
 from lowbit.train.log import read_metrics
+from lowbit.train.protocol import Clock
 
 Bsq = Callable[..., Result]
 LINE = ("cifar_prune_STE", "-d", "digits", "-a", "cifar_resnet8_1x1", "--limit-train", 448, "--limit-eval", 60,
@@ -89,12 +94,24 @@ def test_meets_within_floor_and_ceiling() -> None:
     assert {name: pair[0] for name, pair in nbit_dict(model).items()} == {"0": 2, "1": 5, "3": 2}
 
 
+@pytest.mark.parametrize(("target", "best"), [(None, 2), (6.4, 5), (20.0, 2)])
+def test_the_best_state_meets_the_target_if_any_does(target: float | None, best: int, tmp_path: Path) -> None:
+    """Not one that overshot it early and was more accurate, or a later one of lower compression."""
+    watch = Watch(SimpleNamespace(), SimpleNamespace(), {}, target)  # type: ignore[arg-type]
+    folder: Any = SimpleNamespace(path=tmp_path, best=tmp_path / "model_best.pth.tar")
+    for done, (bits, top1) in enumerate([(2, 80.0), (5, 70.0), (5, 60.0), (8, 90.0)]):
+        clock = Clock(0, done, 4, 0, 1, 0, done=done)
+        watch._keep(folder, clock, net(bits), Scores(top1, 100.0, 1.0, 1, 1.0))
+    assert torch.load(folder.best)["acc"] == {2: 80.0, 5: 70.0}[best]
+
+
 @pytest.mark.parametrize("target", [6, 10])
 def test_the_command_meets_it(target: int, digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
     run, start = tmp_path / "run", ("--model", digits_run / "bits8/checkpoint.pth.tar")
     bsq(*LINE, *start, "-c", run, "--target-compression", target)
     lines = [line for line in read_metrics(run / "metrics.jsonl") if line["event"] == "requantize"]
     assert lines[-1]["compression"] == pytest.approx(target, rel=0.05)
+    assert torch.load(run / "model_best.pth.tar")["compression"] == pytest.approx(target, rel=0.05)
     found, alphas = ([line[key] for line in lines] for key in ("compression_found", "alpha"))
     assert alphas[0] == 0.01 and max(alphas) > 0.1 and found[-1] > 4.2  # the lasso did its part
     finetune = ("cifar_finetune", *LINE[1:15], "--model", run / "checkpoint.pth.tar", "--evaluate")

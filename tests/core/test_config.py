@@ -269,6 +269,16 @@ def test_dead_keys_are_listed_once_and_only_where_they_are_set(
     assert caplog.messages[0].endswith("in this command: SEED")
 
 
+def test_dead_keys_are_told_by_the_first_process_alone(
+    load: Callable[..., Tree], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, told in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        caplog.clear()
+        load("SEED: 1\n", dead=["SEED"])
+        assert len(caplog.messages) == told
+
+
 def test_a_dump_reads_back_as_the_same_config(load: Callable[..., Tree]) -> None:
     config = load("OUTPUT: '7'\nLAYERS: {conv1: {w: 8}}\nTRAIN: {MILESTONES: [3, 4], RATE: {TYPE: step}}\n")
     text = json.dumps(dump_config(config))

@@ -11,13 +11,8 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
+from lowbit.train.log import read_metrics
 from ssql.cli import cli
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """The nets are small, and on a busy machine two threads wait for each other: they take six times as long."""
-    torch.set_num_threads(1)
 
 
 class Recorded:
@@ -134,8 +129,51 @@ def ssql() -> Ssql:
 
 
 @pytest.fixture(scope="session")
-def digits_run(tmp_path_factory: pytest.TempPathFactory, small: Path, ssql: Ssql) -> tuple[Path, Result]:
-    """The folder of a finished run (4 steps an epoch), and what it said."""
+def digits_line(small: Path) -> tuple[object, ...]:
+    """A command line without its folder: 2 epochs of 4 steps."""
+    return ("ssl", "--config", small, "--limit-train", 120, "--limit-eval", 60, "--probe-every", 1)
+
+
+@pytest.fixture(scope="session")
+def digits_run(
+    tmp_path_factory: pytest.TempPathFactory, digits_line: tuple[object, ...], ssql: Ssql
+) -> tuple[Path, Result]:
+    """The folder of that run, finished, and what it said."""
     folder = tmp_path_factory.mktemp("runs") / "out"
-    limits = ("--limit-train", 120, "--limit-eval", 60, "--probe-every", 1)
-    return folder, ssql("ssl", "--config", small, "--output", folder, *limits)
+    return folder, ssql(*digits_line, "--output", folder)
+
+
+TIMES = {"seconds", "images_per_second", "run", "lines"}  # what may differ between equal runs
+
+
+def compare(a: Any, b: Any, where: str) -> None:
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for name in a.keys() - TIMES:
+            compare(a[name], b[name], f"{where}.{name}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            compare(x, y, f"{where}[{number}]")
+    else:
+        assert a == b, where
+
+
+@pytest.fixture(scope="session")
+def same_run() -> Callable[[Path, Path], None]:
+    """Two run folders are equal: files, every tensor and value of checkpoints, lines of metrics; times excluded."""
+
+    def same(a: Path, b: Path) -> None:
+        previous = "checkpoint.prev.pth.tar"  # of another moment where saves came at other steps
+        names = {path.name for path in a.iterdir()} - {previous}
+        assert names == {path.name for path in b.iterdir()} - {previous}
+        checkpoints = sorted(name for name in names if name.endswith(".tar"))
+        assert checkpoints[0] == "checkpoint.pth.tar"
+        for name in checkpoints:
+            compare(*(torch.load(folder / name, weights_only=True) for folder in (a, b)), name)
+        compare(*(read_metrics(folder / "metrics.jsonl") for folder in (a, b)), "metrics")
+        compare(*(json.loads((folder / "result.json").read_text()) for folder in (a, b)), "result")
+
+    return same

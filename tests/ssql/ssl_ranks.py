@@ -1,11 +1,5 @@
-"""Tiny objectives of every method, and short runs of them: a program for test_objective.py too, not a test itself.
+"""Tiny objectives of every method and short runs of them, for test_objective.py and the forks that it asks for."""
 
-Usage: ssl_ranks.py FOLDER: runs on one process and on two, forked, each rank saving what it holds at the end.
-"""
-
-import os
-import signal
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,40 +80,13 @@ def short_run(objective: SelfSupervised, folder: Path, dtype: torch.dtype, **opt
     return drawn
 
 
-def work(folder: Path, rank: int, world: int) -> None:
-    """What one process does: every method of SPLIT, in float64 and with batch norm over all processes."""
-    if world > 1:
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        port = 20000 + os.getppid() % 20000
-        os.environ.update(zip(names, map(str, (rank, rank, world, "127.0.0.1", port)), strict=True))
+def split_run(folder: Path) -> None:
+    """What one process of one or several does: every method of SPLIT, in float64, batch norm over all processes."""
+    accelerator = make_accelerator("no", cpu=True)
+    world, rank = accelerator.num_processes, accelerator.process_index
     for kind in SPLIT:
         objective = tiny(kind, grid="whole").double()
         sync_batchnorm_(objective)
         drawn = short_run(objective, folder / f"{kind}{world}", torch.float64)
         torch.save((objective.state_dict(), drawn), folder / f"{kind}{world}.{rank}.pt")
-    finish(make_accelerator("no", cpu=True))
-
-
-def main(folder: Path) -> int:
-    """Fork all processes; the number of those that failed."""
-    torch.set_num_threads(1)
-    pids = []
-    for rank, world in ((0, 2), (1, 2), (0, 1)):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            signal.alarm(100)  # rather than waiting for each other for ever
-            try:
-                work(folder, rank, world)
-                code = 0
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        pids.append(pid)
-    return sum(os.waitpid(pid, 0)[1] != 0 for pid in pids)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(Path(sys.argv[1])))
+    finish(accelerator)

@@ -1,10 +1,6 @@
 """SSQL's objectives: which bits and passes make the loss, where gradients go, runs that are resumed or split."""
 
-import os
 import runpy
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,20 +17,16 @@ from lowbit.quant.convert import activations, in_mode, weight_quantizers
 from lowbit.train.protocol import Clock, Out, Pass
 from ssql.objective import Drawing, SelfSupervised
 
-PROGRAM = Path(__file__).with_name("ssl_ranks.py")
-ranks = SimpleNamespace(**runpy.run_path(str(PROGRAM)))
+ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("ssl_ranks.py"))))
 SSQL = ["SSQL_SimSiam", "SSQL_BYOL", "SSQL_MoCo", "SSQL_SimCLR", "RSSQL_SimSiam"]
 ALL = ["SimSiam", "BYOL", "MoCo", "SimCLR", *SSQL]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def split_runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, "subprocess.Popen[bytes]"]]:
+def split_runs(tmp_path_factory: pytest.TempPathFactory, processes: Any) -> tuple[Path, list[Any]]:
     """Runs on one process and on two, beside this module's other tests."""
     folder = tmp_path_factory.mktemp("ranks")
-    quiet = {"OMP_NUM_THREADS": "1", "USE_LIBUV": "0", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-    environment = {**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, str(PROGRAM), str(folder)], env=environment) as process:
-        yield folder, process
+    return folder, [processes.start(split=str(folder), world=world) for world in (1, 2)]
 
 
 def batch_of(n: int = 8) -> Batch:
@@ -226,10 +218,10 @@ def test_a_run_resumed_inside_an_epoch_equals_an_unbroken_one(kind: str, observe
 
 
 @pytest.mark.parametrize("kind", ranks.SPLIT)
-def test_two_processes_draw_the_same_bits_and_equal_one(kind: str, split_runs: tuple[Path, Any]) -> None:
+def test_two_processes_draw_the_same_bits_and_equal_one(kind: str, split_runs: tuple[Path, list[Any]]) -> None:
     """In float64, on unequal parts of each batch; with the authors' grid the largest weights lie at near ties."""
-    folder, process = split_runs
-    assert process.wait(timeout=120) == 0
+    folder, (alone, together) = split_runs
+    alone.wait(0), together.wait(0, 0)
     (one, drawn), (rank0, drawn0), (rank1, drawn1) = (
         torch.load(folder / f"{kind}{n}.pt") for n in ("1.0", "2.0", "2.1")
     )

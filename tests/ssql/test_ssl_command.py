@@ -2,10 +2,6 @@
 
 import json
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +10,13 @@ import pytest
 import timm
 import torch
 from click.testing import Result
-from torch import Tensor
 
 import lowbit.models.create
 from lowbit.train.log import read_metrics
 
 Ssql = Callable[..., Result]
+Line = tuple[object, ...]
 LIMITS = ("--limit-train", 120, "--limit-eval", 60)
-TIMES = {"seconds", "images_per_second"}
 
 
 def result_of(folder: Path) -> dict[str, Any]:
@@ -68,55 +63,17 @@ def test_mean_of_an_epoch_is_that_of_its_intervals(digits_run: tuple[Path, Resul
         assert float(line.split("(")[-1].rstrip(")")) == pytest.approx(loss, abs=6e-3)  # the last batch is smaller
 
 
-def same(a: Path, b: Path) -> None:
-    """Two run folders hold equal tensors and lines."""
-    states = [torch.load(folder / "checkpoint.pth.tar", weights_only=True) for folder in (a, b)]
-    for part in ("state_dict", "optimizer"):
-        ours, theirs = (list(flat(state[part])) for state in states)
-        assert len(ours) == len(theirs) > 5
-        assert all(torch.equal(x, y) for x, y in zip(ours, theirs, strict=True))
-    lines = [read_metrics(folder / "metrics.jsonl") for folder in (a, b)]
-    assert [[{k: v for k, v in line.items() if k not in TIMES} for line in run] for run in lines[:1]] == [
-        [{k: v for k, v in line.items() if k not in TIMES} for line in run] for run in lines[1:]
-    ]
-
-
-def flat(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from flat(inner)
-
-
 def test_two_parts_equal_an_unbroken_run(
-    ssql: Ssql, small: Path, tmp_path: Path, digits_run: tuple[Path, Result]
+    ssql: Ssql, digits_line: Line, same_run: Callable[..., None], tmp_path: Path, digits_run: tuple[Path, Result]
 ) -> None:
-    line = ("ssl", "--config", small, "--output", tmp_path, *LIMITS, "--probe-every", 1)
+    line = (*digits_line, "--output", tmp_path)
     said = ssql(*line, "--max-steps", 3).stdout
     assert result_of(tmp_path)["finished"] is False
     said += ssql(*line, f"MODEL.CHECKPOINT={tmp_path / 'checkpoint.pth.tar'}").stdout
-    same(tmp_path, digits_run[0])
+    same_run(tmp_path, digits_run[0])
     assert said == digits_run[1].stdout
     again = ssql(*line, "--resume", tmp_path / "checkpoint.pth.tar", "TRAIN.LR_SCHEDULER.BASE_LR=0.1", code=2)
     assert "BASE_LR 0.05" in again.stderr
-
-
-def test_a_stopped_process_leaves_75_and_goes_on(
-    ssql: Ssql, small: Path, tmp_path: Path, digits_run: tuple[Path, Result]
-) -> None:
-    line = ["ssl", "--config", str(small), "--output", str(tmp_path), *map(str, LIMITS), "--probe-every", "1"]
-    environment = {"OMP_NUM_THREADS": "1", "PATH": "", "ACCELERATE_USE_CPU": "true"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ssql", *line], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 75 and "stopped" in said, said
-    ssql(*line, "--resume", "auto")
-    same(tmp_path, digits_run[0])
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,13 @@ def prune_(model: nn.Module, threshold: float = 0.0, at_least: int | Width = 1) 
     return model
 
 
+def binary(model: nn.Module) -> bool:
+    """Whether planes hold nothing but 0 and 1, as after a re-quantisation; latents are no planes."""
+    layers = [layer for layer in bit_layers(model).values() if layer.form == "bit"]
+    held = [plane for layer in layers for keys in layer.tensors for plane in layer.planes(keys)[:2]]
+    return all(bool(((plane == 0) | (plane == 1)).all()) for plane in held)
+
+
 def ones_per_plane(model: nn.Module) -> dict[str, dict[str, list[float]]]:
     """{layer: {"weight": percents, "bias": percents}}: set bits per plane, most significant first; bit form."""
     table: dict[str, dict[str, list[float]]] = {}

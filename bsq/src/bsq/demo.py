@@ -1,21 +1,14 @@
 """`bsq demo`: the digits; a small float net, its conversion to 8, 4 and 3 bits, and BSQ from the 8 bits on.
 
 BSQ trains in bits with re-quantisations until the net has a twelfth of its bits, then fine-tunes it. Tables, a picture,
-`result.json`. Useful means: the trained backbone beats a random-weight one by 10 points under the same probe (nearest
-class mean of the features in front of the last layer, which needs no training of its own). Otherwise the demo ends
-with 1.
-
-One thread: so small a net gains nothing from more, and the table is then the same for any number of cores.
+`result.json`. If the net is useless (`lowbit.demo`) the demo ends with 1: the probe is nearest class mean of the
+features in front of the last layer, which needs no training of its own.
 """
 
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +20,8 @@ from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthO
 from bsq.session import RECIPES
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader
-from lowbit.errors import EXIT_DONE, EXIT_FAULT, InputError
+from lowbit.demo import NEEDED, prepare, run_stage, told_when_stopped, verdict
+from lowbit.errors import EXIT_DONE, EXIT_FAULT
 from lowbit.evaluate.classify import evaluating
 from lowbit.loading import load
 from lowbit.models.create import create_model
@@ -42,7 +36,6 @@ BITS = (8, 4, 3)  # converted without training; BSQ starts from the first
 PRUNE = SgdOptions(epochs=20, train_batch=64, lr=0.1, schedule=(14,), weight_decay=1e-4)
 SEARCH = PruneOptions(interval=5, target=12.0)
 TUNE = SgdOptions(epochs=10, train_batch=64, lr=0.02, schedule=(6, 8), weight_decay=1e-4)
-NEEDED = 10.0  # points between the trained and the random-weight backbone
 
 
 def class_means_top1(model: nn.Module) -> float:
@@ -74,13 +67,8 @@ def demo(options: RunOptions) -> int:
         InputError: the folder holds something else than a demo, or several processes were started.
     """
     start = time.perf_counter()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            f"the demo is one process, not WORLD_SIZE={os.environ['WORLD_SIZE']}: start it without a launcher"
-        )
-    torch.set_num_threads(1)
-    where = options.output or Path("runs/bsq-demo")
-    options = replace(options, overwrite=options.overwrite or _is_demo(where), resume=None)
+    options = prepare(options, Path("runs/bsq-demo"))
+    assert options.output is not None
     config = {
         "command": "demo",
         **asdict(options),
@@ -90,9 +78,10 @@ def demo(options: RunOptions) -> int:
         "search": asdict(SEARCH),
         "tune": asdict(TUNE),
     }
-    with RunFolder.open(where, config, overwrite=options.overwrite) as folder:
-        stages = Stages(replace(options, overwrite=True), folder.path)
-        rows = [stages.float(), *(stages.converted(bits) for bits in BITS), *stages.bsq()]
+    with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
+        stages = Stages(options, folder.path)
+        with told_when_stopped():
+            rows = [stages.float(), *(stages.converted(bits) for bits in BITS), *stages.bsq()]
         trained = class_means_top1(load(folder.path / "float/checkpoint.pth.tar"))
         torch.manual_seed(options.seed)
         random = class_means_top1(create_model(ARCH, num_classes=10))
@@ -100,23 +89,13 @@ def demo(options: RunOptions) -> int:
         lines = [*table(rows), "", *layer_table(layers)]
         (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         draw(rows, layers, folder.path / "demo.png")
-        useful = trained - random >= NEEDED
+        useful, said = verdict("nearest class mean", trained, random, NEEDED)
         probe = {"probe_top1": trained, "probe_top1_random": random, "probe_needed": NEEDED, "useful": useful}
         facts = {"top1_float": rows[0]["top1"], "rows": rows, "layers": layers, "seed": options.seed}
         facts["global_batch"] = FLOAT.train_batch
         folder.write_result({**facts, **probe, "seconds": time.perf_counter() - start})
-    verdict = f"nearest class mean: trained backbone {trained:.2f} %, random weights {random:.2f} %"
-    verdict += "" if useful else f": less than {NEEDED:g} points apart, so this demo shows nothing"
-    sys.stdout.write("\n".join([*lines, "", verdict, f"written to {folder.path}"]) + "\n")
+    sys.stdout.write("\n".join([*lines, "", said, f"written to {folder.path}"]) + "\n")
     return EXIT_DONE if useful else EXIT_FAULT
-
-
-def _is_demo(folder: Path) -> bool:
-    """Whether the folder holds a demo, which the next one may replace."""
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("command") == "demo"
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 class Stages:
@@ -127,13 +106,7 @@ class Stages:
 
     def run(self, name: str, what: str, stage: Callable[[RunOptions], object]) -> dict[str, Any]:
         """Run one command into the folder `name`; returns its `result.json`, if it has one."""
-        sys.stderr.write(f"{what} …\n")
-        record, path = StringIO(), self.folder / name
-        with redirect_stdout(record):
-            stage(replace(self.options, output=path))
-        (path / "record.txt").write_text(record.getvalue(), encoding="utf-8")
-        result = path / "result.json"
-        return json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
+        return run_stage(self.folder / name, what, stage, self.options)
 
     def net(self, name: str) -> NetOptions:
         """The net that a stage ended with."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from bsq import load, nets, record
-from bsq.convert import nbit_dict, prune_, to_bit_form_, to_finetune_
+from bsq.convert import Width, nbit_dict, prune_, to_bit_form_, to_finetune_
 from bsq.objective import FineTune
 from bsq.options import ActOptions, NetOptions, SgdOptions
 from bsq.phase import Phase, run_phase, student
@@ -39,17 +39,22 @@ def finetune(
         load.need_bits(saved, str(net.model))
         load.check_activations(saved, model, str(net.model))
         to_bit_form_(load.load_planes_(model, saved, str(net.model)))
+        floors = saved.floors
+
+        def floor(name: str) -> int:
+            return floors.get(name, 1)
+
         if evaluate:
-            return _evaluate(session, model, recipes[1], acts, sgd.train_batch)
-        return _train(session, model, acts, sgd, recipes, head)
+            return _evaluate(session, model, recipes[1], acts, sgd.train_batch, floor)
+        return _train(session, model, acts, sgd, recipes, {**head, load.FLOORS: floors}, floor)
 
 
-def _to_widths(session: Session, model: nn.Module, recipe: Recipe, calibration_batch: int) -> Scores:
+def _to_widths(session: Session, model: nn.Module, recipe: Recipe, calibration_batch: int, floor: Width) -> Scores:
     """Bit form into finetune form, evaluated on the way; the record of the authors' program."""
     if uncalibrated(model):
         session.calibrate(model, recipe, calibration_batch)
     session.say(record.accuracy(session.scores(model, recipe)))
-    prune_(model)
+    prune_(model, at_least=floor)
     session.say(*record.planes(model), record.accuracy(session.scores(model, recipe)))
     scores = session.scores(to_finetune_(model), recipe)
     session.say(record.accuracy(scores), *record.widths(model), record.compression(size(model)))
@@ -57,7 +62,7 @@ def _to_widths(session: Session, model: nn.Module, recipe: Recipe, calibration_b
 
 
 def _evaluate(
-    session: Session, model: nn.Module, recipe: Recipe, acts: ActOptions, calibration_batch: int
+    session: Session, model: nn.Module, recipe: Recipe, acts: ActOptions, calibration_batch: int, floor: Width
 ) -> Scores | None:
     if session.planned(model, recipe):
         return None
@@ -65,7 +70,7 @@ def _evaluate(
     session.open_calibration(model)
     with session.folder("cifar_finetune", acts, **batch) as folder:
         session.say(*record.parameters(model))
-        scores = _to_widths(session, model, recipe, calibration_batch)
+        scores = _to_widths(session, model, recipe, calibration_batch, floor)
         session.say(*record.alphas(model))
         session.write_result(folder, {**figures(scores), **summary(model), **batch})
     return scores
@@ -78,12 +83,13 @@ def _train(
     sgd: SgdOptions,
     recipes: tuple[Recipe, Recipe],
     head: dict[str, Any],
+    floor: Width,
 ) -> Result | None:
-    net = student(session, to_finetune_(prune_(model)))
+    net = student(session, to_finetune_(prune_(model, at_least=floor)))
     at_start: dict[str, float] = {}
 
     def start() -> None:
-        at_start["top1_start"] = _to_widths(session, to_bit_form_(net), recipes[1], sgd.train_batch).top1
+        at_start["top1_start"] = _to_widths(session, to_bit_form_(net), recipes[1], sgd.train_batch, floor).top1
 
     def end(folder: RunFolder | None, result: Result) -> Mapping[str, Any]:
         if folder is not None and result.best and result.finished and session.accelerator.is_main_process:

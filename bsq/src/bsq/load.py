@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bsq.activation import quantize_bsq_activations_
 from bsq.convert import bit_layers, check_widths, load_bits_, nbit_dict, to_bits_
 from bsq.forms import BIAS, WEIGHT
-from bsq.options import CIFAR_DEPTHS
+from bsq.options import CIFAR_DEPTHS, MAX_BITS
 from lowbit.data.recipe import from_timm
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
@@ -24,6 +24,7 @@ from lowbit.train.checkpoint import check_kinds, read_checkpoint
 
 FORMAT = 1
 PREFIX = "module."  # the authors', in files
+FLOORS = "min_bits"
 MAX_SIDE = 4096  # of pictures, in pixels
 DEFAULT_ACT = 4  # of the authors' programs; their files do not say
 
@@ -38,6 +39,7 @@ class Saved(NamedTuple):
         activations: {module: arguments of ActivationConfig}; None: the file does not say (the authors').
         pictures: timm's data configuration the net was trained with; None: that of the dataset.
         input_size: (C, H, W) of its pictures; None: the file does not say.
+        floors: fewest bits by layer, of the bit training it comes from (`--min-bits`).
     """
 
     state: dict[str, Tensor]
@@ -48,6 +50,7 @@ class Saved(NamedTuple):
     activations: dict[str, dict[str, Any]] | None
     pictures: dict[str, Any] | None
     input_size: tuple[int, int, int] | None
+    floors: dict[str, int]
 
 
 def parse(checkpoint: Mapping[str, Any]) -> Saved | None:
@@ -72,8 +75,8 @@ def parse(checkpoint: Mapping[str, Any]) -> Saved | None:
     return Saved(state, form, widths, arch, classes, *_told(checkpoint))
 
 
-def _told(checkpoint: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    """Activations, timm's data configuration and picture size, as far as the file says.
+def _told(checkpoint: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """Activations, timm's data configuration, picture size and floors, as far as the file says.
 
     Raises:
         InputError: of a later version, or not what we write.
@@ -82,15 +85,16 @@ def _told(checkpoint: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     if type(version) is not int or version > FORMAT:
         raise InputError(f"the checkpoint has format {version}, this version reads {FORMAT}: update lowbit-bsq")
     activations, pictures, size = (checkpoint.get(name) for name in ("activations", "pictures", "input_size"))
+    floors = checkpoint.get(FLOORS) or {}
     try:
         for config in (activations or {}).values():
             ActivationConfig(**config)
         if pictures is not None:
             from_timm(pictures)
         whole = size is None or (len(size) == 3 and all(type(side) is int and 0 < side <= MAX_SIDE for side in size))
-        if not whole:
-            raise ValueError(f"input_size {size}")
-        return activations, pictures, None if size is None else tuple(size)
+        if not whole or not all(type(bits) is int and 1 <= bits <= MAX_BITS for bits in floors.values()):
+            raise ValueError(f"input_size {size}, {FLOORS} {floors}")
+        return activations, pictures, None if size is None else tuple(size), floors
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the checkpoint's description of its net is damaged ({reason}); name another file") from error

@@ -32,7 +32,6 @@ class NetOptions:
     Attributes:
         arch: timm name; None: what the file says. dataset: a name of `lowbit.data.datasets`.
         model: checkpoint the weights come from. test_batch: pictures per evaluated batch, of the whole job.
-        include, exclude: name patterns of the layers that are quantized.
         float64: evaluate in double precision, which no order of operations can move.
     """
 
@@ -140,6 +139,25 @@ class PruneOptions:
                     f"--min-bits {floor(name)} is more than --max-bits {ceiling(name)} for layer {name}: lower the one "
                     "or raise the other"
                 )
+
+
+FLAGS = {  # of the options that the command line spells otherwise
+    "ActOptions.bits": "--act",
+    "ActOptions.range": "--act-range",
+    "ActOptions.clip": "--act-clip",
+    "ActOptions.include": "--act-include",
+    "ActOptions.exclude": "--act-exclude",
+    "PruneOptions.bits": "--Nbits",
+    "PruneOptions.interval": "--Prun_Int",
+    "PruneOptions.threshold": "--thre",
+    "PruneOptions.lasso": "--L1",
+    "PruneOptions.target": "--target-compression",
+}
+
+
+def flag_of(name: str) -> str:
+    """The flag of an option, named by its class and field or by its field alone: "PruneOptions.lasso" -> "--L1"."""
+    return FLAGS.get(name, f"--{name.rpartition('.')[2].replace('_', '-')}")
 
 
 def widths_of(flag: str, given: Sequence[str], default: int, names: Sequence[str]) -> Callable[[str], int]:

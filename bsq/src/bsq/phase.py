@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from bsq import load, record
-from bsq.options import SgdOptions
+from bsq.convert import check_widths, nbit_dict
+from bsq.options import SgdOptions, flag_of
 from bsq.session import Session
 from lowbit.data.loader import Loader
-from lowbit.data.pictures import Pictures, val_split
+from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
@@ -85,7 +86,7 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         Stopped: a stop signal came; the run is saved.
     """
     options = session.options
-    kept, held = _split(session)
+    kept, held = session.train_and_held()
     common = {**session.loader_options(), "dtype": session.dtype}
     loader = Loader(kept, phase.recipes[0], global_batch=sgd.train_batch, seed=options.seed, **common)
     stage = Stage(phase.objective, sgd.epochs, {"main": milestones(sgd.lr, sgd.schedule, sgd.gamma)})
@@ -108,9 +109,12 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
     try:
         started(session)
         check_run([stage], loader, run)
+        _check_widths(session, phase.student)
     except InputError as error:
-        of_file = options.resume is not None and str(options.resume) not in str(error)
-        raise InputError(f"--resume {options.resume}: {error}" if of_file else str(error)) from error
+        text = str(error)
+        if options.resume is None or str(options.resume) in text:
+            raise
+        raise InputError(f"--resume {options.resume}: {text.removeprefix('--resume: ')}") from error
     if options.dry_run:
         _say_plan(session, phase, stage, loader, run)
         return None
@@ -148,6 +152,24 @@ def started(session: Session) -> dict[str, float]:
     return dict(found)
 
 
+def _check_widths(session: Session, net: nn.Module) -> None:
+    """Whether a resumed net, whose weights were just put back, has the widths that its file says.
+
+    Raises:
+        InputError: the first layer that has not.
+    """
+    resumed, held = session.resumed(), nbit_dict(net)
+    if resumed is None or not held:
+        return
+    told = check_widths(resumed.get("Nbit_dict", {}))
+    for name, bits in check_widths(held).items():
+        if told.get(name) != bits:
+            raise InputError(
+                f"layer {name} holds {bits} bits (weight, bias), and the checkpoint's Nbit_dict says {told.get(name)}: "
+                "name the --model that the run was started with, or another checkpoint"
+            )
+
+
 def _bring_best(session: Session, folder: RunFolder | None) -> None:
     """A run resumed into another folder takes the best state so far along."""
     resume = session.options.resume
@@ -166,18 +188,7 @@ def _shared(session: Session, sgd: SgdOptions, phase: Phase) -> dict[str, Any]:
     for group in phase.groups:
         values |= {f"{type(group).__name__}.{name}": value for name, value in dataclasses.asdict(group).items()}
     del values["epochs"], values["train_batch"]  # the loop compares them itself
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-
-
-def _split(session: Session) -> tuple[Pictures, Pictures | None]:
-    """Training pictures, and those held out by `--val-split`."""
-    pictures = session.pictures("train", session.options.limit_train)
-    if session.options.val_split is None:
-        return pictures, None
-    kept, held = val_split(pictures.labels, session.options.val_split, session.options.seed)
-    of_all = session.chosen.get("train", range(len(pictures)))  # positions in the whole set
-    session.chosen |= {"train": [of_all[i] for i in kept.tolist()], "val": [of_all[i] for i in held.tolist()]}
-    return pictures.subset(kept), pictures.subset(held)
+    return {flag_of(name): list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _probe(

@@ -1,6 +1,7 @@
 """`bsq cifar_prune_STE`: training in bit form, which finds each layer's precision."""
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -28,7 +29,7 @@ from lowbit.train.protocol import Clock, Objective
 
 MISSED = 0.05  # of a target compression, which is told
 NEAR = 0.99  # of the run's highest compression: what `model_best` is chosen among
-
+DEAD = 1e6  # what the infinite compression of a net without a living layer counts
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +37,13 @@ log = logging.getLogger(__name__)
 class Watch:
     """Evaluates and records around each re-quantisation, and keeps the best re-quantised state.
 
-    `model_best.pth.tar` is the most accurate state among those with at least 99 % of the run's highest compression. The
-    states that may still become it are kept as `requantized-STEP.pth.tar` until the run is over.
+    `model_best.pth.tar` is the most accurate state among those with at least 99 % of the run's highest compression, or
+    among those that meet a target compression where any does. The states that may still become it are kept as
+    `requantized-STEP.pth.tar` until the run is over.
     """
 
-    def __init__(self, session: Session, recipe: Recipe, head: Mapping[str, Any]) -> None:
-        self.session, self.recipe, self.head = session, recipe, head
+    def __init__(self, session: Session, recipe: Recipe, head: Mapping[str, Any], target: float | None = None) -> None:
+        self.session, self.recipe, self.head, self.target = session, recipe, head, target
         self.folder: RunFolder | None = None
         self._ranks: dict[Path, Rank] = {}  # of the states in the folder, so that each is read once at most
 
@@ -63,17 +65,25 @@ class Watch:
         state = {**self.head, **extra(net), **facts, "optimizer": {}, "state_dict": load.state_dict(net)}
         compression = size(net).compression
         write_checkpoint(path, {**state, "compression": compression}, keep_previous=False)
-        self._ranks[path] = Rank(compression, scores.top1, clock.done)
+        self._ranks[path] = self._rank(compression, scores.top1, clock.done)
         found_now = sorted(folder.path.glob("requantized-*.pth.tar"))
-        states = {found: self._ranks.get(found) or _rank(found) for found in found_now}
+        states = {found: self._ranks.get(found) or self._read_rank(found) for found in found_now}
         past = [rank for rank in states.values() if rank.step <= clock.done]  # others: of a run killed later than this
         for found, rank in list(states.items()):
             if rank not in past or any(other.beats(rank) for other in past):
                 found.unlink()
                 del states[found]
-        highest = max(rank.compression for rank in states.values())
-        best = max((r.top1, r.compression, found) for found, r in states.items() if r.compression >= NEAR * highest)[2]
+        highest = max(rank.worth for rank in states.values())
+        best = max((r.top1, r.worth, found) for found, r in states.items() if r.worth >= NEAR * highest)[2]
         write_checkpoint(folder.best, read_checkpoint(best), keep_previous=False)
+
+    def _read_rank(self, path: Path) -> "Rank":
+        state = read_checkpoint(path)
+        return self._rank(state["compression"], state["acc"], state["step"])
+
+    def _rank(self, compression: float, top1: float, step: int) -> "Rank":
+        met = self.target is not None and meets(compression, self.target)
+        return Rank(math.inf if met else min(compression, DEAD), top1, step)
 
     def clear(self) -> None:
         """The run is over: the states beside `model_best.pth.tar` go."""
@@ -83,21 +93,21 @@ class Watch:
 
 
 class Rank(NamedTuple):
-    """A re-quantised state by what it is judged by."""
+    """A re-quantised state by what it is judged by; `worth` is its compression, infinite where that meets a target."""
 
-    compression: float
+    worth: float
     top1: float
     step: int
 
     def beats(self, other: "Rank") -> bool:
-        """Whether `other` can never again be chosen: as compressed and as accurate, and better or earlier."""
-        as_good = self.compression >= other.compression and self.top1 >= other.top1
+        """Whether `other` can never again be chosen: worth as much, as accurate, and better or earlier."""
+        as_good = self.worth >= other.worth and self.top1 >= other.top1
         return as_good and (self[:2] != other[:2] or self.step < other.step)
 
 
-def _rank(path: Path) -> Rank:
-    state = read_checkpoint(path)
-    return Rank(state["compression"], state["acc"], state["step"])
+def meets(compression: float, target: float) -> bool:
+    """Whether a compression is near enough to the target."""
+    return abs(compression / target - 1) <= MISSED
 
 
 def extra(net: nn.Module) -> dict[str, Any]:
@@ -153,21 +163,23 @@ def _train(
 ) -> Result | None:
     names = list(bit_layers(model))
     bits.check(names)
-    net = student(session, prune_(model, at_least=bits.floor(names)))
-    watch = Watch(session, recipes[1], head)
+    ceiling, floor = bits.ceiling(names), bits.floor(names)
+    head = {**head, load.FLOORS: {name: floor(name) for name in names if floor(name) > 1}}
+    net = student(session, prune_(model, at_least=floor))
+    watch = Watch(session, recipes[1], head, bits.target)
     at_start = started(session) or {"compression_start": size(net).compression}
     first, aim = at_start.get("compression_start", size(net).compression), None
     if bits.target is not None:
         aim = Aim(bits.decay, first, bits.target)
-        aim.check(bit_layers(net), bits.floor(names))
+        aim.check(bit_layers(net), floor)
     objective = BitSparsity(
         net,
         sgd,
         strength=bits.decay if bits.lasso or aim is not None else 0.0,
         interval=bits.interval,
         threshold=bits.threshold,
-        ceiling=bits.ceiling(names),
-        floor=bits.floor(names),
+        ceiling=ceiling,
+        floor=floor,
         watch=watch,
         aim=aim,
     )
@@ -186,7 +198,7 @@ def _train(
         watch.clear()
         scores, found = session.scores(net, recipes[1]), size(net).compression
         session.say("Best acc:", f"{scores.top1:.2f}")
-        if bits.target is not None and abs(found / bits.target - 1) > MISSED:
+        if bits.target is not None and not meets(found, bits.target):
             log.warning("--target-compression %g was not met: the net ends at %.2f", bits.target, found)
         return {
             **at_start,

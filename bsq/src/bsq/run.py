@@ -3,6 +3,7 @@
 Deviations from the authors' programs are listed in bsq/README.md.
 """
 
+import logging
 import sys
 from copy import deepcopy
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from bsq import load, nets, record
-from bsq.convert import requantize_, to_bits_
+from bsq.convert import binary, requantize_, to_bits_
 from bsq.options import ActOptions, NetOptions, WidthOptions
 from bsq.report import summary
 from bsq.session import Session, figures
@@ -23,6 +24,8 @@ from lowbit.export.packed import save_packed
 from lowbit.options import RunOptions
 from lowbit.train.checkpoint import BEST, CHECKPOINT, write_checkpoint
 from lowbit.train.folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 MAX_BITS_OF_CONVERT = 10  # the ceiling of convert's re-quantisation, a no-op on fresh bits; training's is 8
 
@@ -106,6 +109,8 @@ def export(options: RunOptions, net: NetOptions) -> Path:
         raise InputError("--output is missing: name the folder that packed.safetensors is written to")
     RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,))
     model, recipe = nets.read_bits(net)
+    if not binary(model):
+        log.warning("%s is of a bit training under way: its codes are rounded, as in evaluation", net.model)
     config = {"command": "export", **asdict(options), **asdict(net)}
     with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
         path = folder.path / "packed.safetensors"

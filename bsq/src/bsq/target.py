@@ -10,7 +10,6 @@ a function of the planes as they are, without memory: larger than `decay` where 
 ahead. After the last re-quantisation, `meet_` moves single tensors by one bit until no move comes nearer.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -170,13 +169,12 @@ def meet_(
     wanted = 32 * sum(s.numel for s in found) / target
     bits = sum(s.numel * s.layer.bits(s.keys) for s in found)
     possible = {s: list(_moves(s, floor(s.name), ceiling(s.name))) for s in found}
-    for done in itertools.count():
-        better = [m for s in found for m in possible[s] if abs(bits + m.bits - wanted) < abs(bits - wanted)]
-        if not better:
-            return done
+    moves = 0
+    while better := [m for s in found for m in possible[s] if abs(bits + m.bits - wanted) < abs(bits - wanted)]:
         move = min(better, key=lambda m: m.loss if bits > wanted else -m.loss)
         slot, new, change, _ = move
         slot.layer.change_planes_(partial(_replaced, new=new), slot.keys)
         bits += change
         possible[slot] = list(_moves(slot, floor(slot.name), ceiling(slot.name)))
-    raise AssertionError
+        moves += 1
+    return moves

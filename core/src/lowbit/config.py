@@ -11,6 +11,7 @@ No torch here, so that a command can check its config before anything heavy is l
 import ast
 import difflib
 import logging
+import os
 import types
 import typing
 import warnings
@@ -84,7 +85,7 @@ def load_config(
     quiet = {layers[0][0], *(f"the option for {key}" for key in flags or {})}
     ours = (key for key, origin in origins.items() if origin not in quiet)
     idle = [key for key in ours if any(key == one or key.startswith(f"{one}.") for one in without_effect)]
-    if idle:
+    if idle and os.environ.get("RANK", "0") == "0":  # the processes of a run have not met yet; they read the same
         log.warning("config %s sets keys that have no effect in this command: %s", name, ", ".join(idle))
     return config
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lowbit.cli import Decorator, Group, apply_options, run_options
+from lowbit.cli import Decorator, Group, Real, apply_options, run_options
 from lowbit.errors import InputError
 from lowbit.options import RunOptions
 from lowbit.train import signals
 from ssql import __version__
+from ssql.variants import DEFAULT, Bits, parse_bits
 
 if TYPE_CHECKING:
     from ssql.config import Config
@@ -116,9 +117,106 @@ def ssl(
 ) -> None:
     """Pretrain without labels: SimSiam, BYOL, MoCo, SimCLR, and SSQL on them, as SSL.TYPE of the config says."""
     config, options = resolve("ssl", name, overrides, options, print_freq)
-    from ssql import plan, pretrain
+    from ssql import pretrain
 
-    how = plan.Choices(
+    how = pretrain.Choices(
         config_name=name, keep_global_batch=keep_global_batch, probe_every=probe_every, authors_layout=authors_layout
     )
     pretrain.pretrain(options, config, how)
+
+
+def classifying_options() -> Decorator:
+    """The options of `linear` and `default`."""
+    chosen: list[Callable[..., Any]] = [
+        config_options(),
+        click.option("--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH."),
+        click.option(
+            "--cache-features", is_flag=True, help="Train a probe on the evaluation transform, features taken once."
+        ),
+    ]
+    return apply_options(chosen)
+
+
+@cli.command("linear")
+@classifying_options()
+def linear(**given: Any) -> None:
+    """Judge a pretrained net: a probe on it (TRAIN.LINEAR_EVAL: True), or fine-tuning (False), at QUANT.W/A.BIT."""
+    _classify("linear", **given)
+
+
+@cli.command("default")
+@classifying_options()
+def default(**given: Any) -> None:
+    """The authors' older `linear`: evaluates after every epoch and keeps model_best.pth.tar."""
+    _classify("default", **given)
+
+
+def _classify(
+    command: "Command", name: str, overrides: tuple[str, ...], options: RunOptions, print_freq: int, **chosen: bool
+) -> None:
+    config, options = resolve(command, name, overrides, options, print_freq)
+    from ssql import linear
+
+    linear.linear(options, config, linear.Choices(config_name=name, command=command, **chosen))
+
+
+def _widths(context: click.Context, param: click.Parameter, value: str) -> tuple[Bits, ...]:
+    try:
+        return parse_bits(value)
+    except InputError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@cli.command("sweep")
+@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
+@click.option("--bits", default=DEFAULT, show_default=True, callback=_widths, help="fp, or <w>w<a>f; 0 bits: float.")
+@click.option("--probe-per-bits", is_flag=True, help="Also train a probe at each width.")
+@click.option("--dataset", metavar="NAME", help="As TRAIN.DATASET; default: what CKPT was trained on.")
+@click.option("--arch", metavar="NAME", help="timm's name of the net, where CKPT does not say.")
+@click.option("--fp", type=click.Choice(["float", "authors"]), help="As QUANT.FP: authors keeps the pins at 0 bits.")
+@click.option("--calibration", type=click.IntRange(min=1), metavar="N", help="As QUANT.CALIBRATION.PICTURES.")
+@click.option("--probe-lr", type=Real(0, min_open=True), default=30.0, show_default=True, help="Of the probes' SGD.")
+@click.option("--probe-epochs", type=click.IntRange(min=1), default=100, show_default=True, help="x0.1 at 60 and 80 %.")
+@run_options(training=False)
+def sweep(
+    checkpoint: Path,
+    bits: tuple[Bits, ...],
+    probe_per_bits: bool,
+    dataset: str | None,
+    arch: str | None,
+    fp: str | None,
+    calibration: int | None,
+    probe_lr: float,
+    probe_epochs: int,
+    options: RunOptions,
+) -> None:
+    """Judge CKPT, a checkpoint of ours or of the authors or a backbone, at several bit-widths: k-NN and a probe."""
+    from lowbit.evaluate.probe import ProbeOptions
+    from ssql import sweep as sweeps
+
+    milestones = sorted({probe_epochs * part // 100 for part in (60, 80)})
+    choices = sweeps.Choices(
+        checkpoint=checkpoint, bits=bits, retrain=probe_per_bits, arch=arch, dataset=dataset, fp=fp,
+        calibration=calibration, probe=ProbeOptions(lr=probe_lr, epochs=probe_epochs, milestones=tuple(milestones)),
+    )  # fmt: skip
+    sweeps.sweep(options, choices)
+
+
+@cli.command("draw")
+@config_options()
+def draw(name: str, overrides: tuple[str, ...], options: RunOptions, print_freq: int) -> None:
+    """Draw a map (t-SNE) of training features of MODEL.PRETRAINED at QUANT.W/A.BIT: features.png and .csv."""
+    config, options = resolve("draw", name, overrides, options, print_freq)
+    from ssql import draw as drawing
+
+    drawing.draw(options, config, name)
+
+
+@cli.command("demo")
+@run_options(output=Path("runs/ssql-demo"), data=False, training=False)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="For everything.")
+def demo(options: RunOptions) -> int:
+    """The digits: SimSiam and SSQL trained alike, and swept over bit-widths; a table, a picture, result.json."""
+    from ssql import demo as demos
+
+    return demos.demo(options)

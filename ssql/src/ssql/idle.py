@@ -35,7 +35,7 @@ IN_SSL = {  # SGD, cosine, bits drawn
     "QUANT.W": "BIT",
     "QUANT.A": "BIT",
 }
-IN_EVALUATION = {"": "SSL", "TRAIN": "LOSS", "QUANT": "BN", "QUANT.W": "BIT_RANGE", "QUANT.A": "BIT_RANGE"}
+IN_EVALUATION = {"": "SSL", "TRAIN": "LOSS", "QUANT": "BN SYNC_RANGES", "QUANT.W": "BIT_RANGE", "QUANT.A": "BIT_RANGE"}
 READ_BY = {  # by the method's last name: the keys of SSL.SETTING that its heads and its loss read
     "SimSiam": "DIM HIDDEN_DIM OUTPUT_BN PREDICTOR_LR",
     "BYOL": "DIM HIDDEN_DIM OUTPUT_BN PREDICTOR_LR MOMENTUM",
@@ -48,6 +48,11 @@ def _paths(sections: Mapping[str, str]) -> set[str]:
     return {f"{section}.{key}".lstrip(".") for section, keys in sections.items() for key in keys.split()}
 
 
+def fixed_transforms(config: "Config") -> bool:
+    """Whether evaluation shows pictures in the one way that the authors' program has for this net and dataset."""
+    return config.MODEL.ARCH.startswith("cifar_") and config.TRAIN.DATASET in ("cifar10", "cifar100")
+
+
 def without_effect(command: Command, config: "Config") -> set[str]:
     """Keys, and whole sections, that `command` does not read under this config.
 
@@ -58,10 +63,10 @@ def without_effect(command: Command, config: "Config") -> set[str]:
     transforms = {key for key in known if key.startswith("AUG.") and ".NORMLIZATION." not in key}
     idle = _paths(EVERYWHERE)
     if command != "ssl":
-        fixed = config.MODEL.ARCH.startswith("cifar_") and config.TRAIN.DATASET in ("cifar10", "cifar100")
         cosine = config.TRAIN.LR_SCHEDULER.TYPE == "cosine"
         idle |= {"TRAIN.LR_SCHEDULER.DECAY_MILESTONES"} if cosine else set()
-        return idle | _paths(IN_EVALUATION) | (transforms if fixed else set())
+        idle |= {"TRAIN.SYNC_BN"} if config.TRAIN.LINEAR_EVAL else set()
+        return idle | _paths(IN_EVALUATION) | (transforms if fixed_transforms(config) else set())
     idle |= _paths(IN_SSL) | transforms
     if config.SSL.TYPE:
         used = READ_BY[config.SSL.TYPE.rpartition("_")[2]].split()

@@ -1,7 +1,8 @@
 """Checkpoints of SSQL, ours and the authors', to nets; what ours say about themselves.
 
-`lowbit.load(path)` gives the encoder with its projector in the classifier's place, quantized layers in mode `float`:
-set bits and mode with `lowbit.quant.convert`, or take the features with `lowbit.evaluate.features.pooled`.
+Of `ssl`, `lowbit.load(path)` gives the encoder with its projector in the classifier's place, quantized layers in mode
+`float`: set bits and mode with `lowbit.quant.convert`, or take the features with `lowbit.evaluate.features.pooled`. Of
+`linear` and `default` it gives the classifier, at the bits that it was judged at.
 """
 
 import json
@@ -18,6 +19,7 @@ from lowbit.train.checkpoint import check_kinds
 from lowbit.train.protocol import Objective
 from lowbit.train.state import on_cpu, rename
 from ssql import authors
+from ssql.classifier import classifier
 from ssql.config import Config
 from ssql.methods import build
 
@@ -25,13 +27,22 @@ FORMAT = 1
 ENCODER = authors.ENCODER
 PREFIXES = {"keys.queue": "queue"}  # the authors' names of MoCo's queue; all other keys are the objective's own
 MAX_SIDE = 4096  # of pictures, in pixels
+MAX_CLASSES = 10**6
 
 
-def header(config: Config, size: tuple[int, int, int]) -> dict[str, Any]:
-    """What every checkpoint of ours says beside `state_dict`; paths of the run are left out."""
+def header(config: Config, size: tuple[int, int, int], classes: int | None = None) -> dict[str, Any]:
+    """What every checkpoint of ours says beside `state_dict`; paths of the run are left out.
+
+    Args:
+        config: of the run.
+        size: (C, H, W) of the pictures.
+        classes: of a classifier; None: pretraining's encoder.
+    """
     said = dump_config(config)
     said["OUTPUT"], said["MODEL"]["CHECKPOINT"] = "", ""
-    facts = {"arch": config.MODEL.ARCH, "type": config.SSL.TYPE, "input_size": list(size)}
+    facts: dict[str, Any] = {"arch": config.MODEL.ARCH, "type": config.SSL.TYPE, "input_size": list(size)}
+    if classes is not None:
+        facts |= {"type": "classifier", "classes": classes}
     return {"format": FORMAT, "package": "ssql", **facts, "config": said}
 
 
@@ -41,7 +52,7 @@ def state_dict(objective: Objective) -> dict[str, Tensor]:
 
 
 def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
-    """Entry point of `lowbit.methods`: the encoder, or None if the checkpoint is not SSQL's.
+    """Entry point of `lowbit.methods`: the encoder or the classifier, or None if the checkpoint is not SSQL's.
 
     Raises:
         InputError: it is, and is damaged.
@@ -66,22 +77,26 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
 
 
 def _ours(checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
-    config, size = _told(checkpoint)
+    config, size = told(checkpoint)
+    classes = checkpoint.get("classes")
+    if classes is not None and not (type(classes) is int and 0 < classes <= MAX_CLASSES):
+        raise InputError(f"the checkpoint says that it has {classes!r:.80} classes; name another file")
     with torch.random.fork_rng(devices=[]):
-        encoder: nn.Module = build(config, size).encoder_q
-    inner = {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
+        net: nn.Module = build(config, size).encoder_q if classes is None else classifier(config, size, classes)
+    prefix = ENCODER if classes is None else ""
+    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     try:
-        check_kinds(inner, encoder.state_dict())
-        encoder.load_state_dict(inner)
+        check_kinds(inner, net.state_dict())
+        net.load_state_dict(inner)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"the checkpoint's tensors do not fit the {config.MODEL.ARCH} that it names: {reason}"
         ) from error
-    return encoder
+    return net
 
 
-def _told(checkpoint: Mapping[str, Any]) -> tuple[Config, tuple[int, int, int]]:
+def told(checkpoint: Mapping[str, Any]) -> tuple[Config, tuple[int, int, int]]:
     """The config and the size of pictures that a checkpoint of ours names.
 
     Raises:

@@ -92,15 +92,15 @@ def drawing_of(config: Config) -> Drawing:
     return Drawing(w_range, a_range, equal=reversed_, sync=quant.SYNC_RANGES, shared_norm=quant.BN == "shared")
 
 
-def optimizer(config: Config, objective: nn.Module) -> SGD:
-    """SGD over all trained parameters; groups for a fixed predictor rate and for what weight decay leaves out."""
+def parameter_groups(config: Config, objective: nn.Module) -> list[dict[str, Any]]:
+    """All trained parameters; groups for a fixed predictor rate and for what weight decay leaves out."""
     options, fixed = config.TRAIN.OPTIMIZER, config.SSL.SETTING.PREDICTOR_LR == "fixed"
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
             decays = options.DECAY_NORM_AND_BIAS or parameter.dim() > 1
             groups.setdefault((fixed and name.startswith("predictor."), decays), []).append(parameter)
-    made: list[dict[str, Any]] = [
+    return [
         {
             "params": parameters,
             "weight_decay": options.WEIGHT_DECAY if decays else 0.0,
@@ -108,7 +108,12 @@ def optimizer(config: Config, objective: nn.Module) -> SGD:
         }
         for (predictor, decays), parameters in groups.items()
     ]
-    return SGD(made, lr=config.TRAIN.LR_SCHEDULER.BASE_LR, momentum=options.MOMENTUM)
+
+
+def optimizer(config: Config, objective: nn.Module) -> SGD:
+    """SGD, whatever `OPTIMIZER.NAME` says, as in the authors' program."""
+    groups = parameter_groups(config, objective)
+    return SGD(groups, lr=config.TRAIN.LR_SCHEDULER.BASE_LR, momentum=config.TRAIN.OPTIMIZER.MOMENTUM)
 
 
 def rates(config: Config) -> dict[str, Schedule]:

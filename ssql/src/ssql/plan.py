@@ -1,25 +1,29 @@
-"""What can be decided, or refused, before pretraining touches a device: choices, checks, pictures per step."""
+"""What the training commands decide, refuse or say before the first step: checks, pictures per step, a dry run."""
 
+import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from lowbit.config import leaves
+from lowbit.data.loader import Loader
 from lowbit.errors import InputError
 from lowbit.models.create import check_arch
 from lowbit.options import RunOptions
+from lowbit.train.loop import Run, check_run, fit
+from lowbit.train.protocol import Stage
 from lowbit.train.session import Session
 from ssql.config import Config
+from ssql.idle import Command, without_effect
+
+TRIAL_STEPS = 2  # timed by a dry run
+FREE = {  # of the config: what may differ when a run is resumed, or what the loop compares itself
+    "OUTPUT", "SEED", "MODEL.CHECKPOINT", "MODEL.PRETRAINED", "TRAIN.EPOCHS", "TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH",
+    "TRAIN.NUM_WORKERS", "TRAIN.PRINT_FREQ",
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """What the command line says beside the config and the shared options; see `ssql ssl --help`."""
-
-    config_name: str
-    keep_global_batch: bool = False
-    probe_every: int = 10
-    authors_layout: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,46 +34,49 @@ class BatchPlan:
     total: int
     parts: int
 
+    @property
+    def facts(self) -> dict[str, int]:
+        """As `config.json`, `result.json` and a dry run say it."""
+        return {"global_batch": self.total, "batch_per_process": self.per_process, "accumulate_parts": self.parts}
 
-def check(options: RunOptions, config: Config) -> None:
-    """What can be refused before any data is read.
+
+def check_named(config: Config) -> None:
+    """Refuse a training of no net, on nothing, or for no epoch.
 
     Raises:
-        InputError: a key that has to be set and is not, or an option that pretraining does not have.
+        InputError: a key that has to be set and is not.
     """
     for key, value in (("MODEL.ARCH", config.MODEL.ARCH), ("TRAIN.DATASET", config.TRAIN.DATASET)):
         if not value:
             raise InputError(f"{key} is empty: name it in the config, or as {key}=NAME after the command")
     check_arch(config.MODEL.ARCH)
-    if config.SSL.TYPE is None:
-        raise InputError("SSL.TYPE is missing: name a method, such as SSL.TYPE=SSQL_SimSiam")
     if config.TRAIN.EPOCHS < 1:
         raise InputError(f"TRAIN.EPOCHS={config.TRAIN.EPOCHS}: give 1 or more")
-    unused = {
-        "MODEL.PRETRAINED": config.MODEL.PRETRAINED,
-        "--pretrained": options.pretrained,
-        "--val-split": options.val_split,
-    }
-    for flag, given in unused.items():
-        if given:
-            raise InputError(
-                f"{flag} has no meaning in ssl, which starts from drawn weights and keeps no best: leave it out"
-            )
 
 
-def batch_plan(options: RunOptions, config: Config, how: Choices, session: Session) -> BatchPlan:
+def refuse(given: Mapping[str, Any], why: str) -> None:
+    """Refuse options that a command does not have.
+
+    Raises:
+        InputError: the first that was given.
+    """
+    for flag, value in given.items():
+        if value:
+            raise InputError(f"{flag} has no meaning {why}: leave it out")
+
+
+def batch_plan(options: RunOptions, config: Config, keep_global_batch: bool, session: Session) -> BatchPlan:
     """How many pictures a step sees; another number than the learning rate was chosen for is told.
 
     Raises:
-        InputError: --keep-global-batch cannot reach `TRAIN.GLOBAL_BATCH`, parts of a batch would change the loss, or a
-            batch does not fit MoCo's queue.
+        InputError: --keep-global-batch cannot reach `TRAIN.GLOBAL_BATCH`.
     """
     per_process, world = config.TRAIN.BATCH_SIZE, session.accelerator.num_processes
-    kind, setting, wanted = str(config.SSL.TYPE), config.SSL.SETTING, config.TRAIN.GLOBAL_BATCH
+    wanted = config.TRAIN.GLOBAL_BATCH
     total, said = per_process * world, f"TRAIN.BATCH_SIZE={per_process} on {world} process(es)"
     parts = 1
     if wanted is not None and wanted != total:
-        if not how.keep_global_batch:
+        if not keep_global_batch:
             if session.accelerator.is_main_process:
                 log.warning(
                     "%s makes batches of %d pictures, and the learning rate was chosen for TRAIN.GLOBAL_BATCH=%d; it "
@@ -82,13 +89,73 @@ def batch_plan(options: RunOptions, config: Config, how: Choices, session: Sessi
             )
         else:
             parts, total = wanted // total, wanted
-    plan = BatchPlan(per_process, total, parts * options.accumulate)
-    if plan.parts > 1 and kind.endswith("SimCLR") and setting.NEGATIVES == "gathered":
-        raise InputError("SSL.SETTING.NEGATIVES='gathered' needs the whole batch at once: no --accumulate, or 'local'")
-    if plan.parts > 1 and kind.endswith("MoCo") and world > 1:
-        raise InputError("MoCo's key shuffle over processes needs the whole batch at once: leave out what accumulates")
-    if kind.endswith("MoCo") and plan.total > setting.MOCO_K:
+    return BatchPlan(per_process, total, parts * options.accumulate)
+
+
+def shared(command: Command, config: Config, dumped: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
+    """What a resumed run must have in common with its start: every key that acts, and which pictures.
+
+    Args:
+        command: its name.
+        config: of the run.
+        dumped: the same as plain values.
+        options: of the run.
+    """
+    idle = without_effect(command, config)
+    kept: dict[str, Any] = {"limit_train": options.limit_train, "clip_grad": options.clip_grad}
+    for key in leaves(Config):
+        if key not in FREE and not any(key == one or key.startswith(f"{one}.") for one in idle):
+            value: Any = dumped
+            for part in key.split("."):
+                value = value[part]
+            kept[key] = value
+    return kept
+
+
+def check_start(stage: Stage, loader: Loader, run: Run, batch_norm: bool) -> None:
+    """`check_run`, and whether each part of a batch has two pictures, without which batch norm has no variance.
+
+    Args:
+        stage: the only one.
+        loader: of the training.
+        run: without its folder.
+        batch_norm: whether it is trained.
+
+    Raises:
+        InputError: see there.
+    """
+    try:
+        check_run([stage], loader, run)
+    except InputError as error:
+        raise InputError(str(error).replace("--resume:", "--resume (MODEL.CHECKPOINT):", 1)) from error
+    if batch_norm and loader.last_batch // (run.accelerator.num_processes * run.accumulate) < 2:
         raise InputError(
-            f"a queue of SSL.SETTING.MOCO_K={setting.MOCO_K} keys is shorter than a batch of {plan.total} pictures"
+            f"the last batch of an epoch has {loader.last_batch} pictures for {run.accelerator.num_processes} "
+            f"processes x {run.accumulate} parts, and batch norm needs two in each: change TRAIN.BATCH_SIZE"
         )
-    return plan
+
+
+def say_plan(
+    session: Session, config: Config, plan: BatchPlan, stage: Stage, loader: Loader, run: Run,
+    facts: Mapping[str, Any], passes: int | None = None,
+) -> None:  # fmt: skip
+    """Train a few steps for their time, and say what the whole would be.
+
+    The command's own `facts` come first; the set is run through the net `passes` times (None: in every epoch).
+    """
+    trial = fit([stage], loader, dataclasses.replace(run, max_steps=TRIAL_STEPS, save_every=None, resume=None))
+    passes = stage.epochs if passes is None else passes
+    session.say_facts(
+        {
+            **facts,
+            "net": config.MODEL.ARCH,
+            "parameters": sum(p.numel() for p in stage.objective.parameters()),
+            "dataset": config.TRAIN.DATASET,
+            "training pictures": len(loader.pictures),
+            "batch_per_process": plan.per_process,
+            "global_batch": plan.total,
+            "steps": stage.epochs * len(loader),
+            "steps per epoch": len(loader),
+            "estimated seconds": passes * len(loader.pictures) / trial.images_per_second,
+        }
+    )

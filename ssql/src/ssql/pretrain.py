@@ -8,13 +8,13 @@ without times; copies by epoch (`checkpoint_0020.pth.tar`) hold the weights alon
 import dataclasses
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from lowbit.config import leaves
 from lowbit.data.datasets import DATASETS
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures
@@ -25,27 +25,70 @@ from lowbit.options import RunOptions
 from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.checkpoint import write_checkpoint
 from lowbit.train.folder import RunFolder
-from lowbit.train.loop import Result, Run, check_run, fit
+from lowbit.train.loop import Result, Run, fit
 from lowbit.train.process import on_main
 from lowbit.train.protocol import Stage
 from lowbit.train.session import Session
 from ssql import authors, load
 from ssql.config import Config
-from ssql.idle import without_effect
 from ssql.methods import build, rates
 from ssql.objective import SelfSupervised
-from ssql.plan import BatchPlan, Choices, batch_plan, check
+from ssql.plan import BatchPlan, batch_plan, check_named, check_start, refuse, say_plan, shared
 from ssql.views import recipes, side_of
 from ssql.watch import Watch
 
-TRIAL_STEPS = 2  # timed by a dry run
 AUTHORS = "checkpoint_authors.pth.tar"
-FREE = {  # of the config: what may differ when a run is resumed, or what the loop compares itself
-    "OUTPUT", "SEED", "MODEL.CHECKPOINT", "MODEL.PRETRAINED", "TRAIN.EPOCHS", "TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH",
-    "TRAIN.NUM_WORKERS", "TRAIN.PRINT_FREQ",
-}  # fmt: skip
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the command line says beside the config and the shared options; see `ssql ssl --help`."""
+
+    config_name: str
+    keep_global_batch: bool = False
+    probe_every: int = 10
+    authors_layout: bool = False
+
+
+def check(options: RunOptions, config: Config) -> None:
+    """What can be refused before any data is read.
+
+    Raises:
+        InputError: a key that has to be set and is not, or an option that pretraining does not have.
+    """
+    check_named(config)
+    if config.SSL.TYPE is None:
+        raise InputError("SSL.TYPE is missing: name a method, such as SSL.TYPE=SSQL_SimSiam")
+    unused = {
+        "MODEL.PRETRAINED": config.MODEL.PRETRAINED,
+        "--pretrained": options.pretrained,
+        "--val-split": options.val_split,
+    }
+    refuse(unused, "in ssl, which starts from drawn weights and keeps no best")
+
+
+def check_batch(config: Config, plan: BatchPlan, world: int) -> None:
+    """Refuse batches that a method cannot be trained with.
+
+    Args:
+        config: of the run.
+        plan: its batches.
+        world: number of processes.
+
+    Raises:
+        InputError: parts of a batch would change the loss, or a batch does not fit MoCo's queue.
+    """
+    kind, setting = str(config.SSL.TYPE), config.SSL.SETTING
+    if plan.parts > 1 and kind.endswith("SimCLR") and setting.NEGATIVES == "gathered":
+        raise InputError("SSL.SETTING.NEGATIVES='gathered' needs the whole batch at once: no --accumulate, or 'local'")
+    if plan.parts > 1 and kind.endswith("MoCo") and world > 1:
+        raise InputError("MoCo's key shuffle over processes needs the whole batch at once: leave out what accumulates")
+    if kind.endswith("MoCo") and plan.total > setting.MOCO_K:
+        raise InputError(
+            f"a queue of SSL.SETTING.MOCO_K={setting.MOCO_K} keys is shorter than a batch of {plan.total} pictures"
+        )
 
 
 def pretrain(options: RunOptions, config: Config, how: Choices) -> Result | None:
@@ -59,7 +102,8 @@ def pretrain(options: RunOptions, config: Config, how: Choices) -> Result | None
     resumed = [Path(options.resume)] if options.resume not in (None, "auto") else []
     with Session("ssql", options, dataset, resumed) as session:
         check(options, config)
-        plan = batch_plan(options, config, how, session)
+        plan = batch_plan(options, config, how.keep_global_batch, session)
+        check_batch(config, plan, session.accelerator.num_processes)
         session.download()
         return _pretrain(session, config, how, plan)
 
@@ -91,20 +135,20 @@ def _pretrain(session: Session, config: Config, how: Choices, plan: BatchPlan) -
         compile=options.compile,
         log_every=config.TRAIN.PRINT_FREQ,
         resume=session.resumed(),
-        options=_shared(config, head, options),
+        options=shared("ssl", config, head["config"], options),
         header=head,
         prefixes=load.PREFIXES,
     )
-    _check_run(stage, loader, run)
+    check_start(stage, loader, run, batch_norm=True)
     if options.dry_run:
-        _say_plan(session, config, plan, stage, loader, run)
+        say_plan(session, config, plan, stage, loader, run, {"method": config.SSL.TYPE})
         return None
-    facts = {"global_batch": plan.total, "batch_per_process": plan.per_process, "accumulate_parts": plan.parts}
+    facts = plan.facts
     described = {**dataclasses.asdict(how), "config": head["config"]}
     with session.open_folder("ssl", described, facts) as folder:
         assert folder is not None  # --output has a default
         sets = None if test is None else _sets(pictures, test, shown, common)
-        watch = Watch(session, folder, config, head, loader, sets, how.probe_every)
+        watch = Watch(session, folder, config, head, sets, how.probe_every)
         result = fit([stage], loader, dataclasses.replace(run, folder=folder, probes=(watch,)))
         _finish(session, config, how, objective, folder, head, result, {**facts, "pictures": len(pictures)})
     return result
@@ -123,51 +167,6 @@ def _sets(train: Pictures, test: Pictures, shown: Any, common: Mapping[str, Any]
     """The bank and the queries of k-NN, both as evaluation shows pictures."""
     bank, queries = (EvalLoader(pictures, shown, batch_size=256, **common) for pictures in (train, test))
     return bank, queries
-
-
-def _shared(config: Config, head: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
-    """What a resumed run must have in common with its start: every key that acts, and which pictures."""
-    idle = without_effect("ssl", config)
-    kept: dict[str, Any] = {"limit_train": options.limit_train, "clip_grad": options.clip_grad}
-    for key in leaves(Config):
-        if key not in FREE and not any(key == one or key.startswith(f"{one}.") for one in idle):
-            value: Any = head["config"]
-            for part in key.split("."):
-                value = value[part]
-            kept[key] = value
-    return kept
-
-
-def _check_run(stage: Stage, loader: Loader, run: Run) -> None:
-    """`check_run`, and whether each part of a batch has two pictures, without which batch norm has no variance."""
-    try:
-        check_run([stage], loader, run)
-    except InputError as error:
-        raise InputError(str(error).replace("--resume:", "--resume (MODEL.CHECKPOINT):", 1)) from error
-    if loader.last_batch // (run.accelerator.num_processes * run.accumulate) < 2:
-        raise InputError(
-            f"the last batch of an epoch has {loader.last_batch} pictures for {run.accelerator.num_processes} "
-            f"processes x {run.accumulate} parts, and batch norm needs two in each: change TRAIN.BATCH_SIZE"
-        )
-
-
-def _say_plan(session: Session, config: Config, plan: BatchPlan, stage: Stage, loader: Loader, run: Run) -> None:
-    """Train a few steps for their time, and say what the whole would be."""
-    trial = fit([stage], loader, dataclasses.replace(run, max_steps=TRIAL_STEPS, save_every=None, resume=None))
-    session.say_facts(
-        {
-            "method": config.SSL.TYPE,
-            "net": config.MODEL.ARCH,
-            "parameters": sum(p.numel() for p in stage.objective.parameters()),
-            "dataset": config.TRAIN.DATASET,
-            "training pictures": len(loader.pictures),
-            "batch_per_process": plan.per_process,
-            "global_batch": plan.total,
-            "steps": stage.epochs * len(loader),
-            "steps per epoch": len(loader),
-            "estimated seconds": stage.epochs * len(loader.pictures) / trial.images_per_second,
-        }
-    )
 
 
 def _finish(

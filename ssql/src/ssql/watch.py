@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 from torch import nn
 
-from lowbit.data.loader import EvalLoader, Loader
+from lowbit.data.loader import EvalLoader
 from lowbit.evaluate.collapse import collapse_probe
 from lowbit.evaluate.knn import K, knn_probe
 from lowbit.train.checkpoint import write_checkpoint
@@ -23,6 +24,24 @@ def kept(clock: Clock) -> bool:
     return clock.epoch % 20 == 0 or clock.epoch % 50 == 0 or clock.epoch + 1 == clock.epochs
 
 
+def epoch_lines(metrics: Path, clock: Clock, shown: Mapping[str, str]) -> Iterator[str]:
+    """An epoch's log lines as the authors print them: each value of the interval, and its mean since the epoch began.
+
+    Args:
+        metrics: the run's file of lines.
+        clock: of the finished epoch.
+        shown: {name in the line: key of the metrics}.
+    """
+    totals, before = dict.fromkeys(shown.values(), 0.0), 0
+    for line in read_metrics(metrics):
+        if line["event"] == "step" and line["epoch"] == clock.epoch:
+            step = line["step"] - clock.done + clock.steps_per_epoch
+            totals = {key: total + line[key] * (step - before) for key, total in totals.items()}
+            before = step
+            values = (f"{name}: {line[key]:.3f}({totals[key] / step:.3f})" for name, key in shown.items())
+            yield "\t".join((f"Epoch: [{clock.epoch}][{step}/{clock.steps_per_epoch}]", *values))
+
+
 def encoder_of(objective: Objective) -> nn.Module:
     """The net that is judged."""
     return objective.get_submodule("encoder_q")
@@ -36,7 +55,6 @@ class Watch:
         folder: of the run.
         config: of the run.
         header: of its checkpoints.
-        loader: of its training.
         sets: training and test pictures as evaluation shows them; None: no figures.
         every: epochs between two of them.
     """
@@ -47,11 +65,10 @@ class Watch:
         folder: RunFolder,
         config: Config,
         header: Mapping[str, object],
-        loader: Loader,
         sets: tuple[EvalLoader, EvalLoader] | None,
         every: int,
     ) -> None:
-        self.session, self.folder, self.header, self.steps = session, folder, header, len(loader)
+        self.session, self.folder, self.header = session, folder, header
         method = str(config.SSL.TYPE).rpartition("_")[2]
         self.criterion = config.TRAIN.LOSS.CRITERION.NAME or CRITERIA[method][0]
         self.probes = []
@@ -69,23 +86,14 @@ class Watch:
         for probe in self.probes:
             values |= probe(clock, objective)
         if self.session.accelerator.is_main_process:
-            self.session.say(*self.lines(clock))
+            shown = {"Loss": "loss", self.criterion: "loss"}
+            self.session.say(*epoch_lines(self.folder.metrics, clock, shown))
         if values:
             top1, std, rank = (values[key] for key in ("knn_top1", "z_std_relative", "effective_rank"))
             self.session.say(f" * k-NN Acc@1 {top1:.3f} z_std*sqrt(D) {std:.3f} effective rank {rank:.1f}")
         if kept(clock):
             on_main(self.session.accelerator, partial(self.copy, clock, objective))
         return values
-
-    def lines(self, clock: Clock) -> Iterator[str]:
-        """The epoch's log lines as the authors print them: value of the interval, mean since the epoch began."""
-        total, before = 0.0, 0
-        for line in read_metrics(self.folder.metrics):
-            if line["event"] == "step" and line["epoch"] == clock.epoch:
-                step = line["step"] - clock.epoch * self.steps
-                total, before = total + line["loss"] * (step - before), step
-                value = f"{line['loss']:.3f}({total / step:.3f})"
-                yield f"Epoch: [{clock.epoch}][{step}/{self.steps}]\tLoss: {value}\t{self.criterion}: {value}"
 
     def copy(self, clock: Clock, objective: Objective) -> None:
         """`checkpoint_{epoch:04d}.pth.tar`, without optimizer."""

@@ -1,7 +1,6 @@
 """A sweep: its figures are those of the parts, the net is left alone, files read back, the digits."""
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from lowbit.errors import InputError, Stopped
 from lowbit.evaluate.features import Features, extract
 from lowbit.evaluate.knn import knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
-from lowbit.evaluate.sweep import SweepOptions, Variant, draw, sweep, write_csv, write_sweep
+from lowbit.evaluate.sweep import SweepOptions, Variant, draw, sweep, table, write_csv, write_sweep
 from lowbit.models.create import create_model
 from lowbit.train import signals
 from lowbit.train.bn import reestimate_batchnorm_
@@ -184,14 +183,22 @@ ROWS: list[dict[str, Any]] = [
 
 def test_files_read_back(tmp_path: Path) -> None:
     write_sweep(ROWS, tmp_path, "SSQL")
-    assert json.loads((tmp_path / "sweep.json").read_text()) == {"rows": ROWS}
     with (tmp_path / "sweep.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["variant"] for row in table] == ["fp", "2w, 4f"]
     assert float(table[0]["knn_top1_bn"]) == 88.5 and table[1]["knn_top1_bn"] == ""
     with Image.open(tmp_path / "sweep.png") as picture:
         assert picture.format == "PNG" and min(picture.size) > 300
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.csv", "sweep.json", "sweep.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["sweep.csv", "sweep.png"]
+
+
+def test_a_table_shows_the_figures_that_there_are() -> None:
+    assert list(table(ROWS)) == [
+        "| variant | float probe | k-NN | k-NN, batch norm anew |",
+        "|---|---|---|---|",
+        "| fp | 91.50 | 88.25 | 88.50 |",
+        "| 2w, 4f | 61.00 | 70.00 |  |",
+    ]
 
 
 def test_one_picture_of_two_sweeps(tmp_path: Path) -> None:

@@ -1,12 +1,18 @@
 """The bit policy: derived from a net, read from a table, overridden by names."""
 
+import logging
+
 import pytest
 import torch
+from timm.layers import create_act_layer, get_act_layer
+from timm.layers.create_act import _ACT_LAYER_DEFAULT, _ACT_LAYER_ME
 from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
+from lowbit.quant.activation import FUNCTIONS
 from lowbit.quant.bits import BitPolicy, check_bits, derive_policy, effective, projector_policy, short
+from lowbit.quant.policy import GATES, function_of
 
 
 def policy_of(arch: str, **arguments: object) -> BitPolicy:
@@ -119,6 +125,29 @@ def test_activations_after_sums_take_their_block_s_name_once() -> None:
     net.add_module("block", Twice())
     policy = derive_policy(net, (3, 4, 4))
     assert policy.follows == {"block.act1": "block.conv", "block.act2": "block", "block.act3": "block.act3"}
+
+
+@pytest.mark.parametrize("kind", sorted({*_ACT_LAYER_DEFAULT.values(), *_ACT_LAYER_ME.values()}, key=str))
+def test_every_activation_of_timm_is_known_a_gate_or_told(kind: type[nn.Module]) -> None:
+    module, x = kind(), torch.linspace(-4, 8, 99)
+    function = function_of(module)
+    if function is None:
+        assert kind in (nn.Identity, get_act_layer("prelu")) or kind.__name__ in GATES
+    else:
+        assert torch.allclose(FUNCTIONS[function](x.clone()), module(x.clone()), atol=1e-6)
+
+
+def test_activations_out_of_reach_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        net = nn.Sequential(nn.Conv2d(3, 3, 1), create_act_layer("gelu_tanh"), nn.Conv2d(3, 3, 1))
+        assert derive_policy(net, (3, 4, 4)).points == ["0"] and not caplog.messages
+        net[1] = nn.Sequential(nn.PReLU(), nn.LeakyReLU(0.1), nn.Sigmoid())
+        assert not derive_policy(net, (3, 4, 4)).points
+        assert not derive_policy(net[:1], (3, 4, 4)).points
+    assert ["1.0 (PReLU), 1.1 (LeakyReLU)" in caplog.messages[0], "no activation modules" in caplog.messages[1]] == [
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(("name", "expected"), [("layer2.0.downsample.0", "layer2.0.downsample"), ("fc.0", "fc.0")])

@@ -1,10 +1,6 @@
 """Toy runs in processes of their own, and how two of them are compared."""
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,59 +10,34 @@ import torch
 TIMES = {"seconds", "images_per_second"}  # what may differ between equal runs
 
 
-class ToyRun:
-    """A started run."""
+class Toys:
+    """Starts toy runs (see forked_toys.py)."""
 
-    def __init__(self, server: "ToyServer", folder: Path, pids: list[int]) -> None:
-        self.server, self.folder, self.pids = server, folder, pids
-        self.codes: list[int] | None = None
+    def __init__(self, base: Path, server: Any) -> None:
+        self.base, self.server = base, server
+        self.cache: dict[str, Any] = {}
 
-    def wait(self) -> list[int]:
-        if self.codes is None:
-            self.codes = self.server.ask({"wait": self.pids})["codes"]
-        return self.codes
-
-    def said(self, rank: int = 0) -> str:
-        return Path(f"{self.folder}.{rank}.txt").read_text()
-
-
-class ToyServer:
-    """Starts toy runs (see toy_server.py)."""
-
-    def __init__(self, base: Path, process: "subprocess.Popen[str]") -> None:
-        self.base, self.process = base, process
-        self.cache: dict[str, ToyRun] = {}
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def start(self, folder: Path, **settings: Any) -> ToyRun:
-        return ToyRun(self, folder, self.ask({"folder": str(folder), **settings})["pids"])
-
-    def finished(self, *started: ToyRun) -> Path:
-        """Wait for runs to end; every process has to leave with 0. The first one's folder."""
-        for run in started:
-            codes = run.wait()
-            assert set(codes) == {0}, f"{codes}: {run.said()[-3000:]}"
-        return started[0].folder
+    def start(self, folder: Path, **settings: Any) -> Any:
+        return self.server.start(folder=str(folder), **settings)
 
     def run(self, folder: Path, **settings: Any) -> Path:
-        """Run to the end."""
-        return self.finished(self.start(folder, **settings))
+        """Run to the end; the folder."""
+        self.start(folder, **settings).wait(*[0] * settings.get("world", 1))
+        return folder
 
-    def begin(self, **settings: Any) -> None:
+    def begin(self, **settings: Any) -> Any:
         """Start what `unbroken` will be asked for, so that it runs beside what the test does."""
         key = json.dumps(settings, sort_keys=True)
         if key not in self.cache:
-            self.cache[key] = self.start(self.base / f"unbroken{len(self.cache)}", **settings)
+            folder = self.base / f"unbroken{len(self.cache)}"
+            self.cache[key] = folder, self.start(folder, **settings)
+        return self.cache[key]
 
     def unbroken(self, **settings: Any) -> Path:
         """The folder of a run that nothing disturbed, made once."""
-        self.begin(**settings)
-        return self.finished(self.cache[json.dumps(settings, sort_keys=True)])
+        folder, started = self.begin(**settings)
+        started.wait(*[0] * settings.get("world", 1))
+        return folder
 
     def files(self) -> str:
         """A folder for picture files."""
@@ -75,31 +46,9 @@ class ToyServer:
         return str(folder)
 
 
-SERVER = pytest.StashKey["subprocess.Popen[str]"]()
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start the server that is going to be used: its imports take 5 s, beside the tests before."""
-    if not session.config.option.collectonly and any(
-        "toys" in getattr(item, "fixturenames", ()) for item in session.items
-    ):
-        program = Path(__file__).resolve().parent / "toy_server.py"
-        session.config.stash[SERVER] = subprocess.Popen(
-            [sys.executable, "-W", "error::UserWarning:lowbit", str(program)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"},
-        )  # fmt: skip
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    with config.stash.get(SERVER, contextlib.nullcontext()) as process:
-        if process is not None:  # it ends with its stdin, and `with` waits for it
-            process.stdin.close()
-
-
 @pytest.fixture(scope="session")
-def toys(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> ToyServer:
-    return ToyServer(tmp_path_factory.mktemp("toys"), pytestconfig.stash[SERVER])
+def toys(tmp_path_factory: pytest.TempPathFactory, servers: Any) -> Toys:
+    return Toys(tmp_path_factory.mktemp("toys"), servers[Path(__file__).resolve().with_name("forked_toys.py")])
 
 
 def lines_of(folder: Path) -> list[dict[str, Any]]:

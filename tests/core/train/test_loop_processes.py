@@ -53,8 +53,7 @@ def test_float32(toys: Any, same: Any, tmp_path: Path, world: int) -> None:
 
 def test_what_all_ranks_find_wrong_is_said_once(toys: Any, tmp_path: Path) -> None:
     """And what one finds alone is said too; without others everything is said."""
-    started = toys.start(tmp_path / "said", call="say", world=3)
-    toys.finished(started)
+    started = toys.start(tmp_path / "said", call="say", world=3).wait(0, 0, 0)
     said = [started.said(rank).splitlines()[-2:] for rank in range(3)]
     assert sorted(lines[0] for lines in said) == ["False True False", "False True False", "True True False"]
     assert {lines[1] for lines in said} == {"True"}

@@ -18,8 +18,7 @@ COMMON: dict[str, Any] = {"dropout": 0.3, "dtype": "float32", "save_every": 7}
 def broken(toys: Any, folder: Path, at: int, codes: list[int], *, do: str = "SIGKILL", **settings: Any) -> Path:
     """A run that ends itself after batch `at`, then a second one that goes on."""
     toys.begin(**settings)
-    started = toys.start(folder, do=do, at=at, **settings)
-    assert started.wait() == codes, started.said()
+    toys.start(folder, do=do, at=at, **settings).wait(*codes)
     return toys.run(folder, resume=True, **settings)
 
 
@@ -37,13 +36,13 @@ def test_killed_while_reading_files(toys: Any, same: Any, tmp_path: Path, toy: s
     settings = {"toy": toy, "bn": True, "files": toys.files(), **COMMON}
     toys.begin(**settings)
     folder, copy = tmp_path / "run", tmp_path / "copy"
-    started = toys.start(folder, do="SIGKILL", at=12, workers=2, **settings)
-    assert started.wait() == [-signal.SIGKILL], started.said()
+    toys.start(folder, do="SIGKILL", at=12, workers=2, **settings).wait(-signal.SIGKILL)
     shutil.copytree(folder, copy)
     resumed = [toys.start(at, resume=True, workers=n, **settings) for at, n in ((folder, 0), (copy, 2))]
-    toys.finished(*resumed)
     for run in resumed:
-        same.resumed(toys.unbroken(**settings), run.folder)
+        run.wait(0)
+    for at in (folder, copy):
+        same.resumed(toys.unbroken(**settings), at)
 
 
 @pytest.mark.slow
@@ -66,10 +65,10 @@ def test_killed_at_any_wall_time_until_it_is_done(toys: Any, same: Any, tmp_path
         started = toys.start(folder, resume=True, workers=2, do="mark", at=-1, slow=0.05, **settings)
         time.sleep(chance.uniform(0.5, 1.5))
         os.kill(started.pids[0], signal.SIGKILL)
-        code = started.wait()[0]
+        (code,) = started.codes()
         if code == 0:
             break
-        assert code == -signal.SIGKILL, started.said()
+        assert code == -signal.SIGKILL, started.said(stream="err")
         kills += 1
     assert kills > 1
     same.resumed(toys.unbroken(**settings), folder)
@@ -97,8 +96,7 @@ def test_sigterm(toys: Any, same: Any, tmp_path: Path) -> None:
     settings = {"toy": "two_stages", "bn": True, **COMMON, "save_every": None}
     toys.begin(**settings)
     folder = tmp_path / "run"
-    started = toys.start(folder, do="SIGTERM", at=14, **settings)
-    assert started.wait() == [75], started.said()
+    toys.start(folder, do="SIGTERM", at=14, **settings).wait(75)
     assert torch.load(folder / "checkpoint.pth.tar")["step"] == 14
     toys.run(folder, resume=True, **settings)
     same.resumed(toys.unbroken(**settings), folder)
@@ -118,7 +116,7 @@ def test_sigterm_to_the_group_while_workers_run(toys: Any, same: Any, tmp_path: 
     started = toys.start(folder, do="mark", at=12, mark=str(mark), slow=0.05, workers=2, **settings)
     wait_for(mark)
     os.killpg(started.pids[0], signal.SIGTERM)
-    assert started.wait() == [75], started.said()
+    started.wait(75)
     toys.run(folder, resume=True, workers=2, **settings)
     same.resumed(toys.unbroken(**settings), folder)
 
@@ -131,7 +129,7 @@ def test_sigterm_inside_an_evaluation(toys: Any, same: Any, tmp_path: Path, worl
     started = toys.start(folder, slow_probe=True, mark_probe=str(mark), **settings)
     wait_for(mark)
     os.kill(started.pids[-1], signal.SIGTERM)
-    assert started.wait() == [75] * world, started.said()
+    started.wait(*[75] * world)
     assert torch.load(folder / "checkpoint.pth.tar")["position"] == {"stage": 0, "epoch": 0, "step": 9, "done": 9}
     toys.run(folder, resume=True, **settings)
     same.resumed(toys.unbroken(**settings), folder)
@@ -149,7 +147,7 @@ def wait_for(mark: Path) -> None:
 def test_torn_newest_checkpoint(toys: Any, same: Any, tmp_path: Path, damage: str) -> None:
     settings = {"toy": "two_optimizers", "bn": True, **COMMON}
     folder = tmp_path / "run"
-    assert toys.start(folder, do="SIGKILL", at=17, **settings).wait() == [-signal.SIGKILL]
+    toys.start(folder, do="SIGKILL", at=17, **settings).wait(-signal.SIGKILL)
     newest = folder / "checkpoint.pth.tar"
     data = newest.read_bytes()
     newest.write_bytes(data[: len(data) // 2] if damage == "torn" else b"")
@@ -173,8 +171,7 @@ def test_a_finished_run_does_nothing_and_says_so(toys: Any, tmp_path: Path) -> N
     files = ("checkpoint.pth.tar", "metrics.jsonl", "model_best.pth.tar")
     before = [(folder / name).read_bytes() for name in files]
     again = toys.start(folder, resume=True, **settings)
-    assert again.wait() == [0]
-    assert "nothing to do" in again.said()
+    assert "nothing to do" in again.wait(0).said(stream="err")
     assert [(folder / name).read_bytes() for name in files] == before
 
 
@@ -193,19 +190,16 @@ def test_the_best_checkpoint_can_be_resumed_too(toys: Any, same: Any, tmp_path: 
 def test_other_ranks_are_allowed_and_said(toys: Any, same: Any, tmp_path: Path) -> None:
     settings = {"toy": "queue", "bn": True, "save_every": 7}
     folder = tmp_path / "run"
-    started = toys.start(folder, do="SIGKILL", at=17, ranks=[0, 1], world=2, **settings)
-    assert started.wait() == [-signal.SIGKILL] * 2
-    again = toys.start(folder, resume=True, world=3, **settings)
-    assert again.wait() == [0, 0, 0], again.said()
-    assert "processes 3 after 2" in again.said()
+    toys.start(folder, do="SIGKILL", at=17, ranks=[0, 1], world=2, **settings).wait(*[-signal.SIGKILL] * 2)
+    again = toys.start(folder, resume=True, world=3, **settings).wait(0, 0, 0)
+    assert "processes 3 after 2" in again.said(stream="err")
     same.split(toys.unbroken(**settings), folder, 1e-9)
 
 
 def test_another_seed_is_refused(toys: Any, tmp_path: Path) -> None:
     folder = toys.run(tmp_path / "run", toy="queue", max_steps=2)
     again = toys.start(folder, toy="queue", resume=True, seed=4, world=2)
-    assert again.wait() == [2, 2]
-    assert "seed 3, this run has 4" in again.said()
+    assert "seed 3, this run has 4" in again.wait(2, 2).said()
 
 
 def test_a_folder_that_another_run_holds(toys: Any, tmp_path: Path) -> None:
@@ -214,7 +208,6 @@ def test_a_folder_that_another_run_holds(toys: Any, tmp_path: Path) -> None:
     wait_for(mark)
     for resume in (True, False):
         second = toys.start(folder, toy="queue", resume=resume)
-        assert second.wait() == [2]
-        assert "another run is writing there" in second.said()
+        assert "another run is writing there" in second.wait(2).said()
     os.kill(first.pids[0], signal.SIGTERM)
-    assert first.wait() == [75]
+    first.wait(75)

@@ -31,7 +31,6 @@ from lowbit.evaluate.knn import TEMPERATURE, K, check_neighbours, knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
 from lowbit.train.bn import reestimate_batchnorm_
 from lowbit.train.checkpoint import replace_file
-from lowbit.train.folder import write_json
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +41,7 @@ FIGURES = {
     "probe_top1_retrained": "probe trained at each",
     "knn_top1": "k-NN",
 }
+ANEW = ("_bn", ", batch norm anew")
 
 
 class Variant(NamedTuple):
@@ -186,8 +186,18 @@ def _batchnorm_anew(net: nn.Module, batches: Callable[[], Iterable[Batch]], acce
                 buffer.copy_(value)
 
 
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """The figures of a sweep as a Markdown table, in percent."""
+    said = {key + suffix: title + more for key, title in FIGURES.items() for suffix, more in (("", ""), ANEW)}
+    shown = [key for key in said if any(key in row for row in rows)]
+    yield f"| variant | {' | '.join(said[key] for key in shown)} |"
+    yield "|---" * (1 + len(shown)) + "|"
+    for row in rows:
+        yield f"| {row['variant']} | {' | '.join(f'{row[key]:.2f}' if key in row else '' for key in shown)} |"
+
+
 def write_sweep(rows: Sequence[Row], folder: Path, label: str) -> None:
-    """`sweep.json` ({"rows": [...]}), `sweep.csv` and `sweep.png` in a folder that exists; one process calls it.
+    """`sweep.csv` and `sweep.png` in a folder that exists; one process calls it.
 
     Args:
         rows: of `sweep`; keys that only some rows have leave a gap in the others.
@@ -197,7 +207,6 @@ def write_sweep(rows: Sequence[Row], folder: Path, label: str) -> None:
     Raises:
         InputError: the folder cannot be written to.
     """
-    write_json(folder / "sweep.json", {"rows": rows})
     write_csv(rows, folder / "sweep.csv")
     draw({label: rows}, folder / "sweep.png")
 
@@ -233,7 +242,7 @@ def draw(series: Mapping[str, Sequence[Row]], path: Path) -> None:
     figure = Figure(figsize=(1 + 4.4 * len(shown), 3.8), layout="constrained")
     for axes, key in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
         for number, (label, rows) in enumerate(series.items()):
-            for suffix, style, said in (("", "-", label), ("_bn", "--", f"{label}, batch norm anew")):
+            for suffix, style, said in (("", "-", label), (ANEW[0], "--", label + ANEW[1])):
                 points = [(names.index(row["variant"]), row[key + suffix]) for row in rows if key + suffix in row]
                 if points:
                     axes.plot(*zip(*points, strict=True), style, marker="o", color=f"C{number % 10}", label=said)

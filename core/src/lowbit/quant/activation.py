@@ -25,7 +25,14 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "hardswish": F.hardswish,
+    "mish": F.mish,
+    "hard_mish": lambda x: 0.5 * x * (x + 2).clamp(0, 2),
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "celu": F.celu,
+    "selu": F.selu,
 }
 UPPER = {"relu": float("inf"), "relu6": 6.0}  # functions that only clip, to [0, this]
 RANGES = ("batch", "running")

@@ -9,6 +9,7 @@ Activations are called by what they follow, as the authors call them: by the lay
 "layer1.0.conv1"), or by their block ("layer1.0") where they follow a sum.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -19,13 +20,15 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.models.surgery import select
-from lowbit.quant.policy import function_of
-from lowbit.quant.sites import sites
+from lowbit.quant.policy import function_of, unknown_activations
+from lowbit.quant.sites import Sites, sites
 from lowbit.quant.uniform import MAX_BITS
 
 STEM_BITS = PROJECTOR_BITS = 8
 W_RANGE, A_RANGE = (2, 9), (4, 9)  # the authors': upper ends excluded
 Row = dict[str, int | None]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def derive_policy(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> BitPolicy:
-    """SSQL's policy for any net, from one forward of a blank picture.
+    """SSQL's policy for any net, from one forward of a blank picture; what cannot be quantized is told in the log.
 
     Args:
         model: a float net; its classifier (timm's `get_classifier`) may be replaced by a projector.
@@ -127,6 +130,7 @@ def derive_policy(
         InputError: a pattern matches nothing.
     """
     found = sites(model, input_size or _own_size(model))
+    _tell_floats(model, found)
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     of_head = {id(module) for module in classifier.modules()} if isinstance(classifier, nn.Module) else set()
     chosen = set(select(model, _quantizable, include, exclude))
@@ -142,6 +146,16 @@ def derive_policy(
         floats = id(model.get_submodule(name)) in of_head or name not in chosen
         activations[name] = 0 if floats else (STEM_BITS if called == found.layers[0] else None)
     return BitPolicy(weights, activations, found.activations)
+
+
+def _tell_floats(model: nn.Module, found: Sites) -> None:
+    """Activations that stay float although nobody asked for it."""
+    unknown = unknown_activations(model)
+    if unknown:
+        shown = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        log.warning("activations that bits do not reach, since no quantized form of them is known: %s", shown)
+    elif not found.activations:
+        log.warning("this net has no activation modules, so its activations stay float at any bits; weights do not")
 
 
 def projector_policy(projector: nn.Module, bits: int = PROJECTOR_BITS) -> BitPolicy:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from timm.layers import activations as timms
+from timm.layers import activations_me as lean
 from torch import nn
 
 from lowbit.errors import InputError
@@ -12,17 +14,52 @@ KINDS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
     nn.ReLU6: "relu6",
     nn.SiLU: "silu",
+    timms.Swish: "silu",
+    lean.SwishMe: "silu",
+    timms.GELU: "gelu",
+    timms.GELUTanh: "gelu_tanh",
+    timms.QuickGELU: "quick_gelu",
     nn.Hardswish: "hardswish",
+    timms.HardSwish: "hardswish",
+    lean.HardSwishMe: "hardswish",
+    nn.Mish: "mish",
+    timms.Mish: "mish",
+    lean.MishMe: "mish",
+    timms.HardMish: "hard_mish",
+    lean.HardMishMe: "hard_mish",
+    nn.SELU: "selu",
 }
+DEFAULTS: dict[type[nn.Module], tuple[str, str, float]] = {  # known at torch's own value of their parameter alone
+    nn.LeakyReLU: ("leaky_relu", "negative_slope", 0.01),
+    nn.ELU: ("elu", "alpha", 1.0),
+    nn.CELU: ("celu", "alpha", 1.0),
+}
+FAMILY = (nn.ReLU.__module__, timms.__name__, lean.__name__)
+GATES = ("Sigmoid", "Tanh", "Softmax", "HardSigmoid", "Hardsigmoid", "HardSigmoidMe", "MultiheadAttention")
 
 
 def function_of(module: nn.Module) -> str | None:
-    """The quantizable activation function that a module computes; None for any other module."""
+    """The quantizable activation function that a module computes; None for any other module.
+
+    Sigmoids and the like are gates that scale something else, and stay float.
+    """
     if isinstance(module, QuantActivation):
         return module.config.function
     if isinstance(module, nn.GELU):
         return "gelu" if module.approximate == "none" else "gelu_tanh"
+    if type(module) in DEFAULTS:
+        name, parameter, value = DEFAULTS[type(module)]
+        return name if getattr(module, parameter) == value else None
     return next((name for kind, name in KINDS.items() if type(module) is kind), None)
+
+
+def unknown_activations(model: nn.Module) -> list[str]:
+    """Activation modules without such a function, as "name (class)": those with weights or with an unusual slope."""
+    return [
+        f"{name} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if type(module).__module__ in FAMILY and type(module).__name__ not in GATES and function_of(module) is None
+    ]
 
 
 def activation_points(model: nn.Module, include: Sequence[str] | None = None, exclude: Sequence[str] = ()) -> list[str]:

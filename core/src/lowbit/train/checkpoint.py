@@ -169,7 +169,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of pickle protocols; what matters is said below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the kinds of damage raise a dozen types; none of them is our fault
-        if isinstance(error, pickle.UnpicklingError):  # torch's own text advises to run the file's code
+        if isinstance(error, pickle.UnpicklingError | LookupError):  # torch advises to run the file's code; bare keys
             reason = "it holds something else, or is cut off"
         else:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lowbit.data.datasets import load_dataset
-from lowbit.data.pictures import Pictures, balanced_subset
+from lowbit.data.pictures import Pictures, balanced_subset, val_split
 from lowbit.errors import Stopped
 from lowbit.options import RunOptions
 from lowbit.train.checkpoint import newest_good, read_checkpoint
@@ -95,6 +95,20 @@ class Session:
         index = balanced_subset(found.labels, limit)
         self.chosen[split] = index.tolist()
         return found.subset(index)
+
+    def train_and_held(self) -> tuple[Pictures, Pictures | None]:
+        """Training pictures, and those that `--val-split` holds out of them.
+
+        Raises:
+            InputError: as `pictures`; the fraction holds out nothing.
+        """
+        pictures = self.pictures("train", self.options.limit_train)
+        if self.options.val_split is None:
+            return pictures, None
+        kept, held = val_split(pictures.labels, self.options.val_split, self.options.seed)
+        of_all = self.chosen.get("train", range(len(pictures)))  # positions in the whole set
+        self.chosen |= {"train": [of_all[i] for i in kept.tolist()], "val": [of_all[i] for i in held.tolist()]}
+        return pictures.subset(kept), pictures.subset(held)
 
     def place(self, model: nn.Module) -> nn.Module:
         """The model on the device, in the precision and memory format of the command."""

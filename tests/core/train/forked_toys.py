@@ -1,11 +1,6 @@
-"""Imports torch once and forks every toy run: a program for tests, told by JSON lines on stdin; not a test itself.
-
-Request: a run's settings (`run`). Answer: {"pids": [...]}; then {"wait": pids} is answered by {"codes": [...]}.
-"""
+"""What a fork of the server does for the tests of the loop: a toy run by its settings (`work`), or another `call`."""
 
 import copy
-import gc
-import json
 import logging
 import os
 import resource
@@ -17,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # the first optimizer imports it: 2 s that every forked run would spend
 from timm.layers import BatchNormAct2d
 from toy_objectives import stages
 
@@ -79,7 +73,6 @@ def limit_files(s: Mapping[str, Any]) -> None:
 
 def work(s: Mapping[str, Any]) -> None:
     """One process of one run."""
-    torch.set_num_threads(1)
     accelerator = make_accelerator("no", cpu=True)
     dtype = getattr(torch, s.get("dtype", "float64"))
     plan = stages(s["toy"], s.get("bn", False), s.get("dropout", 0.0), dtype)
@@ -215,16 +208,10 @@ def say(_: Mapping[str, Any]) -> None:
     print(first_to_say("all"))
 
 
-def child(settings: Mapping[str, Any], rank: int, world: int, port: int) -> int:
+def child(settings: Mapping[str, Any]) -> int:
     """What a command's `main` does with the ends of a run; returns the exit code."""
-    os.setpgid(0, 0) if rank == 0 else None
+    os.setpgid(0, 0) if os.environ.get("RANK", "0") == "0" else None
     signals.install()
-    if world > 1:
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        os.environ.update(zip(names, map(str, (rank, rank, world, "127.0.0.1", port)), strict=True))
-    output = os.open(f"{settings['folder']}.{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
     logging.basicConfig(level=logging.INFO)
     try:
         {"run": work, "save": save_until_killed, "bn": check_sync_bn, "say": say}[settings.get("call", "run")](settings)
@@ -238,29 +225,3 @@ def child(settings: Mapping[str, Any], rank: int, world: int, port: int) -> int:
         logging.exception("a fault")
         return EXIT_FAULT
     return 0
-
-
-def main() -> None:
-    """Serve until stdin ends."""
-    gc.freeze()  # a collection in a child would copy every page
-    port = 20000 + os.getpid() % 20000
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "wait" in request:
-            codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in request["wait"]]
-            print(json.dumps({"codes": codes}), flush=True)
-            continue
-        port, world, pids = port + 1, request.get("world", 1), []
-        for rank in range(world):
-            pid = os.fork()
-            if pid == 0:
-                code = child(request, rank, world, port)
-                sys.stdout.flush()
-                os._exit(code)
-            pids.append(pid)
-        print(json.dumps({"pids": pids}), flush=True)
-    os._exit(0)  # taking all these modules apart takes 2 s
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,64 @@
+"""A frozen net's features, taken once: what a probe is trained on where every epoch shows the same pictures."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.data.batch import Batch
+from lowbit.data.hashing import permutation
+from lowbit.evaluate.features import Features
+
+
+class FromFeatures(nn.Module):
+    """A classifier of timm that takes pictures (B, C, H, W), or what its last layer gets, (B, D).
+
+    Attributes:
+        net: the classifier.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (B, classes)."""
+        return self.net.get_classifier()(x) if x.dim() == 2 else self.net(x)  # type: ignore[operator]  # timm's
+
+
+class FeatureLoader:
+    """Batches of features in place of pictures: the same ones, in the same order as `lowbit.data.loader.Loader`'s.
+
+    Args:
+        features: labelled, of the whole set.
+        global_batch: rows per step, over all ranks.
+        seed: of the order.
+        rank: this process, of `world`.
+        world: number of processes.
+        shuffle: a new order each epoch, else the set's.
+    """
+
+    def __init__(
+        self, features: Features, *, global_batch: int, seed: int = 0, rank: int = 0, world: int = 1,
+        shuffle: bool = True,
+    ) -> None:  # fmt: skip
+        self.features, self.global_batch, self.seed, self.shuffle = features, global_batch, seed, shuffle
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        """Steps per epoch."""
+        return -(-len(self.features.x) // self.global_batch)
+
+    @property
+    def last_batch(self) -> int:
+        """Rows in the last global batch of an epoch."""
+        return len(self.features.x) - (len(self) - 1) * self.global_batch
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on, this rank's part of each."""
+        (x, label), n = self.features, len(self.features.x)
+        order = torch.from_numpy(permutation(n, self.seed, "order", epoch)) if self.shuffle else torch.arange(n)
+        for whole in order.split(self.global_batch)[start:]:
+            n = len(whole)
+            here = whole[n * self.rank // self.world : n * (self.rank + 1) // self.world].to(x.device)
+            yield Batch((x[here],), here, None if label is None else label[here], len(here) * self.world / n)

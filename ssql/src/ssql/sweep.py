@@ -1,0 +1,162 @@
+"""`ssql sweep`: one checkpoint at many bit-widths, one table.
+
+Each width is judged by weighted k-NN and by a linear probe on the features that the net gives there: one probe, trained
+on float features and carried along, or one trained at each width (the protocol of the paper). All figures come a second
+time with batch norm's statistics estimated anew at the width, from the pictures of the calibration under the views of
+pretraining: that is what a checkpoint of `QUANT.BN=float` needs, whose statistics have seen float passes alone.
+
+The net's ranges are found anew for each width, on `QUANT.CALIBRATION.PICTURES` training pictures as evaluation shows
+them. A float checkpoint gets the pins that SSQL has for its net.
+"""
+
+import dataclasses
+import time
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from lowbit.config import dump_config
+from lowbit.data.pictures import MemoryPictures, Pictures
+from lowbit.data.recipe import Recipe
+from lowbit.errors import InputError
+from lowbit.evaluate.features import extract
+from lowbit.evaluate.knn import K
+from lowbit.evaluate.probe import ProbeOptions
+from lowbit.evaluate.sweep import Row, SweepOptions, Variant, table, write_sweep
+from lowbit.evaluate.sweep import sweep as judge
+from lowbit.options import RunOptions
+from lowbit.train.process import on_main
+from lowbit.train.session import Session
+from ssql.config import Config
+from ssql.evaluation import BATCH, Backbone, open_backbone
+from ssql.judged import Judged, dataset_of
+from ssql.keys import Train
+from ssql.variants import FLOAT, Bits
+from ssql.views import channels_of, recipes
+
+NAMES = tuple(name for name in get_args(Train.model_fields["DATASET"].annotation) if name)
+TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the command line says beside the shared options; None: what the checkpoint says.
+
+    Attributes:
+        checkpoint: the file. arch: timm name, where the file does not say.
+        bits: the variants. retrain: also train a probe at each.
+        dataset: a name as in TRAIN.DATASET. fp: QUANT.FP. calibration: QUANT.CALIBRATION.PICTURES.
+        probe: how probes are trained.
+    """
+
+    checkpoint: Path
+    bits: tuple[Bits, ...]
+    retrain: bool = False
+    arch: str | None = None
+    dataset: str | None = None
+    fp: str | None = None
+    calibration: int | None = None
+    probe: ProbeOptions = dataclasses.field(default_factory=ProbeOptions)
+
+    def config(self, backbone: Backbone) -> Config:
+        """The checkpoint's config, or the default one, with what is chosen here.
+
+        Raises:
+            InputError: nobody says which dataset, or an unknown one.
+        """
+        found = backbone.config or Config()
+        quant, train = found.QUANT, found.TRAIN
+        if self.calibration is not None:
+            pictures = quant.CALIBRATION.model_copy(update={"PICTURES": self.calibration})
+            quant = quant.model_copy(update={"CALIBRATION": pictures})
+        quant = quant.model_copy(update={"FP": self.fp or quant.FP})
+        if self.dataset not in (None, *NAMES):
+            raise InputError(f"--dataset {self.dataset}: give one of {', '.join(NAMES)}")
+        train = train.model_copy(update={"DATASET": self.dataset or train.DATASET})
+        if not train.DATASET:
+            raise InputError(f"{self.checkpoint} does not say what it was trained on: give --dataset")
+        return found.model_copy(update={"QUANT": quant, "TRAIN": train})
+
+
+def sweep(options: RunOptions, choices: Choices) -> list[Row] | None:
+    """Judge a checkpoint, say the table, write it where `options.output` is given. None after a dry run.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came.
+    """
+    start = time.perf_counter()
+    if options.pretrained:
+        raise InputError(
+            "--pretrained has no meaning in sweep, whose weights are those of the checkpoint: leave it out"
+        )
+    backbone = open_backbone(choices.checkpoint, choices.arch)
+    config = choices.config(backbone)
+    with Session("ssql", options, dataset_of(config), [choices.checkpoint]) as session:
+        session.download()
+        train, test = session.pictures("train", options.limit_train), session.pictures("test", options.limit_eval)
+        side = _side(backbone, train)
+        channels = backbone.normalization or channels_of(config)
+        views, shown = (dataclasses.replace(recipe, channels=channels) for recipe in recipes(config, train, side))
+        backbone = dataclasses.replace(backbone, size=(3, side, side))
+        judged = Judged(session, backbone, config.QUANT, train, shown)
+        if options.dry_run:
+            _say_plan(judged, test, choices, backbone)
+            return None
+        described = {**dataclasses.asdict(choices), "arch": backbone.arch, "config": dump_config(config)}
+        with session.open_folder("sweep", described, {"pictures": len(train), "test": len(test)}) as folder:
+            rows = _rows(judged, test, choices, views)
+            session.say(*table(rows))
+            if folder is not None:
+                label = config.SSL.TYPE or backbone.arch
+                on_main(session.accelerator, partial(write_sweep, rows, folder.path, label))
+            facts = {"arch": backbone.arch, "dataset": config.TRAIN.DATASET, "calibration": judged.calibrated}
+            facts |= {"probe": dataclasses.asdict(choices.probe), "seconds": time.perf_counter() - start}
+            session.write_result(folder, {"rows": rows, **facts})
+    return rows
+
+
+def _side(backbone: Backbone, pictures: Pictures) -> int:
+    """What the checkpoint says; else small pictures as they are, large ones as timm shows them to the net."""
+    if backbone.config is None and isinstance(pictures, MemoryPictures):
+        return pictures.size[0]
+    return backbone.size[1]
+
+
+def _rows(judged: Judged, test: Pictures, choices: Choices, views: Recipe) -> list[Row]:
+    """The table; `views`: of pretraining, for batch norm."""
+    session = judged.session
+    variants = {bits: Variant(bits.name, partial(judged.at, bits)) for bits in (FLOAT, *choices.bits)}
+    neighbours = min(K, len(judged.train))
+    return judge(
+        judged.net,
+        [variants[bits] for bits in choices.bits],
+        judged.loader(judged.train),
+        judged.loader(test),
+        session.accelerator,
+        SweepOptions(probe=choices.probe, retrain=choices.retrain, k=neighbours, seed=session.options.seed),
+        reference=variants[FLOAT],
+        bn_batches=partial(judged.norm_batches, views),
+    )
+
+
+def _say_plan(judged: Judged, test: Pictures, choices: Choices, backbone: Backbone) -> None:
+    """Time some forwards, and say what the whole would be; probes are not counted."""
+    some = judged.train.subset(torch.arange(min(TRIAL_PICTURES, len(judged.train))))
+    start = time.perf_counter()
+    with judged.at(choices.bits[-1]):
+        extract(judged.net, judged.loader(some), judged.session.accelerator)
+    seconds = (time.perf_counter() - start) / (len(some) + judged.calibrated)
+    passes = 2 * len({FLOAT, *choices.bits})  # as it is, and with batch norm anew
+    judged.session.say_facts(
+        {
+            "net": backbone.arch,
+            "variants": ", ".join(bits.name for bits in choices.bits),
+            "training pictures": len(judged.train),
+            "test pictures": len(test),
+            "pictures of the calibration": judged.calibrated,
+            "estimated seconds without probes": seconds * passes * (len(judged.train) + len(test)),
+        }
+    )

@@ -1,0 +1,18 @@
+"""What a fork of the server does for BSQ's tests: `bsq ARGS`; with "kill": [PLACE, DONE] it kills itself there."""
+
+import sys
+from typing import Any
+
+import sklearn.datasets  # noqa: F401 (the digits)
+from killing import arm
+
+import bsq.finetune
+import bsq.train  # noqa: F401 (imported once for all)
+from bsq.cli import main
+
+
+def child(request: dict[str, Any]) -> None:
+    if "kill" in request:
+        arm(*request["kill"])
+    sys.argv = ["bsq", *request["args"]]
+    main()

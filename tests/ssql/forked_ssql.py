@@ -1,0 +1,67 @@
+"""What a fork of the server does for SSQL's tests: `ssql ARGS`, or with "split" runs of ssl_ranks.py.
+
+With "kill": [PLACE, DONE] a command kills itself, with no chance to clean up, where DONE batches were trained. Places,
+in their order: "begun" (bits are drawn for the next batch), "observed" (its float pass is over), "probe" (the epoch is
+over, its figures are due), "end" (trained, the results are due). With "weights": PATH each process of `ssql ssl` leaves
+what it holds at the end in PATH.RANK.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import sklearn.datasets  # noqa: F401 (the digits)
+import torch
+from ssl_ranks import split_run
+
+import ssql.pretrain
+from lowbit.train.loop import _Loop
+from lowbit.train.session import Session
+from ssql.cli import main
+from ssql.objective import SelfSupervised
+
+
+def arm(place: str, done: int) -> None:
+    now = 0
+
+    def hook(kind: Any, name: str, here: str) -> None:
+        original = getattr(kind, name)
+
+        def instead(*args: Any, **options: Any) -> Any:
+            nonlocal now
+            now = next((arg.done for arg in args if hasattr(arg, "done")), now)  # of the clock, where there is one
+            if (here, now) == (place, done):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **options)
+
+        setattr(kind, name, instead)
+
+    hook(SelfSupervised, "draw_", "begun")
+    hook(SelfSupervised, "quantized", "observed")
+    hook(_Loop, "probe", "probe")
+    hook(Session, "write_result", "end")
+
+
+def keep_weights(path: str) -> None:
+    fit = ssql.pretrain.fit
+
+    def instead(stages: Any, loader: Any, run: Any) -> Any:
+        result = fit(stages, loader, run)
+        torch.save(stages[-1].objective.state_dict(), f"{path}.{run.accelerator.process_index}")
+        return result
+
+    ssql.pretrain.fit = instead
+
+
+def child(request: dict[str, Any]) -> None:
+    if "split" in request:
+        split_run(Path(request["split"]))
+        return
+    if "kill" in request:
+        arm(*request["kill"])
+    if "weights" in request:
+        keep_weights(request["weights"])
+    sys.argv = ["ssql", *request["args"]]
+    main()

@@ -1,0 +1,117 @@
+"""What `linear` trains: bits, optimizer, learning rates; batches of features in place of pictures."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lowbit.data.loader import Loader
+from lowbit.data.pictures import MemoryPictures
+from lowbit.data.recipe import DIGITS, plain
+from lowbit.evaluate.features import Features, pooled
+from lowbit.models.create import create_model
+from lowbit.quant.convert import activations, weight_quantizers
+from lowbit.train.protocol import Clock
+from ssql.cached import FeatureLoader, FromFeatures
+from ssql.classifier import classifier, optimizer, rates
+from ssql.config import read_config
+
+BASE = "configs/base/linear_cifar.yaml"
+SMALL = ("MODEL.ARCH=cifar_resnet8_1x1", "SEED=5")
+
+
+def test_learning_rates_are_the_recorded_ones(recorded: Any) -> None:
+    raw = recorded.json("configs")
+    schedules = recorded.json("schedule")
+    entries = [entry for name, entry in schedules.items() if name.startswith(("linear", "finetune"))]
+    assert entries
+    for entry in entries:
+        theirs = {key: value for key, value in raw[entry["config"]].items() if key.startswith("TRAIN.LR_SCHEDULER.")}
+        rate = rates(read_config("linear", BASE, [f"{key}={value}" for key, value in theirs.items()]))["main"]
+        found = [rate(Clock(0, epoch, entry["epochs"], 3, 7, 0)) for epoch in range(entry["epochs"])]
+        assert found == pytest.approx(entry["lr"], rel=1e-12)
+
+
+def test_learning_rates_by_type() -> None:
+    def at(epoch: int, *keys: str) -> float:
+        return rates(read_config("linear", BASE, keys))["main"](Clock(0, epoch, 100, 0, 9, 0))
+
+    assert [at(epoch) for epoch in (0, 59, 60, 80)] == pytest.approx([30, 30, 3, 0.3])
+    cosine = "TRAIN.LR_SCHEDULER.TYPE=cosine"
+    assert [at(epoch, cosine) for epoch in (0, 50, 100)] == pytest.approx([30, 15, 0])  # milestones are ignored
+    assert at(99, "TRAIN.LR_SCHEDULER.DECAY_MILESTONES=[]") == 30
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_lars_follows_its_formula(decay: float) -> None:
+    """v = momentum v + trust |w| / (|g| + decay |w|) (g + decay w), w = w - lr v; never clipped, also without decay."""
+    keys = ("TRAIN.OPTIMIZER.NAME=lars", "TRAIN.OPTIMIZER.MOMENTUM=0.9", f"TRAIN.OPTIMIZER.WEIGHT_DECAY={decay}")
+    config = read_config("linear", BASE, (*keys, "TRAIN.LR_SCHEDULER.BASE_LR=2.4"))
+    net = nn.Linear(5, 3).double()
+    net.requires_grad_(True)
+    found = optimizer(config, net)
+    w, v = net.weight.detach().clone(), torch.zeros(3, 5).double()
+    for step in range(3):
+        g = torch.sin(torch.arange(15.0) + step).double().view(3, 5)
+        net.weight.grad, net.bias.grad = g.clone(), torch.zeros(3).double()
+        found.step()
+        v = 0.9 * v + 0.001 * w.norm() / (g.norm() + decay * w.norm()) * (g + decay * w)
+        w = w - 2.4 * v
+        torch.testing.assert_close(net.weight.detach(), w, rtol=1e-6, atol=0)
+
+
+def test_groups_of_the_optimizer() -> None:
+    keys = ("TRAIN.OPTIMIZER.WEIGHT_DECAY=0.1", "TRAIN.OPTIMIZER.DECAY_NORM_AND_BIAS=False")
+    net = create_model("cifar_resnet8_1x1", num_classes=3)
+    made = optimizer(read_config("linear", BASE, keys), net)
+    decays = {p: group["weight_decay"] for group in made.param_groups for p in group["params"]}
+    assert decays == {p: 0.1 if p.dim() > 1 else 0 for p in net.parameters()}
+    net.requires_grad_(False)
+    net.fc.requires_grad_(True)
+    assert sum(len(g["params"]) for g in optimizer(read_config("linear", BASE), net).param_groups) == 2
+
+
+def test_full_precision_means_full_precision() -> None:
+    float_bits, authors = ("QUANT.W.BIT=0", "QUANT.A.BIT=0"), "QUANT.FP=authors"
+    x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    net = classifier(read_config("linear", BASE, (*SMALL, *float_bits)), (3, 8, 8), 7).eval()
+    torch.manual_seed(5)
+    plain_net = create_model("cifar_resnet8_1x1", num_classes=7).eval()
+    assert (
+        torch.equal(net(x), plain_net(x))
+        and not weight_quantizers(net)
+        and list(net.state_dict()) == list(plain_net.state_dict())
+    )
+    theirs = classifier(read_config("linear", BASE, (*SMALL, *float_bits, authors)), (3, 8, 8), 7)
+    assert {q.pin: int(q.w_bits) for q in weight_quantizers(theirs)} == {8: 8, None: 0}
+    low = classifier(read_config("linear", BASE, (*SMALL, "QUANT.W.BIT=2", "QUANT.A.BIT=4")), (3, 8, 8), 7)
+    assert {q.pin: (int(q.w_bits), q.mode) for q in weight_quantizers(low)} == {
+        8: (8, "quantized"),
+        None: (2, "quantized"),
+    }
+    assert {a.pin: int(a.a_bits) for a in activations(low).values()} == {8: 8, None: 4}
+    assert type(low.get_classifier()) is nn.Linear  # stays float
+
+
+def test_features_come_as_the_loader_would_bring_their_pictures() -> None:
+    images = torch.randint(0, 256, (11, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    pictures = MemoryPictures("made up", ["a", "b"], images, torch.arange(11) % 2)
+    features = Features(torch.arange(22.0).view(11, 2), pictures.labels)
+    for world in (1, 2):
+        for rank in range(world):
+            common = {"global_batch": 4, "seed": 9, "rank": rank, "world": world}
+            ours, loader = FeatureLoader(features, **common), Loader(pictures, plain(DIGITS), **common)
+            assert (len(ours), ours.last_batch) == (len(loader), loader.last_batch) == (3, 3)
+            for found, like in zip(ours.epoch(2, 1), loader.epoch(2, 1), strict=True):
+                assert torch.equal(found.index, like.index) and torch.equal(found.label, like.label)
+                assert torch.equal(found.views[0], features.x[like.index]) and found.share == like.share
+    in_order = [batch.index.tolist() for batch in FeatureLoader(features, global_batch=4, shuffle=False).epoch(0)]
+    assert in_order == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+
+
+def test_a_classifier_takes_pictures_or_their_features() -> None:
+    net = create_model("cifar_resnet8_1x1", num_classes=3).eval()
+    x = torch.randn(2, 3, 8, 8)
+    asked = FromFeatures(net)
+    torch.testing.assert_close(asked(x), asked(pooled(net, x)))

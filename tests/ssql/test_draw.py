@@ -1,0 +1,69 @@
+"""`ssql draw`: a map of features, the same each time; what is refused."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+
+from ssql.draw import tsne
+
+Ssql = Callable[..., Result]
+
+
+@pytest.fixture
+def line(small: Path, digits_run: tuple[Path, Result]) -> tuple[object, ...]:
+    pretrained = f"MODEL.PRETRAINED={digits_run[0] / 'checkpoint.pth.tar'}"
+    return ("draw", "--config", small, "--limit-train", 60, pretrained)
+
+
+def places(folder: Path) -> list[dict[str, str]]:
+    with (folder / "features.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_map_of_features(ssql: Ssql, line: tuple[object, ...], tmp_path: Path) -> None:
+    ssql(*line, "--output", tmp_path / "a", "QUANT.W.BIT=4", "QUANT.A.BIT=4")
+    rows = places(tmp_path / "a")
+    assert len(rows) == 60 and {row["class"] for row in rows} == set("0123456789")
+    with Image.open(tmp_path / "a/features.png") as drawn:
+        assert drawn.format == "PNG" and min(drawn.size) > 300
+    names = {path.name for path in (tmp_path / "a").iterdir()} - {".lock"}
+    assert names == {"config.json", "features.csv", "features.png", "result.json", "train.log"}
+    ssql(*line, "--output", tmp_path / "b", "QUANT.W.BIT=2")
+    assert places(tmp_path / "b") != rows
+    assert "w_bits: 8" in ssql(*line, "--output", tmp_path / "c", "--dry-run").stdout
+    assert not (tmp_path / "c").exists()
+
+
+def test_groups_stay_groups() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(3, 1, 16)) * 9 + random.normal(size=(3, 20, 16))
+    found = tsne(x.reshape(60, 16), seed=0).reshape(3, 20, 2)
+    middles = found.mean(1, keepdims=True)
+    within = np.linalg.norm(found - middles, axis=2).max()
+    assert within < 0.5 * min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("MODEL.PRETRAINED=",), "MODEL.PRETRAINED is empty"),
+        (("MODEL.PRETRAINED=nowhere.pth.tar",), "nowhere.pth.tar"),
+        (("MODEL.ARCH=resnet18",), "not a resnet18"),
+        (("--limit-train", 4), "5 or more"),
+        (("TRAIN.DATASET=''",), "TRAIN.DATASET is empty"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    ssql: Ssql, line: tuple[object, ...], tmp_path: Path, args: tuple[object, ...], said: str
+) -> None:
+    keys = [text.partition("=")[0] for text in map(str, args)]
+    kept = [part for part in line if str(part).partition("=")[0] not in keys]
+    if "--limit-train" in keys:
+        kept.remove(60)
+    result = ssql(*kept, *args, "--output", tmp_path / "out", code=2)
+    assert said in result.stderr and not (tmp_path / "out").exists()
