@@ -69,6 +69,7 @@ def demo(options: RunOptions) -> int:
         facts |= {"seed": options.seed, "global_batch": trained["SSQL"]["global_batch"]}
         folder.write_result({**facts, "seconds": time.perf_counter() - start})
     said = [f"{name}: {net['said']}" for name, net in judged.items()]
+    said.append(f"random weights with batch norm anew: float probe {random['probe_top1_bn']:.2f} %")
     sys.stdout.write("\n".join([*lines, "", *said, f"written to {folder.path}"]) + "\n")
     return EXIT_DONE if useful else EXIT_FAULT
 
