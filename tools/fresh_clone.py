@@ -1,11 +1,10 @@
-"""From a fresh clone with Python and pip alone: both README commands, and the demo's table held against the README's.
+"""From a fresh clone with Python and pip alone: the README's commands, and the demos' tables held against the READMEs'.
 
 Usage: python tools/fresh_clone.py [--skip-tests]     clone this repository's HEAD into a temporary folder and run them
-       python tools/fresh_clone.py --update           write the table of runs/bsq-demo into README.md
+       python tools/fresh_clone.py --update           write the tables of runs/*-demo into the READMEs
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -13,23 +12,29 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = re.compile(r"(<!-- demo table: begin[^\n]*-->\n)(.*?)(<!-- demo table: end -->)", re.S)
+DEMOS = {"bsq": "README.md", "ssql": "ssql/README.md"}  # method: where the table of its demo stands
+BEGIN, END = "<!-- demo table: begin (tools/fresh_clone.py --update writes it) -->\n", "<!-- demo table: end -->"
 
 
-def readme_table(root: Path) -> str:
-    """The table between the README's markers."""
-    found = TABLE.search((root / "README.md").read_text(encoding="utf-8"))
-    if not found:
-        raise SystemExit("README.md: the demo table's markers are missing")
-    return found[2].strip()
+def demo_table(root: Path, method: str) -> str:
+    """What a demo wrote."""
+    return (root / f"runs/{method}-demo/table.md").read_text(encoding="utf-8").strip()
+
+
+def parts(readme: Path) -> tuple[str, str, str]:
+    """A README up to its demo table, the table, and what follows."""
+    before, begin, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
+    table, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{readme}: the demo table's markers are missing")
+    return before + begin, table, end + after
 
 
 def update(root: Path) -> None:
-    """Write the demo's own table between the README's markers."""
-    table = (root / "runs/bsq-demo/table.md").read_text(encoding="utf-8").strip()
-    readme = root / "README.md"
-    text = TABLE.sub(lambda found: f"{found[1]}{table}\n{found[3]}", readme.read_text(encoding="utf-8"))
-    readme.write_text(text, encoding="utf-8")
+    """Write the demos' own tables between the READMEs' markers."""
+    for method, name in DEMOS.items():
+        before, _, after = parts(root / name)
+        (root / name).write_text(f"{before}{demo_table(root, method)}\n{after}", encoding="utf-8")
 
 
 def timed(command: str, folder: Path) -> None:
@@ -55,11 +60,14 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "venv", str(python)], check=True)
         with_pip = f"export PATH={python}/bin:$PATH; unset VIRTUAL_ENV; "
         timed(with_pip + "pip install --quiet uv && uv run --quiet bsq demo", folder)
-        same = (folder / "runs/bsq-demo/table.md").read_text(encoding="utf-8").strip() == readme_table(folder)
-        print("the README's table is the one the demo wrote" if same else "the README's table differs: run --update")
+        timed(with_pip + "uv run --quiet ssql demo", folder)
+        differing = [m for m, name in DEMOS.items() if demo_table(folder, m) != parts(folder / name)[1].strip()]
+        for method, name in DEMOS.items():
+            said = "differs from what the demo wrote: run --update" if method in differing else "is what the demo wrote"
+            print(f"the table in {name} {said}")
         if not args.skip_tests:
             timed(with_pip + "uv run --quiet pytest -q", folder)
-    return 0 if same else 1
+    return 1 if differing else 0
 
 
 if __name__ == "__main__":
