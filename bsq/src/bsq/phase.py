@@ -92,14 +92,8 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
     stage = Stage(phase.objective, sgd.epochs, {"main": milestones(sgd.lr, sgd.schedule, sgd.gamma)})
     chosen_by = "top1" if held is None else "val_top1"
     run = Run(
-        accelerator=session.accelerator,
-        seed=options.seed,
-        max_steps=options.max_steps,
-        save_every=options.save_every,
+        **session.run_options(),
         accumulate=options.accumulate,
-        clip_grad=options.clip_grad,
-        compile=options.compile,
-        resume=session.resumed(),
         options=_shared(session, sgd, phase),
         header=phase.header,
         extra=lambda objective: {AT_START: phase.at_start, **phase.extra(objective)},

@@ -139,15 +139,9 @@ class Task:
         chosen = {"cache_features": self.how.cache_features, "val_split": options.val_split}
         best = "top1" if self.held is None else "val_top1"
         return Run(
-            accelerator=session.accelerator,
-            seed=options.seed,
-            max_steps=options.max_steps,
-            save_every=options.save_every,
+            **session.run_options(),
             accumulate=self.plan.parts,
-            clip_grad=options.clip_grad,
-            compile=options.compile,
             log_every=config.TRAIN.PRINT_FREQ,
-            resume=session.resumed(),
             options=shared(self.how.command, config, head["config"], options) | chosen,
             header=head,
             prefixes={"student.net." if self.probing else "student.": ""},

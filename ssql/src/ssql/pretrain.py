@@ -126,15 +126,9 @@ def _pretrain(session: Session, config: Config, how: Choices, plan: BatchPlan) -
     stage = Stage(objective, config.TRAIN.EPOCHS, rates(config))
     head = load.header(config, size)
     run = Run(
-        accelerator=session.accelerator,
-        seed=options.seed,
-        max_steps=options.max_steps,
-        save_every=options.save_every,
+        **session.run_options(),
         accumulate=plan.parts,
-        clip_grad=options.clip_grad,
-        compile=options.compile,
         log_every=config.TRAIN.PRINT_FREQ,
-        resume=session.resumed(),
         options=shared("ssl", config, head["config"], options),
         header=head,
         prefixes=load.PREFIXES,

@@ -22,6 +22,7 @@ from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train, plain
 from lowbit.errors import Stopped
+from lowbit.evaluate.classify import classify
 from lowbit.evaluate.collapse import collapse_probe
 from lowbit.evaluate.features import extract
 from lowbit.evaluate.knn import knn
@@ -84,6 +85,11 @@ def work() -> dict[str, Any]:
 
     train, test = loader(pictures("train", 210)), loader(pictures("test", 75))
     bank, queries = extract(net, train, accelerator), extract(net, test, accelerator)
+    apart = copy.deepcopy(net)  # as batch norm leaves it where it is not synchronised
+    mean = apart.get_buffer("bn1.running_mean")
+    mean += 0.5 * here["rank"]
+    judged, scores = extract(apart, test, accelerator), classify(apart, test, accelerator)
+    assert mean.eq(0.5 * here["rank"]).all()
     few = extract(net, loader(pictures("test", 5)), accelerator)  # one batch: a second process has none
     head = make_head(64, CLASSES, 0, dtype=torch.float64)
     train_head_(head, bank, OPTIONS, accelerator)
@@ -99,6 +105,8 @@ def work() -> dict[str, Any]:
         "bank": tuple(bank),
         "queries": tuple(queries),
         "few": tuple(few),
+        "apart": tuple(judged),
+        "scores": (scores.top1, scores.top5),
         "knn": knn(bank, queries, accelerator, k=10),
         "collapse": dict(collapse_probe(lambda objective: net, test, accelerator)(clock, Objective())),
         "head": head.weight.detach(),

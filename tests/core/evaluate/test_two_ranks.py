@@ -8,14 +8,14 @@ import torch
 Ranks = dict[str, dict[str, Any]]
 
 
-@pytest.mark.parametrize("name", ["bank", "queries", "few"])
+@pytest.mark.parametrize("name", ["bank", "queries", "few", "apart"])
 def test_features_are_those_of_one_process(ranks: Ranks, name: str) -> None:
     for other in ("2-0", "2-1"):
         for one, several in zip(ranks["1-0"][name], ranks[other][name], strict=True):
             assert torch.equal(one, several)
 
 
-@pytest.mark.parametrize("name", ["knn", "collapse", "sweep"])
+@pytest.mark.parametrize("name", ["knn", "collapse", "sweep", "scores"])
 def test_figures_are_those_of_one_process(ranks: Ranks, name: str) -> None:
     assert ranks["1-0"][name] == ranks["2-0"][name] == ranks["2-1"][name]
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain, repeat
 from typing import NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError, Stopped
-from lowbit.train.process import stop_agreed
+from lowbit.train.process import first_ones_buffers, stop_agreed
 
 ASK_EVERY = 10  # batches between two questions whether to stop, where several processes have to agree
 
@@ -41,12 +41,16 @@ class Scores(NamedTuple):
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's own mode is put back, also after an exception."""
+def evaluating(model: nn.Module, accelerator: Accelerator | None = None) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode is put back, also after an exception.
+
+    With `accelerator` all its processes call this, and judge the first one's net (`first_ones_buffers`).
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad():
+        same = nullcontext() if accelerator is None else first_ones_buffers(model, accelerator)
+        with torch.no_grad(), same:
             yield
     finally:
         for module, training in modes.items():
@@ -88,7 +92,7 @@ def classify(model: nn.Module, batches: Batches, accelerator: Accelerator) -> Sc
     rounds = int(accelerator.gather(torch.tensor([len(batches)], device=accelerator.device)).max())
     dtype = next((p.dtype for p in model.parameters()), None)
     ask_every = 1 if accelerator.num_processes == 1 else ASK_EVERY
-    with evaluating(model):
+    with evaluating(model, accelerator):
         for number, batch in zip(range(rounds), chain(batches, repeat(None)), strict=False):
             if number % ask_every == 0 and stop_agreed(accelerator):
                 raise Stopped("evaluation was interrupted; its figures are lost")

@@ -83,7 +83,7 @@ def extract(net: nn.Module, batches: Batches, accelerator: Accelerator, encode: 
     dtype = next((p.dtype for p in net.parameters()), None)
     rounds = int(accelerator.gather(torch.tensor([len(batches)], device=device)).max())
     x, index, label = [], [], []
-    with evaluating(net):
+    with evaluating(net, accelerator):
         for batch in until_stopped(islice(chain(batches, repeat(None)), rounds), accelerator):
             if batch is None:  # another process still has some
                 continue

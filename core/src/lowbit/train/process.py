@@ -8,14 +8,15 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.train import signals
@@ -122,6 +123,27 @@ def broadcast_(tensors: Iterable[Tensor]) -> None:
         plain = tensor.detach().contiguous()
         torch.distributed.broadcast(plain, src=0)
         tensor.detach().copy_(plain)
+
+
+@contextmanager
+def first_ones_buffers(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """On every process the buffers of the first one, whose net is the one that is saved; then its own ones again.
+
+    Batch norm that is not synchronised keeps other statistics on each: without this a set that the processes share
+    would be judged by several nets.
+    """
+    if accelerator.num_processes == 1:
+        yield
+        return
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    own = [buffer.clone() for buffer in buffers]
+    broadcast_(buffers)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, mine in zip(buffers, own, strict=True):
+                buffer.copy_(mine)
 
 
 def stop_agreed(accelerator: Accelerator) -> bool:

@@ -130,6 +130,22 @@ class Session:
             "channels_last": self.options.channels_last,
         }
 
+    def run_options(self) -> dict[str, Any]:
+        """What all runs of `lowbit.train.loop` of this command have in common; `resume` is read here.
+
+        Raises:
+            InputError: see `resumed`.
+        """
+        return {
+            "accelerator": self.accelerator,
+            "seed": self.options.seed,
+            "max_steps": self.options.max_steps,
+            "save_every": self.options.save_every,
+            "clip_grad": self.options.clip_grad,
+            "compile": self.options.compile,
+            "resume": self.resumed(),
+        }
+
     def say(self, *lines: str) -> None:
         """Lines of the record, on stdout, once for all processes."""
         if self.accelerator.is_main_process:
