@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image
 
+from lowbit.models.create import create_model
 from ssql.draw import tsne
 
 Ssql = Callable[..., Result]
@@ -56,6 +58,9 @@ def test_groups_stay_groups() -> None:
         (("MODEL.ARCH=resnet18",), "not a resnet18"),
         (("--limit-train", 4), "5 or more"),
         (("TRAIN.DATASET=''",), "TRAIN.DATASET is empty"),
+        (("--resume", "auto"), "--resume (MODEL.CHECKPOINT) has no meaning in draw"),
+        (("MODEL.PRETRAINED=HUGE", "QUANT.W.BIT=0", "QUANT.A.BIT=0"), "hold NaN or infinity"),
+        (("MODEL.PRETRAINED=VIT", "MODEL.ARCH=test_vit"), "test_vit cannot take pictures of 8x8 pixels"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -65,5 +70,11 @@ def test_what_is_wrong_is_one_line(
     kept = [part for part in line if str(part).partition("=")[0] not in keys]
     if "--limit-train" in keys:
         kept.remove(60)
-    result = ssql(*kept, *args, "--output", tmp_path / "out", code=2)
+    torch.save(create_model("test_vit", num_classes=0).state_dict(), tmp_path / "vit")
+    state = create_model("cifar_resnet8_1x1", num_classes=0).state_dict()
+    torch.save(state | {"bn1.bias": state["bn1.bias"] + 3e38}, tmp_path / "huge")
+    names = {"=VIT": f"={tmp_path / 'vit'}", "=HUGE": f"={tmp_path / 'huge'}"}
+    given = [str(arg).replace(old, new) for arg in args for old, new in names.items() if old in str(arg)]
+    given += [str(arg) for arg in args if not str(arg).endswith(tuple(names))]
+    result = ssql(*kept, *given, "--output", tmp_path / "out", code=2)
     assert said in result.stderr and not (tmp_path / "out").exists()

@@ -91,6 +91,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path, change: Callable[[dict[str, 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a file"):
         open_backbone(tmp_path / "none")
+    state = create_model(ARCH, num_classes=0).state_dict()
+    save_file(state | {"conv1.weight": state["conv1.weight"] * torch.nan}, tmp_path / "nan")
+    with pytest.raises(InputError, match=r"NaN or infinity in conv1\.weight"):
+        open_backbone(tmp_path / "nan", ARCH)
     (tmp_path / "cut").write_bytes(b"\x40\0\0\0\0\0\0\0{cut")
     with pytest.raises(InputError, match="damaged"):
         open_backbone(tmp_path / "cut", ARCH)

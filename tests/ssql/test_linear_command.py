@@ -147,6 +147,20 @@ def test_two_parts_equal_an_unbroken_run(
     assert "QUANT.CALIBRATION.PICTURES 1024" in other.stderr
 
 
+def test_a_run_goes_on_from_the_weights_that_it_began_with(
+    ssql: Ssql, config: Path, digits_run: tuple[Path, Result], tmp_path: Path
+) -> None:
+    """Told by what a file holds, not by its name; it may be left out."""
+    line = ("linear", "--config", config, "--limit-train", 32, "--limit-eval", 10, "--output", tmp_path / "out")
+    here, moved = digits_run[0] / CHECKPOINT, tmp_path / "moved"
+    ssql(*line, f"MODEL.PRETRAINED={here}", "--max-steps", 1)
+    moved.write_bytes((digits_run[0] / "backbone.safetensors").read_bytes())
+    ssql(*line, f"MODEL.PRETRAINED={moved}", "--resume", "auto", "--max-steps", 1)
+    ssql(*line, "--resume", "auto")
+    other = f"MODEL.PRETRAINED={digits_run[0] / 'checkpoint_0000.pth.tar'}"
+    assert "with content of MODEL.PRETRAINED" in ssql(*line, other, "--resume", "auto", code=2).stderr
+
+
 def test_default_keeps_the_best_and_whole_nets_are_trained_at_bits(
     ssql: Ssql, config: Path, pretrained: str, tmp_path: Path, digits_run: tuple[Path, Result]
 ) -> None:
@@ -265,6 +279,8 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(ssql: Ssql, config: Path, p
         (("MODEL.INPUTSHAPE=(16, 16)",), "enable AUG.EVALUATION.RESIZE"),
         (("TRAIN.LINEAR_EVAL=False", "TRAIN.BATCH_SIZE=13"), "batch norm needs two"),  # 40 pictures leave one
         (("MODEL.CHECKPOINT=SSL",), "--resume (MODEL.CHECKPOINT)"),
+        (("MODEL.ARCH=test_vit", "TRAIN.LINEAR_EVAL=False", "MODEL.PRETRAINED="), "take pictures of 8x8 pixels"),
+        (("QUANT.CALIBRATION.PICTURES=1", *LOW), "QUANT.CALIBRATION.PICTURES=1 of 40 training pictures"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(

@@ -190,13 +190,20 @@ def test_others_files_are_not_taken_and_theirs_damaged_are_told(layouts: dict[st
 
 
 def test_the_flag_writes_a_file_of_theirs(
-    ssql: Callable[..., Result], small: Path, tmp_path: Path, digits_run: tuple[Path, Result]
-) -> None:
-    limits = ("--limit-train", 120, "--probe-every", 0)
-    ssql("ssl", "--config", small, "--output", tmp_path, *limits, "TRAIN.EPOCHS=1", "--authors-layout")
+    ssql: Callable[..., Result], small: Path, tmp_path: Path, digits_run: tuple[Path, Result],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    limits = ("--limit-train", 16, "--probe-every", 0)
+    line = ("ssl", "--config", small, "--output", tmp_path, *limits, "TRAIN.EPOCHS=1", "--authors-layout")
+    assert "cifar_resnet8_1x1 is none of the authors' nets" in ssql(*line, code=2).stderr
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(authors.DEPTHS, ((1, 1, 1, 0), False), "8_1x1")  # as if it were one of theirs
+    ssql(*line)
     assert not os.path.lexists(digits_run[0] / "checkpoint_authors.pth.tar")
     saved = torch.load(tmp_path / "checkpoint_authors.pth.tar", weights_only=True)
     ours = torch.load(tmp_path / "checkpoint.pth.tar", weights_only=True)["state_dict"]
     assert saved["epoch"] == 1 and "encoder_q.model.layer3.0.downsample.bn_function.weight" in saved["state_dict"]
     low = saved["state_dict"]["encoder_q.model.layer1.0.output_quantizer.observer.max_val"]
     assert low == ours["encoder_q.layer1.0.relu2.observer.high"] and low > 0
+    net = load(tmp_path / "checkpoint_authors.pth.tar")
+    assert torch.equal(net.get_parameter("conv1.weight"), ours["encoder_q.conv1.weight"])

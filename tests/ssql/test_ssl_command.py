@@ -120,6 +120,14 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(ssql: Ssql, small: Path, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", ["SimSiam", "SSQL_SimSiam"])
+def test_pictures_that_the_net_cannot_take(ssql: Ssql, small: Path, tmp_path: Path, kind: str) -> None:
+    line = ("ssl", "--config", small, "--output", tmp_path / "out", f"SSL.TYPE={kind}", "MODEL.ARCH=test_vit")
+    said = ssql(*line, code=2).stderr
+    assert "test_vit cannot take pictures of 8x8 pixels" in said and "MODEL.INPUTSHAPE" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_image_folder_without_test_pictures(ssql: Ssql, small: Path, tmp_path: Path) -> None:
     from PIL import Image
 

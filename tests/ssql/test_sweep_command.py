@@ -98,7 +98,7 @@ def test_a_signal_leaves_75(checkpoint: Path, tmp_path: Path, processes: Any) ->
         time.sleep(0.01)
     os.kill(started.pids[0], signal.SIGTERM)
     started.wait(75)
-    assert "stopped" in started.said(0, "err") and not (tmp_path / "out/result.json").exists()
+    assert "anew with --overwrite" in started.said(0, "err") and not (tmp_path / "out/result.json").exists()
 
 
 def judged(session: Session, path: Path, **quant: Any) -> Judged:
@@ -151,6 +151,23 @@ def test_batch_norm_anew_mends_statistics_that_do_not_fit(
     assert bad["knn_top1"] != good["knn_top1"]
 
 
+def test_a_held_folder_is_begun_anew_or_not_at_all(ssql: Ssql, checkpoint: Path, swept: tuple[Path, str]) -> None:
+    said = ssql("sweep", checkpoint, *QUICK, "--output", swept[0], code=2).stderr
+    assert "--overwrite" in said and "--resume" not in said
+
+
+@pytest.mark.parametrize(
+    ("epochs", "milestones"), [(1, []), (2, []), (3, [2]), (4, [3]), (20, [12, 16]), (100, [60, 80])]
+)
+def test_milestones_of_short_probes(
+    ssql: Ssql, monkeypatch: pytest.MonkeyPatch, epochs: int, milestones: list[int]
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("ssql.sweep.sweep", lambda options, choices: seen.append(choices))
+    ssql("sweep", "nothing", "--probe-epochs", epochs)
+    assert list(seen[0].probe.milestones) == milestones
+
+
 def test_widths() -> None:
     assert parse_bits("fp,2w4f , 16w0f") == (Bits("fp", 0, 0), Bits("2w4f", 2, 4), Bits("16w0f", 16, 0))
     assert [bits.name for bits in parse_bits(DEFAULT)] == DEFAULT.split(",")
@@ -172,6 +189,8 @@ def test_widths() -> None:
         (("--limit-eval", "361"), "361"),
         (("--pretrained",), "--pretrained"),
         (("--fp", "full"), "--fp"),
+        (("--calibration", "1"), "QUANT.CALIBRATION.PICTURES=1"),
+        (("--limit-train", "1"), "of 1 training"),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -1,8 +1,7 @@
 """The command line of SSQL: the authors' commands and flags, shared options, `KEY.PATH=VALUE` (click only, no tensor).
 
-In this version: `ssl`. A flag given explicitly wins over `KEY.PATH=VALUE`, that over the YAML file; `--output`,
-`--seed`, `--resume`, `-j` and `-p` are one parameter each with `OUTPUT`, `SEED`, `MODEL.CHECKPOINT`,
-`TRAIN.NUM_WORKERS` and `TRAIN.PRINT_FREQ`.
+A flag given explicitly wins over `KEY.PATH=VALUE`, that over the YAML file; `--output`, `--seed`, `--resume`, `-j` and
+`-p` are one parameter each with `OUTPUT`, `SEED`, `MODEL.CHECKPOINT`, `TRAIN.NUM_WORKERS` and `TRAIN.PRINT_FREQ`.
 """
 
 import dataclasses
@@ -173,10 +172,12 @@ def _widths(context: click.Context, param: click.Parameter, value: str) -> tuple
 @click.option("--probe-per-bits", is_flag=True, help="Also train a probe at each width.")
 @click.option("--dataset", metavar="NAME", help="As TRAIN.DATASET; default: what CKPT was trained on.")
 @click.option("--arch", metavar="NAME", help="timm's name of the net, where CKPT does not say.")
-@click.option("--fp", type=click.Choice(["float", "authors"]), help="As QUANT.FP: authors keeps the pins at 0 bits.")
+@click.option("--fp", type=click.Choice(["float", "authors"]), help="As QUANT.FP: authors keeps the pins at fp.")
 @click.option("--calibration", type=click.IntRange(min=1), metavar="N", help="As QUANT.CALIBRATION.PICTURES.")
 @click.option("--probe-lr", type=Real(0, min_open=True), default=30.0, show_default=True, help="Of the probes' SGD.")
-@click.option("--probe-epochs", type=click.IntRange(min=1), default=100, show_default=True, help="x0.1 at 60 and 80 %.")
+@click.option(
+    "--probe-epochs", type=click.IntRange(min=1), default=100, show_default=True, help="x0.1 at 60, 80 %, rounded up."
+)
 @run_options(training=False)
 def sweep(
     checkpoint: Path,
@@ -194,7 +195,7 @@ def sweep(
     from lowbit.evaluate.probe import ProbeOptions
     from ssql import sweep as sweeps
 
-    milestones = sorted({probe_epochs * part // 100 for part in (60, 80)})
+    milestones = sorted({-(-probe_epochs * part // 100) for part in (60, 80)} - {probe_epochs})
     choices = sweeps.Choices(
         checkpoint=checkpoint, bits=bits, retrain=probe_per_bits, arch=arch, dataset=dataset, fp=fp,
         calibration=calibration, probe=ProbeOptions(lr=probe_lr, epochs=probe_epochs, milestones=tuple(milestones)),

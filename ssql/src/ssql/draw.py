@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lowbit.config import dump_config
@@ -27,6 +28,7 @@ from lowbit.train.session import Session
 from ssql.config import Config
 from ssql.evaluation import open_backbone
 from ssql.judged import Judged, dataset_of
+from ssql.plan import refuse
 from ssql.transforms import recipes
 from ssql.variants import Bits
 from ssql.views import side_of
@@ -54,8 +56,9 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
     for key, value in (("MODEL.PRETRAINED", config.MODEL.PRETRAINED), ("TRAIN.DATASET", config.TRAIN.DATASET)):
         if not value:
             raise InputError(f"{key} is empty: give it in the config, or as {key}=VALUE after the command")
+    refuse({"--resume (MODEL.CHECKPOINT)": options.resume}, "in draw, which begins anew each time")
     path, bits = Path(config.MODEL.PRETRAINED), Bits("", config.QUANT.W.BIT, config.QUANT.A.BIT)
-    with Session("ssql", options, dataset_of(config), [path]) as session:
+    with Session("ssql", options, dataset_of(config), [path], resumes=False) as session:
         session.download()
         pictures = session.pictures("train", options.limit_train)
         if len(pictures) > PICTURES and options.limit_train is None:
@@ -69,11 +72,16 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
         if options.dry_run:
             session.say_facts(facts)
             return
+        with judged.at(bits):
+            found = extract(judged.net, judged.loader(pictures), session.accelerator).x
+        if not bool(torch.isfinite(found).all()):
+            raise InputError(
+                f"the features of {path} at {bits.w}/{bits.a} bits hold NaN or infinity: name another checkpoint, or "
+                "leave out --mixed-precision"
+            )
         with session.open_folder("draw", {"config_name": name, "config": dump_config(config)}, facts) as folder:
             assert folder is not None  # --output has a default
-            with judged.at(bits):
-                found = extract(judged.net, judged.loader(pictures), session.accelerator)
-            on_main(session.accelerator, lambda: _write(found.x, pictures, options.seed, folder.path))
+            on_main(session.accelerator, lambda: _write(found, pictures, options.seed, folder.path))
             session.write_result(folder, {**facts, "seconds": time.perf_counter() - start})
 
 

@@ -20,11 +20,11 @@ from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
 from lowbit.errors import InputError
-from lowbit.evaluate.features import until_stopped
+from lowbit.evaluate.features import AsEvaluated, until_stopped
 from lowbit.export.backbone import KEY
 from lowbit.models.create import create_model
 from lowbit.quant.convert import calibrate_ranges_
-from lowbit.train.checkpoint import check_kinds, read_checkpoint
+from lowbit.train.checkpoint import check_kinds, first_bad, read_checkpoint
 from lowbit.train.session import Session
 from ssql import authors
 from ssql.config import Calibration, Config, Quant
@@ -135,9 +135,13 @@ def _read_safetensors(path: Path, arch: str | None) -> _File:
         with safe_open(path, "pt") as file:
             said = (file.metadata() or {}).get(KEY)
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        return _File(state, arch if said is None else json.loads(said)["arch"])
+        file_arch = arch if said is None else json.loads(said)["arch"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"it is damaged ({' '.join(str(error).split())[:200]}); name another file") from error
+    found = first_bad(state)
+    if found is not None:
+        raise InputError(f"it holds NaN or infinity in {found}: that run diverged; name another file")
+    return _File(state, file_arch)
 
 
 def _fill_(model: nn.Module, file: _File) -> None:
@@ -204,10 +208,9 @@ def calibrate(model: nn.Module, calibration: Calibration, pictures: Pictures, re
 
     def views() -> Iterator[Tensor]:
         for batch in until_stopped(loader, session.accelerator):
-            yield batch.views[0].to(session.dtype)
+            yield batch.views[0]
 
-    with session.accelerator.autocast():
-        calibrate_ranges_(model, views())
+    calibrate_ranges_(AsEvaluated(model, session.accelerator), views())
     return len(chosen)
 
 

@@ -1,19 +1,18 @@
 """A net that can be put at any bits, its ranges found there, and the pictures that it is shown (`sweep`, `draw`)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
-from lowbit.data.batch import Batch
 from lowbit.data.datasets import DATASETS
-from lowbit.data.loader import EvalLoader, Loader
+from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.quant.convert import in_mode, set_bits_
 from lowbit.train.session import Session
 from ssql.config import Config, Quant
-from ssql.evaluation import BATCH, Backbone, calibrate, calibration_pictures, quantize
+from ssql.evaluation import BATCH, Backbone, calibrate, quantize
 from ssql.variants import Bits
 
 
@@ -54,10 +53,3 @@ class Judged:
     def loader(self, pictures: Pictures) -> EvalLoader:
         """This process's batches, as evaluation shows pictures."""
         return EvalLoader(pictures, self.shown, batch_size=BATCH, **self.session.loader_options())
-
-    def norm_batches(self, views: Recipe) -> Iterable[Batch]:
-        """The pictures of the calibration as training sees them, the same for every process."""
-        pictures = calibration_pictures(self.quant.CALIBRATION, self.train)
-        common = {**self.session.loader_options(), "rank": 0, "world": 1}
-        size = min(BATCH, len(pictures))
-        return Loader(pictures, views, global_batch=size, seed=0, drop_last=True, labels=False, **common).epoch(0)

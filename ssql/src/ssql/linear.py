@@ -36,12 +36,13 @@ from ssql import load
 from ssql.cached import FromFeatures
 from ssql.classifier import is_quantized, optimizer, rates
 from ssql.config import Config
-from ssql.evaluation import calibrate, calibration_pictures
+from ssql.evaluation import calibrate
 from ssql.idle import Command
 from ssql.judged import dataset_of
+from ssql.norm import check_norm, norm_batches
 from ssql.plan import BatchPlan, batch_plan, check_named, check_start, refuse, say_plan, shared
 from ssql.scores import Judge, Watch, accuracy_line
-from ssql.start import classes_of, open_net
+from ssql.start import CONTENT, classes_of, open_net
 from ssql.transforms import is_random, recipes
 from ssql.views import side_of
 
@@ -87,7 +88,7 @@ class Task:
         train, held, test: pictures; `held` of `--val-split`.
         views, shown: recipes of training and of evaluation.
         size: (C, H, W) of what the net sees. classes: of the dataset.
-        net: the classifier, on the device.
+        net: the classifier, on the device. weights: the digest of what it started from.
     """
 
     session: Session
@@ -102,11 +103,17 @@ class Task:
     size: tuple[int, int, int]
     classes: int
     net: nn.Module
+    weights: str | None
 
     @property
     def probing(self) -> bool:
         """Whether the net is frozen and the classifier alone is trained."""
         return self.config.TRAIN.LINEAR_EVAL
+
+    @property
+    def norm_anew(self) -> bool:
+        """Whether a second figure comes with batch norm estimated anew: of a probe at bits."""
+        return self.probing and is_quantized(self.config.QUANT)
 
     @property
     def cached(self) -> bool:
@@ -136,7 +143,7 @@ class Task:
         """Of the loop, without the folder."""
         session, config, options = self.session, self.config, self.session.options
         head = load.header(config, self.size, self.classes)
-        chosen = {"cache_features": self.how.cache_features, "val_split": options.val_split}
+        chosen = {"cache_features": self.how.cache_features, "val_split": options.val_split, CONTENT: self.weights}
         best = "top1" if self.held is None else "val_top1"
         return Run(
             **session.run_options(),
@@ -175,12 +182,12 @@ def open_task(session: Session, config: Config, how: Choices, plan: BatchPlan) -
     side, classes = side_of(config, pictures), classes_of(config, pictures)
     views, shown = recipes(config, pictures, side)
     size = (3, side, side)
-    net = open_net(session, config, size, classes)
+    net, weights = open_net(session, config, size, classes)
     if how.cache_features:
         views = shown
     return Task(
         session=session, config=config, how=how, plan=plan, train=pictures, held=held, test=test, views=views,
-        shown=shown, size=size, classes=classes, net=net,
+        shown=shown, size=size, classes=classes, net=net, weights=weights,
     )  # fmt: skip
 
 
@@ -190,6 +197,8 @@ def train(task: Task) -> Result | None:
     common = {"global_batch": task.plan.total, "seed": session.options.seed, **session.loader_options()}
     loader = Loader(task.train, task.views, **common)
     check_start(stage, loader, run, batch_norm=not task.probing)
+    if task.norm_anew:
+        check_norm(task.net, config.QUANT.CALIBRATION, task.train)
     if session.options.dry_run:
         say_plan(session, config, task.plan, stage, loader, run, task.facts, passes=1 if task.cached else None)
         return None
@@ -215,9 +224,9 @@ def _finish(task: Task, judge: Judge, folder: RunFolder, result: Result, facts: 
     values: dict[str, Any] = {**result.eval, "train_loss": result.train.get("loss"), "steps": result.done}
     if result.best is not None:
         values["best"] = result.best
-    if result.finished and task.probing and is_quantized(task.config.QUANT):
-        pictures = calibration_pictures(task.config.QUANT.CALIBRATION, task.train)
-        anew = judge.with_norm_anew(pictures, task.views, task.test)
+    if result.finished and task.norm_anew:
+        batches = norm_batches(task.config.QUANT.CALIBRATION, task.train, task.views, task.session)
+        anew = judge.with_norm_anew(batches, task.test)
         task.session.say(f"{accuracy_line(anew)} with batch norm estimated anew")
         values |= {"top1_bn": anew.top1, "top5_bn": anew.top5, "loss_bn": anew.loss}
     speed = {"seconds": result.seconds, "images_per_second": result.images_per_second, "finished": result.finished}

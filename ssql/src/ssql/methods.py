@@ -11,7 +11,7 @@ from torch.optim import SGD
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.models.surgery import replace_
+from lowbit.models.surgery import replace_, run_blank
 from lowbit.objectives.cosine import cosine_loss, squared_distance_loss
 from lowbit.objectives.heads import Heads, build_heads
 from lowbit.quant.bits import BitPolicy, derive_policy
@@ -130,7 +130,7 @@ def build(config: Config, size: tuple[int, int, int]) -> SelfSupervised:
         size: (C, H, W) of the pictures.
 
     Raises:
-        InputError: no `SSL.TYPE`, an unknown net, or one without a linear classifier.
+        InputError: no `SSL.TYPE`, an unknown net, one without a linear classifier or for other pictures.
     """
     kind, setting = config.SSL.TYPE, config.SSL.SETTING
     if kind is None:
@@ -148,6 +148,8 @@ def build(config: Config, size: tuple[int, int, int]) -> SelfSupervised:
     if "SSQL" in kind:
         quantize_(encoder, config.QUANT, size)
         drawing = drawing_of(config)
+    else:
+        run_blank(encoder, size)  # wrapping is told by such a forward, too
     optimize = partial(optimizer, config)
     if kind.endswith("SimCLR"):
         gathered = setting.NEGATIVES == "gathered"

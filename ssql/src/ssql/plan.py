@@ -17,7 +17,7 @@ from lowbit.train.session import Session
 from ssql.config import Config
 from ssql.idle import Command, without_effect
 
-TRIAL_STEPS = 2  # timed by a dry run
+TRIAL_STEPS = 2  # timed by a dry run, after one step that compiles and starts the libraries
 FREE = {  # of the config: what may differ when a run is resumed, or what the loop compares itself
     "OUTPUT", "SEED", "MODEL.CHECKPOINT", "MODEL.PRETRAINED", "TRAIN.EPOCHS", "TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH",
     "TRAIN.NUM_WORKERS", "TRAIN.PRINT_FREQ",
@@ -143,7 +143,9 @@ def say_plan(
 
     The command's own `facts` come first; the set is run through the net `passes` times (None: in every epoch).
     """
-    trial = fit([stage], loader, dataclasses.replace(run, max_steps=TRIAL_STEPS, save_every=None, resume=None))
+    short = dataclasses.replace(run, max_steps=1, save_every=None, resume=None)
+    fit([stage], loader, short)
+    trial = fit([stage], loader, dataclasses.replace(short, max_steps=TRIAL_STEPS))
     passes = stage.epochs if passes is None else passes
     session.say_facts(
         {

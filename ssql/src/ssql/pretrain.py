@@ -122,7 +122,7 @@ def _pretrain(session: Session, config: Config, how: Choices, plan: BatchPlan) -
     )  # fmt: skip
     objective = _objective(session, config, size)
     if how.authors_layout:
-        authors.to_authors(load.state_dict(objective))  # a net without such a layout is refused before it is trained
+        _check_layout(config, objective)
     stage = Stage(objective, config.TRAIN.EPOCHS, rates(config))
     head = load.header(config, size)
     run = Run(
@@ -146,6 +146,21 @@ def _pretrain(session: Session, config: Config, how: Choices, plan: BatchPlan) -
         result = fit([stage], loader, dataclasses.replace(run, folder=folder, probes=(watch,)))
         _finish(session, config, how, objective, folder, head, result, {**facts, "pictures": len(pictures)})
     return result
+
+
+def _check_layout(config: Config, objective: SelfSupervised) -> None:
+    """Refuse --authors-layout before training where the reader of such files would refuse what is written after it.
+
+    Raises:
+        InputError: the net is none of theirs.
+    """
+    refused = f"--authors-layout: {config.MODEL.ARCH} is none of the authors' nets"
+    try:
+        read = load.from_checkpoint({"state_dict": authors.to_authors(load.state_dict(objective))})
+    except InputError as error:
+        raise InputError(f"{refused} ({error}): leave it out") from error
+    if read is None:
+        raise InputError(f"{refused}, ResNets 18, 34, 50 and 101: leave it out")
 
 
 def _objective(session: Session, config: Config, size: tuple[int, int, int]) -> SelfSupervised:

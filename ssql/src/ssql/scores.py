@@ -1,24 +1,21 @@
 """How `linear` and `default` judge the net that they train: on the way, and with batch norm estimated anew."""
 
-from collections.abc import Iterator, Mapping
-from copy import deepcopy
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
 from lowbit.data.batch import Batch
-from lowbit.data.loader import EvalLoader, Loader
+from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
+from lowbit.evaluate.batchnorm import batchnorm_anew
 from lowbit.evaluate.classify import Batches, Scores, classify
-from lowbit.evaluate.features import extract, until_stopped
-from lowbit.train.bn import reestimate_batchnorm_
+from lowbit.evaluate.features import extract
 from lowbit.train.folder import RunFolder
 from lowbit.train.protocol import Clock, Objective
 from lowbit.train.session import Session
 from ssql.cached import FeatureLoader
 from ssql.watch import epoch_lines
-
-NORM_BATCH = 256  # pictures of a batch from which batch norm is estimated
 
 
 class Judge:
@@ -54,30 +51,16 @@ class Judge:
         loader = self.pictures(pictures)
         return list(self.features(loader, self.batch, shuffle=False).epoch(0)) if cached else loader
 
-    def with_norm_anew(self, pictures: Pictures, views: Recipe, test: Pictures) -> Scores:
-        """The accuracy on `test` with batch norm's statistics estimated anew, at the bits, from `pictures`.
+    def with_norm_anew(self, batches: Iterable[Batch], test: Pictures) -> Scores:
+        """The accuracy on `test` with batch norm's statistics estimated anew, at the bits, from `batches`.
 
-        Every process sees all of them. The classifier stays; the net is as it was afterwards.
-
-        Args:
-            pictures: of the training set.
-            views: the recipe of training.
-            test: what is evaluated.
+        The classifier stays; the net is as it was afterwards.
 
         Raises:
             Stopped: a stop signal came.
         """
-        session, size = self.session, min(NORM_BATCH, len(pictures))
-        common = {**session.loader_options(), "rank": 0, "world": 1}
-        loader = Loader(pictures, views, global_batch=size, seed=session.options.seed, drop_last=True, **common)
-        anew = deepcopy(self.net)
-
-        def batches() -> Iterator[Batch]:
-            for batch in until_stopped(loader.epoch(0), session.accelerator):
-                yield batch.to(session.accelerator.device)
-
-        reestimate_batchnorm_(anew, batches())
-        return classify(anew, self.pictures(test), session.accelerator)
+        with batchnorm_anew(self.net, batches, self.session.accelerator):
+            return classify(self.net, self.pictures(test), self.session.accelerator)
 
 
 def accuracy_line(scores: Scores) -> str:

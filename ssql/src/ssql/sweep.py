@@ -1,7 +1,8 @@
 """`ssql sweep`: one checkpoint at many bit-widths, one table.
 
 Each width is judged by weighted k-NN and by a linear probe on the features that the net gives there: one probe, trained
-on float features and carried along, or one trained at each width (the protocol of the paper). All figures come a second
+on the features of `fp` (float, or with QUANT.FP=authors with the stem at 8/8) and carried along, or one trained at
+each width (the protocol of the paper). All figures come a second
 time with batch norm's statistics estimated anew at the width, from the pictures of the calibration under the views of
 pretraining: that is what a checkpoint of `QUANT.BN=float` needs, whose statistics have seen float passes alone.
 
@@ -33,6 +34,7 @@ from ssql.config import Config
 from ssql.evaluation import BATCH, Backbone, open_backbone
 from ssql.judged import Judged, dataset_of
 from ssql.keys import Train
+from ssql.norm import check_norm, norm_batches
 from ssql.variants import FLOAT, Bits
 from ssql.views import channels_of, recipes
 
@@ -94,7 +96,7 @@ def sweep(options: RunOptions, choices: Choices) -> list[Row] | None:
         )
     backbone = open_backbone(choices.checkpoint, choices.arch)
     config = choices.config(backbone)
-    with Session("ssql", options, dataset_of(config), [choices.checkpoint]) as session:
+    with Session("ssql", options, dataset_of(config), [choices.checkpoint], resumes=False) as session:
         session.download()
         train, test = session.pictures("train", options.limit_train), session.pictures("test", options.limit_eval)
         side = _side(backbone, train)
@@ -102,6 +104,7 @@ def sweep(options: RunOptions, choices: Choices) -> list[Row] | None:
         views, shown = (dataclasses.replace(recipe, channels=channels) for recipe in recipes(config, train, side))
         backbone = dataclasses.replace(backbone, size=(3, side, side))
         judged = Judged(session, backbone, config.QUANT, train, shown)
+        check_norm(judged.net, config.QUANT.CALIBRATION, train)
         if options.dry_run:
             _say_plan(judged, test, choices, backbone)
             return None
@@ -138,7 +141,7 @@ def _rows(judged: Judged, test: Pictures, choices: Choices, views: Recipe) -> li
         session.accelerator,
         SweepOptions(probe=choices.probe, retrain=choices.retrain, k=neighbours, seed=session.options.seed),
         reference=variants[FLOAT],
-        bn_batches=partial(judged.norm_batches, views),
+        bn_batches=partial(norm_batches, judged.quant.CALIBRATION, judged.train, views, session),
     )
 
 

@@ -1,10 +1,12 @@
 """Selecting and replacing modules by name."""
 
 import pytest
+import torch
 from torch import nn
 
 from lowbit.errors import InputError
-from lowbit.models.surgery import replace_, select
+from lowbit.models.create import create_model
+from lowbit.models.surgery import replace_, run_blank, select
 
 
 def net() -> nn.Module:
@@ -36,3 +38,14 @@ def test_replacements_take_over_the_mode() -> None:
     assert isinstance(model[0][1], nn.ReLU6) and model[1].out_features == 2 and not model[1].training
     single = nn.Linear(1, 1)
     assert replace_(single, {"": nn.Identity()}) is not single
+
+
+@pytest.mark.parametrize("arch", ["test_vit", "vgg11"])
+def test_pictures_that_a_net_cannot_take(arch: str) -> None:
+    with torch.device("meta"):
+        model = create_model(arch, num_classes=0)
+    seen: list[object] = []
+    handle = model.register_forward_hook(lambda *args: seen.append(args))
+    with pytest.raises(InputError, match=f"{arch} cannot take pictures of 8x8 pixels"):
+        run_blank(model, (3, 8, 8), [handle])
+    assert model.training and not model._forward_hooks

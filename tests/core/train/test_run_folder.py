@@ -27,12 +27,14 @@ def test_a_folder_that_holds_a_run_is_refused_untouched(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds a run: start anew with --overwrite"):
         RunFolder.open(tmp_path, {})
     assert {p: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+    with pytest.raises(InputError, match=r"--overwrite, name another folder$"):  # what can be resumed says so
+        RunFolder.check(tmp_path, resume=None)
     RunFolder.open(tmp_path, {}, resume=True).close()
 
 
 def test_overwrite_removes_the_old_run_alone(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, {}).close()
-    for name in ("checkpoint.prev.pth.tar", "metrics.jsonl", "notes.txt"):
+    for name in ("checkpoint.prev.pth.tar", "metrics.jsonl", "sweep.csv", "features.png", "table.md", "notes.txt"):
         (tmp_path / name).write_text("old")
     RunFolder.open(tmp_path, {"new": 1}, overwrite=True).close()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.json", "notes.txt"]

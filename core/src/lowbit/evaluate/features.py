@@ -40,6 +40,23 @@ def pooled(net: Any, x: Tensor) -> Tensor:
     return net(x)
 
 
+class AsEvaluated(nn.Module):
+    """A net whose every forward is evaluation's: pictures cast to its dtype, under the run's autocast.
+
+    The autocast is of the forward alone: pictures prepared inside it would be other ones.
+    """
+
+    def __init__(self, net: nn.Module, accelerator: Accelerator) -> None:
+        super().__init__()
+        self.net, self.accelerator = net, accelerator
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the net returns."""
+        dtype = next((p.dtype for p in self.net.parameters()), None)
+        with self.accelerator.autocast():
+            return self.net(x.to(dtype))
+
+
 def outputs(net: Any, x: Tensor) -> Tensor:
     """What the net returns, (B, D): of an encoder with its projector in the classifier's place, z."""
     return net(x)

@@ -12,24 +12,22 @@ Neutral to the method: a variant is a name and a callable that puts the net into
 import csv
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
+from lowbit.evaluate.batchnorm import batchnorm_anew
 from lowbit.evaluate.classify import Batches
-from lowbit.evaluate.features import Encode, Features, extract, pooled, until_stopped
+from lowbit.evaluate.features import Encode, Features, extract, pooled
 from lowbit.evaluate.knn import TEMPERATURE, K, check_neighbours, knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
-from lowbit.train.bn import reestimate_batchnorm_
 from lowbit.train.checkpoint import replace_file
 
 log = logging.getLogger(__name__)
@@ -118,7 +116,7 @@ def sweep(
         with _inside(variant):
             found = {"": (extract(net, train, accelerator, encode), extract(net, test, accelerator, encode))}
             if bn_batches is not None:
-                with _batchnorm_anew(net, bn_batches, accelerator):
+                with batchnorm_anew(net, bn_batches(), accelerator):
                     found["_bn"] = (extract(net, train, accelerator, encode), extract(net, test, accelerator, encode))
         return found
 
@@ -169,21 +167,6 @@ def _figures(
         found["probe_top1_retrained"] = score_head(own, pair[1])["probe_top1"]
     neighbours = knn(*pair, accelerator, k=options.k, temperature=options.temperature)
     return {**found, "knn_top1": neighbours["knn_top1"]}
-
-
-@contextmanager
-def _batchnorm_anew(net: nn.Module, batches: Callable[[], Iterable[Batch]], accelerator: Accelerator) -> Iterator[None]:
-    """Batch norm's statistics estimated over `batches`; the old ones come back at the end."""
-    norms = (module for module in net.modules() if isinstance(module, _BatchNorm))
-    old = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
-    try:
-        moved = (batch.to(accelerator.device) for batch in until_stopped(batches(), accelerator))
-        reestimate_batchnorm_(net, moved)
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in old:
-                buffer.copy_(value)
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:

@@ -59,18 +59,30 @@ def replace_(model: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
 
 
 @torch.no_grad()
-def run_blank(model: nn.Module, input_size: tuple[int, int, int], handles: Iterable[RemovableHandle]) -> None:
+def run_blank(model: nn.Module, input_size: tuple[int, int, int], handles: Iterable[RemovableHandle] = ()) -> None:
     """One forward of a blank picture in evaluation mode, for the hooks of `handles`; they go, and modes come back.
+
+    Without hooks it tells whether the net takes such pictures.
 
     Args:
         model: any net.
         input_size: (C, H, W) of a picture.
         handles: of hooks on its modules.
+
+    Raises:
+        InputError: the net does not take pictures of this size.
     """
     modes, reference = {module: module.training for module in model.modules()}, next(model.parameters())
     model.eval()
     try:
         model(torch.zeros(1, *input_size, device=reference.device, dtype=reference.dtype))
+    except (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError) as error:
+        name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise InputError(
+            f"{name} cannot take pictures of {input_size[1]}x{input_size[2]} pixels ({reason}): show them in another "
+            "size (MODEL.INPUTSHAPE where there is a config), or use another net"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -32,6 +32,14 @@ RUN_FILES = (
     "result.json",
     "backbone.safetensors",
     "*.pth.tar",
+    "sweep.csv",
+    "sweep.png",
+    "features.csv",
+    "features.png",
+    "table.md",
+    "demo.png",
+    "record.txt",
+    "report.json",
 )
 
 
@@ -137,7 +145,7 @@ class RunFolder:
 
     @staticmethod
     def check(
-        path: Path | str, *, resume: bool = False, overwrite: bool = False, inputs: Sequence[Path | None] = ()
+        path: Path | str, *, resume: bool | None = False, overwrite: bool = False, inputs: Sequence[Path | None] = ()
     ) -> None:
         """Refuse a folder that a run is writing to, or that holds one (a `config.json`).
 
@@ -145,7 +153,7 @@ class RunFolder:
 
         Args:
             path: the folder.
-            resume: it may hold a run.
+            resume: it may hold a run; None: the command never goes on with one.
             overwrite: it may hold a run, whose files are removed.
             inputs: files that the command reads, which may not be removed.
 
@@ -163,23 +171,21 @@ class RunFolder:
                 raise InputError(f"--overwrite would remove {file}, which is read: give --output another folder")
 
     @staticmethod
-    def _refuse_held_run(path: Path, resume: bool, overwrite: bool) -> None:
+    def _refuse_held_run(path: Path, resume: bool | None, overwrite: bool) -> None:
         if (path / "config.json").exists() and not (resume or overwrite):
-            raise InputError(
-                f"--output {path} holds a run: start anew with --overwrite, name another folder, or, if it is this "
-                "training, go on with --resume auto"
-            )
+            more = "" if resume is None else ", or, if it is this training, go on with --resume auto"
+            raise InputError(f"--output {path} holds a run: start anew with --overwrite, name another folder{more}")
 
     @classmethod
     def open(
-        cls, path: Path | str, config: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False
+        cls, path: Path | str, config: Mapping[str, Any], *, resume: bool | None = False, overwrite: bool = False
     ) -> "RunFolder":
         """Check, lock, clear (with `overwrite` and not `resume`) and describe the folder in `config.json`.
 
         Args:
             path: the folder.
             config: every resolved option; `environment()` is added under that name.
-            resume: it may hold a run.
+            resume: as in `check`.
             overwrite: it may hold a run, whose files are removed.
 
         Raises:

@@ -32,6 +32,7 @@ class Session:
         dataset: a name of `lowbit.data.datasets`.
         inputs: files that the command reads, which its folder may not hold.
         dtype: of the weights.
+        resumes: whether the command can go on with a run that was stopped.
 
     Attributes:
         accelerator: devices and processes.
@@ -48,12 +49,14 @@ class Session:
         dataset: str,
         inputs: Sequence[Path | None] = (),
         dtype: torch.dtype = torch.float32,
+        resumes: bool = True,
     ) -> None:
         self.package, self.options, self.dataset, self.dtype = package, options, dataset, dtype
+        resume = options.resume is not None if resumes else None
+        self._again: dict[str, Any] = {"resume": resume, "overwrite": options.overwrite}
         self.accelerator = make_accelerator(options.mixed_precision, options.trackers, options.output)
         if options.output is not None:
-            again = {"resume": options.resume is not None, "overwrite": options.overwrite}
-            on_main(self.accelerator, partial(RunFolder.check, options.output, **again, inputs=inputs))
+            on_main(self.accelerator, partial(RunFolder.check, options.output, **self._again, inputs=inputs))
         self.chosen: dict[str, list[int]] = {}
         self._sets: dict[str, Pictures] = {}
         self._resumed: Mapping[str, Any] | None = None
@@ -183,6 +186,10 @@ class Session:
             command: its name.
             options: entries of `config.json` beside those of every command.
             facts: more entries, which are also said.
+
+        Raises:
+            InputError: it may not be written to.
+            Stopped: from inside; of a command that cannot go on it says how to begin anew.
         """
         where, said = self.options.output, ", ".join(f"{name} {value}" for name, value in facts.items())
         if where is None:
@@ -194,15 +201,19 @@ class Session:
         opened: list[RunFolder] = []
 
         def open_it() -> None:
-            resume, overwrite = self.options.resume is not None, self.options.overwrite
-            opened.append(RunFolder.open(where, values, resume=resume, overwrite=overwrite))
+            opened.append(RunFolder.open(where, values, **self._again))
 
         on_main(self.accelerator, open_it)
         with opened[0] if opened else RunFolder(where, locked=False) as folder:
             if self.options.trackers:
                 start_trackers(self.accelerator, self.package, values)
             log.info(said)
-            yield folder
+            try:
+                yield folder
+            except Stopped as stop:
+                if self._again["resume"] is not None:
+                    raise
+                raise Stopped(f"{stop}; {command} begins anew with --overwrite") from stop
 
     def write_result(self, folder: RunFolder | None, values: Mapping[str, Any]) -> None:
         """Write `result.json`, by one process."""
