@@ -145,7 +145,7 @@ class RunFolder:
 
     @staticmethod
     def check(
-        path: Path | str, *, resume: bool | None = False, overwrite: bool = False, inputs: Sequence[Path | None] = ()
+        path: Path | str, *, resume: bool | None = None, overwrite: bool = False, inputs: Sequence[Path | None] = ()
     ) -> None:
         """Refuse a folder that a run is writing to, or that holds one (a `config.json`).
 
@@ -178,7 +178,7 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, path: Path | str, config: Mapping[str, Any], *, resume: bool | None = False, overwrite: bool = False
+        cls, path: Path | str, config: Mapping[str, Any], *, resume: bool | None = None, overwrite: bool = False
     ) -> "RunFolder":
         """Check, lock, clear (with `overwrite` and not `resume`) and describe the folder in `config.json`.
 
