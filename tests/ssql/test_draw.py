@@ -58,7 +58,7 @@ def test_groups_stay_groups() -> None:
         (("MODEL.ARCH=resnet18",), "not a resnet18"),
         (("--limit-train", 4), "5 or more"),
         (("TRAIN.DATASET=''",), "TRAIN.DATASET is empty"),
-        (("--resume", "auto"), "--resume (MODEL.CHECKPOINT) has no meaning in draw"),
+        (("MODEL.CHECKPOINT=auto",), "MODEL.CHECKPOINT has no meaning in draw"),
         (("MODEL.PRETRAINED=HUGE", "QUANT.W.BIT=0", "QUANT.A.BIT=0"), "hold NaN or infinity"),
         (("MODEL.PRETRAINED=VIT", "MODEL.ARCH=test_vit"), "test_vit cannot take pictures of 8x8 pixels"),
     ],

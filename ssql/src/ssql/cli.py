@@ -47,7 +47,7 @@ def main() -> None:
     signals.guarded(lambda: cli(prog_name="ssql"))
 
 
-def config_options() -> Decorator:
+def config_options(training: bool = True) -> Decorator:
     """`--config`, the authors' flags and `KEY.PATH=VALUE` arguments, then the shared options."""
     count = click.IntRange(min=1)
     chosen: list[Callable[..., Any]] = [
@@ -58,7 +58,7 @@ def config_options() -> Decorator:
         click.option("-p", "--print-freq", type=count, default=50, show_default=True, help="Steps between log lines."),
         # click stores values by name: this is another spelling of the shared --workers
         click.option("--num_workers", "workers", type=click.IntRange(min=0), default=4, help="The same as --workers."),
-        run_options(output=OUTPUT),
+        run_options(output=OUTPUT, training=training),
     ]
     return apply_options(chosen)
 
@@ -204,7 +204,7 @@ def sweep(
 
 
 @cli.command("draw")
-@config_options()
+@config_options(training=False)
 def draw(name: str, overrides: tuple[str, ...], options: RunOptions, print_freq: int) -> None:
     """Draw a map (t-SNE) of training features of MODEL.PRETRAINED at QUANT.W/A.BIT: features.png and .csv."""
     config, options = resolve("draw", name, overrides, options, print_freq)

@@ -56,7 +56,7 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
     for key, value in (("MODEL.PRETRAINED", config.MODEL.PRETRAINED), ("TRAIN.DATASET", config.TRAIN.DATASET)):
         if not value:
             raise InputError(f"{key} is empty: give it in the config, or as {key}=VALUE after the command")
-    refuse({"--resume (MODEL.CHECKPOINT)": options.resume}, "in draw, which begins anew each time")
+    refuse({"MODEL.CHECKPOINT": options.resume}, "in draw, which begins anew each time")
     path, bits = Path(config.MODEL.PRETRAINED), Bits("", config.QUANT.W.BIT, config.QUANT.A.BIT)
     with Session("ssql", options, dataset_of(config), [path], resumes=False) as session:
         session.download()
