@@ -75,7 +75,7 @@ def ours(arch: str, steps: int, batch: int, size: int) -> tuple[list[float], lis
     slots = [(layer, keys) for layer in layers for keys in layer.tensors]
     planes = [plane for layer, keys in slots for plane in layer.planes(keys)[:2]]
     state = list(planes_sgd.state.values())
-    momenta = [values[name] for values in state for name in ("p", "n")]
+    momenta = [values["planes"] for values in state]
     dense = [layer.dense(keys) for layer, keys in slots]
     count = sum(layer.numel(keys) for layer, keys in slots)
     held = [*planes, *(plane.grad for plane in planes), *momenta]

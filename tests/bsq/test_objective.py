@@ -16,6 +16,7 @@ from bsq.convert import bit_layers, nbit_dict, prune_, to_bit_form_, to_bits_, t
 from bsq.forms import WEIGHT
 from bsq.objective import BitSparsity, FineTune
 from bsq.options import SgdOptions
+from bsq.planes import from_block
 from bsq.sgd import PlaneSGD
 from lowbit.data.batch import Batch
 from lowbit.models.create import create_model
@@ -112,12 +113,12 @@ def check_gradients(
     assert isinstance(optimizer, PlaneSGD)
     norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
     names = {layer: name for name, layer in bit_layers(model).items()}
-    for layer, keys in optimizer.slots:
+    for layer, keys, leaf, _ in optimizer.slots:
         del norms[f"{names[layer]}.{keys.dense}"]
-        for key, moved in zip(keys[:3], ("p", "n", "scale"), strict=True):
+        state = optimizer.state[leaf]
+        for key, moved in zip(keys[:3], (*from_block(state["planes"]), state["scale"]), strict=True):
             name = f"{names[layer]}.{key}"
-            gradient = optimizer.state[layer.dense(keys)][moved] - decay * before[name]
-            norms[name] = gradient.norm().item()
+            norms[name] = (moved - decay * before[name]).norm().item()
     theirs = recorded["network"][f"{prefix}grad_norms_step1"]
     order = [key.removeprefix("module.") for key in recorded.json("keys")["bin8_order_of_parameters"]]
     if len(norms) == len(order):  # with PACT the alphas stand in between
@@ -200,6 +201,15 @@ def test_requantising_needs_new_optimizers_and_says_so() -> None:
     assert net.conv1.pweight is not old and set(net.conv1.pweight.unique().tolist()) <= {0.0, 1.0}
     assert "dense_weight" not in dict(net.conv1.named_parameters()) and net.conv1.pweight.requires_grad
     step(objective, objective.optimizers(), x, label)
+
+
+def test_planes_that_moved_under_their_optimizer_are_told() -> None:
+    model = to_bits_(nn.Sequential(nn.Linear(4, 3)), 4)
+    optimizer = PlaneSGD(list(bit_layers(model).values()), lr=0.1)
+    optimizer.step()
+    model.double()
+    with pytest.raises(RuntimeError, match="moved"):
+        optimizer.step()
 
 
 def test_state_dicts_hold_no_dense_leaves() -> None:

@@ -304,7 +304,7 @@ def test_a_damaged_run_is_not_resumed(kind: str, digits_run: Path, bsq: Bsq, tmp
     elif kind == "widths":
         state["Nbit_dict"]["fc"] = [3, 8]
     else:
-        planes["state"][0]["p"] = planes["state"][0]["p"][..., 1:]
+        planes["state"][0]["planes"] = planes["state"][0]["planes"][:, 1:]
     torch.save(state, tmp_path / "bad.pth.tar")
     said = bsq(*line, "--resume", tmp_path / "bad.pth.tar", "-c", tmp_path / "new", code=2).stderr
     assert "bad.pth.tar" in said and said.count("\n") == 1 and not (tmp_path / "new").exists()

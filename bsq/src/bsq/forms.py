@@ -35,11 +35,6 @@ WEIGHT = Keys("pweight", "nweight", "scale", "weight", "dense_weight")
 BIAS = Keys("pbias", "nbias", "biasscale", "bias", "dense_bias")
 
 
-def plane_by_plane(planes: Tensor) -> Tensor:
-    """The same (..., N) with each plane contiguous in memory."""
-    return planes.movedim(-1, 0).contiguous().movedim(0, -1)
-
-
 class BitLayer(nn.Module):
     """What BitConv2d and BitLinear share: the tensors. A base class, since the planes' keys sit on the layer itself.
 
@@ -132,26 +127,26 @@ class BitLayer(nn.Module):
         return self._get(keys.dense)
 
     @torch.no_grad()
-    def attach_(self) -> None:
+    def attach_(self) -> dict[Keys, Tensor]:
         """Compute with dense leaves from here on; planes and scale are then moved by `bsq.sgd.PlaneSGD` alone.
 
-        Planes are laid out plane by plane in memory (their shape stays), so that work on one plane is contiguous. The
-        leaves are in no state dict.
+        The leaves are in no state dict.
+
+        Returns:
+            A block (2, N, ...) for each tensor, which its planes are now views of (their shape stays).
         """
         self.detach_()
+        blocks = {}
         for keys in self.tensors:
-            for name in (keys.p, keys.n, keys.scale):
-                parameter = self._parameters[name]
-                assert parameter is not None
+            p, n, scale = self.planes(keys)
+            block = blocks[keys] = planes.to_block(p, n)
+            for parameter, half in zip((p, n), planes.from_block(block), strict=True):
+                parameter.data = half
+            for parameter in (p, n, scale):
                 parameter.requires_grad_(False)
-                if parameter.dim():
-                    parameter.data = plane_by_plane(parameter.data)
-            self.register_parameter(keys.dense, nn.Parameter(planes.reconstruct(*self.planes(keys))))
-
-    @torch.no_grad()
-    def refresh_(self, keys: Keys) -> None:
-        """The leaf follows its planes."""
-        self.dense(keys).copy_(planes.reconstruct(*self.planes(keys)))
+            code = planes.block_codes(block, planes.signed_places(block.shape[1], block))
+            self.register_parameter(keys.dense, nn.Parameter(code * self._step(keys)))
+        return blocks
 
     def detach_(self) -> None:
         """Compute with the planes again; without leaves, nothing happens."""

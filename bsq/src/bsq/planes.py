@@ -190,11 +190,47 @@ def prune(planes: Planes, threshold: float = 0.0, at_least: int = 1) -> Planes:
 
 def group_norms(p: Tensor, n: Tensor) -> Tensor:
     """sqrt(1e-8 + ||p_i||^2 + ||n_i||^2) of every plane i, (N,)."""
-    rows = (x.movedim(-1, 0).flatten(1) for x in (p, n))
-    p2, n2 = (torch.linalg.vecdot(row, row) for row in rows)
-    return (p2 + n2 + 1e-8).sqrt()
+    return joint(squares(to_block(p, n)))
 
 
 def group_lasso(p: Tensor, n: Tensor) -> Tensor:
     """The scalar numel N sum_i sqrt(1e-8 + ||p_i||^2 + ||n_i||^2) (Eq. 4-5 before the division by all weights)."""
     return group_norms(p, n).sum() * (p[..., 0].numel() * p.shape[-1])
+
+
+# Both sets of planes as one block (2, N, ...), p over n, each plane contiguous: the form in which `bsq.sgd` moves them
+
+
+def to_block(p: Tensor, n: Tensor) -> Tensor:
+    """A new block of planes of shape (..., N)."""
+    return torch.stack((p, n)).movedim(-1, 1).contiguous()
+
+
+def from_block(block: Tensor) -> tuple[Tensor, Tensor]:
+    """Views of shape (..., N): positive and negative planes."""
+    p, n = block.movedim(1, -1).unbind()
+    return p, n
+
+
+def signed_places(bits: int, like: Tensor) -> Tensor:
+    """Place values of a block's 2 N planes, (2 N,): those of n are negative."""
+    v = place_values(bits, like)
+    return torch.cat((v, -v))
+
+
+def block_codes(block: Tensor, signed: Tensor) -> Tensor:
+    """`codes` of a block, given its `signed_places`: shape block.shape[2:]."""
+    limit = top(block.shape[1])
+    code = signed @ block.view(len(signed), -1)
+    return code.clamp_(-limit, limit).round_().view(block.shape[2:])
+
+
+def squares(block: Tensor) -> Tensor:
+    """||p_i||^2 and ||n_i||^2, (2, N)."""
+    rows = block.flatten(2)
+    return torch.linalg.vecdot(rows, rows)
+
+
+def joint(squares: Tensor) -> Tensor:
+    """Group norms from `squares`, (N,)."""
+    return (squares.sum(0) + 1e-8).sqrt()

@@ -3,28 +3,45 @@
 The loss reaches the planes through w = s / L * sum_i (p_i - n_i) 2^(N-1-i) (straight through round and clip), so
 dL/dp_i = s 2^(N-1-i) / L * dL/dw and dL/dn_i = -dL/dp_i; the group lasso (Yang et al., ICLR 2021, Eq. 4-5) pulls plane
 i by strength * numel N / TP * p_i / ||(p_i, n_i)||. A layer therefore trains a dense leaf (`BitLayer.attach_`), DDP
-reduces that leaf alone, and this optimizer does the rest plane by plane: at 8 bits 32 floats a weight stay (planes and
-momentum) where separate gradients would make 48.
+reduces that leaf alone, and this optimizer does the rest: at 8 bits 32 floats a weight stay (planes and momentum) where
+separate gradients would make 48.
+
+What a step costs is memory traffic and the number of operations. So p and n of a tensor lie in one block (2, N, ...)
+and move together, and what has one number a plane or a tensor is computed for the whole net at once.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from bsq import planes
-from bsq.forms import BitLayer, Keys, plane_by_plane
+from bsq.forms import BitLayer, Keys
 
 CEILING = 2.0  # a bit may grow to 2, which is how a width grows at re-quantisation (Sec. 3.3)
+
+
+class Slot(NamedTuple):
+    """One tensor of a layer: what it is, its leaf, and its block of planes, p over n."""
+
+    layer: BitLayer
+    keys: Keys
+    leaf: Tensor
+    block: Tensor
+
+    @property
+    def bits(self) -> int:
+        """N."""
+        return self.block.shape[1]
 
 
 class PlaneSGD(Optimizer):
     """SGD with momentum and weight decay on planes and scales, with the group lasso, then planes clamped to [0, 2].
 
     Args:
-        layers: in bit form; they get their dense leaves here.
+        layers: in bit form, on their device; they get their dense leaves here.
         lr: learning rate.
         momentum: of the planes and scales.
         weight_decay: likewise, on planes and scales, as the authors have it.
@@ -41,16 +58,24 @@ class PlaneSGD(Optimizer):
         strength: float = 0.0,
         total: int | None = None,
     ) -> None:
-        for layer in layers:
-            layer.attach_()
-        self.slots: list[tuple[BitLayer, Keys]] = [(layer, keys) for layer in layers for keys in layer.tensors]
-        self.total = total or sum(layer.numel(keys) for layer, keys in self.slots)
-        leaves = [layer.dense(keys) for layer, keys in self.slots]
+        self.slots = [
+            Slot(layer, keys, layer.dense(keys), block) for layer in layers for keys, block in layer.attach_().items()
+        ]
+        self.total = total or sum(slot.leaf.numel() for slot in self.slots)
+        leaves = [slot.leaf for slot in self.slots]
         super().__init__(leaves, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "strength": strength})
-        for (layer, keys), leaf in zip(self.slots, leaves, strict=True):
-            p, n, scale = (tensor.detach() for tensor in layer.planes(keys))
-            self.state[leaf] = {"p": torch.zeros_like(p), "n": torch.zeros_like(n), "scale": torch.zeros_like(scale)}
-        self._norms = self._all_norms()
+        for slot in self.slots:
+            scale = slot.layer.planes(slot.keys).scale.detach()
+            self.state[slot.leaf] = {"planes": torch.zeros_like(slot.block), "scale": torch.zeros_like(scale)}
+        like = leaves[0].detach()
+        self._widths = [slot.bits for slot in self.slots]
+        self._tops = like.new_tensor([planes.top(bits) for bits in self._widths])
+        # one number a plane, over all tensors: 2^(N-1-i) / L, and numel N / TP of the group lasso
+        self._units = torch.cat([planes.place_values(bits, like) / planes.top(bits) for bits in self._widths])
+        self._groups = self._per_plane(like.new_tensor([slot.leaf.numel() * slot.bits for slot in self.slots]))
+        self._groups /= self.total
+        self._signed = {bits: planes.signed_places(bits, like) for bits in set(self._widths)}
+        self._norms = self._joint([planes.squares(slot.block) for slot in self.slots])
 
     @property
     def strength(self) -> float:
@@ -61,20 +86,12 @@ class PlaneSGD(Optimizer):
     def strength(self, value: float) -> None:
         self.param_groups[0]["strength"] = value
 
-    @torch.no_grad()
-    def _all_norms(self) -> list[Tensor]:
-        return [planes.group_norms(*layer.planes(keys)[:2]) for layer, keys in self.slots]
-
     def lasso(self) -> Tensor:
         """The regulariser of the planes as they are: sum of numel N ||plane|| over all tensors, divided by TP."""
-        sums = [
-            norm.sum() * (len(norm) * layer.numel(keys))
-            for norm, (layer, keys) in zip(self._norms, self.slots, strict=True)
-        ]
-        return torch.stack(sums).sum() / self.total
+        return torch.dot(self._norms, self._groups)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As every optimizer; the momentum comes to lie plane by plane, as the planes do.
+        """As every optimizer.
 
         Raises:
             KeyError, ValueError: the state of other planes.
@@ -82,37 +99,49 @@ class PlaneSGD(Optimizer):
         super().load_state_dict(state_dict)
         if not isinstance(self.param_groups[0]["strength"], float | int):
             raise ValueError(f"a strength of {self.param_groups[0]['strength']!r}")
-        for layer, keys in self.slots:
-            state, shapes = self.state[layer.dense(keys)], [tuple(t.shape) for t in layer.planes(keys)]
-            if [tuple(state[name].shape) for name in ("p", "n", "scale")] != shapes:
-                raise ValueError(f"momentum of other planes than {shapes[0]}")
-            state.update({name: plane_by_plane(state[name]) for name in ("p", "n")})
+        for slot in self.slots:
+            state = self.state[slot.leaf]
+            if state["planes"].shape != slot.block.shape or state["scale"].shape != torch.Size():
+                raise ValueError(f"momentum of other planes than {tuple(slot.block.shape)}")
+            state["planes"] = state["planes"].contiguous()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Move planes and scales by the gradients of the dense leaves, and refresh the leaves."""
-        for (layer, keys), norms in zip(self.slots, self._norms, strict=True):
-            self._step(layer, keys, norms, self.param_groups[0])
-            layer.refresh_(keys)
-        self._norms = self._all_norms()
+        group = self.param_groups[0]
+        momentum, decay, lr = group["momentum"], group["weight_decay"], group["lr"]
+        gradients = [torch.zeros_like(s.leaf) if s.leaf.grad is None else s.leaf.grad for s in self.slots]
+        held = [slot.layer.planes(slot.keys) for slot in self.slots]
+        if any(own.p.data_ptr() != slot.block.data_ptr() for own, slot in zip(held, self.slots, strict=True)):
+            raise RuntimeError("the planes moved after their optimizer was made: make it when the net has its place")
+        scales = [own.scale.detach() for own in held]
+        dots = [torch.dot(g.flatten(), s.leaf.flatten()) for g, s in zip(gradients, self.slots, strict=True)]
+        scale = torch.stack(scales)
+        reach = self._units * self._per_plane(scale)
+        pull = self._groups * group["strength"] / self._norms + decay
 
-    def _step(self, layer: BitLayer, keys: Keys, norms: Tensor, group: dict[str, Any]) -> None:
-        leaf = layer.dense(keys)
-        p, n, scale = (tensor.detach() for tensor in layer.planes(keys))
-        state, bits = self.state[leaf], p.shape[-1]
-        g = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        reach = planes.place_values(bits, p) * planes.step(scale, bits)
-        pull = norms.reciprocal() * (group["strength"] * leaf.numel() * bits / self.total)
-        pull += group["weight_decay"]
-        d_scale = torch.where(scale == 0, 0, (g * leaf).sum() / scale)
-        for sign, plane, moved in ((1, p, state["p"]), (-1, n, state["n"])):
-            _move(plane, moved, g, sign * reach, pull, group)
-        state["scale"].mul_(group["momentum"]).add_(d_scale).add_(scale, alpha=group["weight_decay"])
-        scale.sub_(state["scale"], alpha=group["lr"])
+        moved = [self.state[slot.leaf]["scale"] for slot in self.slots]
+        velocity = torch.stack(moved) * momentum + torch.where(scale == 0, 0, torch.stack(dots) / scale) + decay * scale
+        scale = scale - lr * velocity
+        torch._foreach_copy_(moved, list(velocity.unbind()))
+        torch._foreach_copy_(scales, list(scale.unbind()))
 
+        squares = []
+        reaches, pulls = torch.stack((reach, -reach)), torch.stack((pull, pull))
+        each = zip(reaches.split(self._widths, 1), pulls.split(self._widths, 1), (scale / self._tops), strict=True)
+        for slot, g, (reach, pull, step) in zip(self.slots, gradients, each, strict=True):
+            rows = 2 * slot.bits
+            x, m = slot.block.view(rows, -1), self.state[slot.leaf]["planes"].view(rows, -1)
+            m.addr_(reach.flatten(), g.flatten(), beta=momentum).addcmul_(x, pull.reshape(rows, 1))
+            x.sub_(m, alpha=lr).clamp_(0, CEILING)
+            torch.mul(planes.block_codes(slot.block, self._signed[slot.bits]), step, out=slot.leaf)
+            squares.append(planes.squares(slot.block))
+        self._norms = self._joint(squares)
 
-def _move(plane: Tensor, moved: Tensor, g: Tensor, reach: Tensor, pull: Tensor, group: dict[str, Any]) -> None:
-    """One set of planes (..., N): momentum, step, clamp; the planes' axis first, where their memory has it."""
-    x, m = (tensor.movedim(-1, 0).view(len(reach), -1) for tensor in (plane, moved))
-    m.addr_(reach, g.flatten(), beta=group["momentum"]).addcmul_(x, pull.unsqueeze(1))
-    x.sub_(m, alpha=group["lr"]).clamp_(0, CEILING)
+    def _per_plane(self, values: Tensor) -> Tensor:
+        """One value a tensor -> one a plane."""
+        return torch.cat([value.expand(bits) for value, bits in zip(values, self._widths, strict=True)])
+
+    @staticmethod
+    def _joint(squares: list[Tensor]) -> Tensor:
+        return planes.joint(torch.cat(squares, 1))

@@ -1,6 +1,6 @@
 """Activation quantizers against a slow formula; ranges of batches and running ones; which activations are chosen."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.quant.activation import (
+    FUNCTIONS,
+    RANGES,
     ActivationConfig,
     QuantActivation,
     calibrate_,
-    quantize_activation,
+    quantize_activation_,
     quantizers,
     uncalibrated,
 )
@@ -37,10 +39,35 @@ def test_equals_the_formula(bits: int, function: str) -> None:
 
 def test_the_gradient_passes_straight_and_ties_go_to_even() -> None:
     x = torch.tensor([0.0, 0.5, 1.5, 2.5, 3.0], requires_grad=True)
-    y = quantize_activation(x, torch.tensor(3.0), 2)
+    y = quantize_activation_(x * 1, torch.tensor(3.0), 2)
     assert y.tolist() == [0, 0, 2, 2, 3]
     y.sum().backward()
     assert x.grad is not None and x.grad.tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("range", RANGES)
+@pytest.mark.parametrize("function", [*FUNCTIONS, "pact"])
+def test_every_function_keeps_its_own_gradient(function: str, range: str) -> None:
+    """Rounding in place is hidden from autograd: what a function's backward needs must not be what is rounded."""
+    check_gradient(function, range)
+
+
+@pytest.mark.parametrize("function", ["relu", "silu", "pact"])
+def test_a_compiled_function_too(function: str) -> None:
+    check_gradient(function, "batch", lambda module: torch.compile(module, backend="aot_eager", fullgraph=True))
+
+
+def check_gradient(function: str, range: str, change: Callable = lambda module: module) -> None:
+    module = QuantActivation(ActivationConfig(3, function, range)).double()
+    x = torch.randn(200, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4
+    calibrate_(module, [x * 1.5])
+    plain = {"pact": lambda v: v.clamp(0, 10)}.get(function) or FUNCTIONS[function]
+    v, w = x.clone().requires_grad_(), x.clone().requires_grad_()
+    plain(v).sum().backward()
+    y = change(module.eval())(w)
+    y.sum().backward()
+    assert w.grad is not None and v.grad is not None and torch.equal(w.grad, v.grad)
+    assert 2 < len(y.unique()) <= 15  # -7 to 7 at 3 bits
 
 
 def test_bf16_keeps_its_type_and_rounds_in_single_precision() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lowbit.errors import InputError
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
+    "relu": lambda x: F.hardtanh(x, 0.0, float("inf")),  # the backward of F.relu needs its output, which is rounded
     "relu6": F.relu6,  # gradient 0 at 0 and at 6
     "silu": F.silu,
     "gelu": F.gelu,
@@ -34,7 +34,6 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "celu": F.celu,
     "selu": F.selu,
 }
-UPPER = {"relu": float("inf"), "relu6": 6.0}  # functions that only clip, to [0, this]
 RANGES = ("batch", "running")
 MAX_BITS = 16
 PACT_START = 10.0
@@ -85,40 +84,6 @@ class _Pact(torch.autograd.Function):
         return grads[0] * ((x >= 0) & (x <= alpha)), above
 
 
-class _Round(torch.autograd.Function):
-    """S round(x L / S) / L for |x| <= S with a straight-through gradient; 0 where S is 0."""
-
-    @staticmethod
-    def forward(x: Tensor, largest: Tensor, levels: int) -> Tensor:
-        return _rounded_(_wide(x).clone(), largest, levels).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0], None, None
-
-
-class _ClipRound(torch.autograd.Function):
-    """`_Round` of x clipped to [0, upper]: one tensor fewer is made, and x alone is kept. Gradient 0 at the bounds."""
-
-    @staticmethod
-    def forward(x: Tensor, upper: float, largest: Tensor, levels: int) -> Tensor:
-        return _rounded_(_wide(x).clamp(0, upper), largest, levels).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float, Tensor, int], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-        ctx.upper = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        (x,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grads[0], x, 0.0, ctx.upper), None, None, None
-
-
 def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x  # half precision cannot hold x L / S
 
@@ -137,9 +102,20 @@ def pact(x: Tensor, alpha: Tensor) -> Tensor:
     return _Pact.apply(x, alpha)
 
 
-def quantize_activation(x: Tensor, largest: Tensor, bits: int) -> Tensor:
-    """Round `x` to multiples of largest / (2^bits - 1); values beyond +-largest are clipped before by the caller."""
-    return _Round.apply(x, largest, 2**bits - 1)
+def quantize_activation_(y: Tensor, largest: Tensor, bits: int) -> Tensor:
+    """Round `y` to multiples of largest / (2^bits - 1) in place, hidden from autograd: the gradient passes unchanged.
+
+    Args:
+        y: an activation function's output, which its backward does not need (autograd says so if it does).
+        largest: 0-dimensional; the caller has clipped to +-largest.
+        bits: 1 or more.
+    """
+    with torch.no_grad():
+        hidden = y.detach()
+        wide = _rounded_(_wide(hidden), largest, 2**bits - 1)
+        if wide is not hidden:
+            hidden.copy_(wide)
+    return y
 
 
 class QuantActivation(nn.Module):
@@ -173,21 +149,16 @@ class QuantActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; the range is that of the whole tensor."""
-        config, by_batch = self.config, self.largest is None or self.seen is not None
-        if config.bits and by_batch and config.function in UPPER:
-            upper = UPPER[config.function]
-            largest = self._shared(x.detach().amax().clamp(0, upper))
-            return _ClipRound.apply(x, upper, largest, 2**config.bits - 1)
+        config = self.config
         y = FUNCTIONS[config.function](x) if self.alpha is None else pact(x, self.alpha)
         if not config.bits:
             return y
-        if by_batch:
-            return quantize_activation(y, self._shared(_largest(y)), config.bits)
+        if self.largest is None or self.seen is not None:
+            return quantize_activation_(y, self._shared(_largest(y)), config.bits)
         if self.training:
             self._follow(self._shared(_largest(y)))
-        assert self.largest is not None
         limit = self.largest.to(y.dtype)
-        return quantize_activation(torch.clamp(y, -limit, limit), self.largest, config.bits)
+        return quantize_activation_(torch.clamp(y, -limit, limit), self.largest, config.bits)
 
     @torch.no_grad()
     def _shared(self, largest: Tensor) -> Tensor:
