@@ -213,6 +213,7 @@ def train(task: Task) -> Result | None:
     described = {**dataclasses.asdict(task.how), "config": run.header["config"]}
     with session.open_folder(task.how.command, described, facts) as folder:
         assert folder is not None  # --output has a default
+        task.plan.say_remark(session)
         watch = Watch(session, folder, sets, VALIDATE_EVERY if task.how.command == "linear" else 1)
         result = fit([stage], trained, dataclasses.replace(run, folder=folder, probes=(watch,)))
         _finish(task, judge, folder, result, facts)

@@ -28,16 +28,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Pictures per step: `per_process` in one forward (before --accumulate), `total` per optimizer step, `parts`."""
+    """Pictures per step: `per_process` in one forward (before --accumulate), `total` per optimizer step, `parts`.
+
+    `remark` is for whoever reads the log, if there is something to say.
+    """
 
     per_process: int
     total: int
     parts: int
+    remark: str = ""
 
     @property
     def facts(self) -> dict[str, int]:
         """As `config.json`, `result.json` and a dry run say it."""
         return {"global_batch": self.total, "batch_per_process": self.per_process, "accumulate_parts": self.parts}
+
+    def say_remark(self, session: Session) -> None:
+        """When nothing is left to refuse, so that a refusal is one line."""
+        if self.remark and session.accelerator.is_main_process:
+            log.warning(self.remark)
 
 
 def check_named(config: Config) -> None:
@@ -66,7 +75,7 @@ def refuse(given: Mapping[str, Any], why: str) -> None:
 
 
 def batch_plan(options: RunOptions, config: Config, keep_global_batch: bool, session: Session) -> BatchPlan:
-    """How many pictures a step sees; another number than the learning rate was chosen for is told.
+    """How many pictures a step sees; another number than the learning rate was chosen for makes a remark.
 
     Raises:
         InputError: --keep-global-batch cannot reach `TRAIN.GLOBAL_BATCH`.
@@ -74,14 +83,13 @@ def batch_plan(options: RunOptions, config: Config, keep_global_batch: bool, ses
     per_process, world = config.TRAIN.BATCH_SIZE, session.accelerator.num_processes
     wanted = config.TRAIN.GLOBAL_BATCH
     total, said = per_process * world, f"TRAIN.BATCH_SIZE={per_process} on {world} process(es)"
-    parts = 1
+    parts, remark = 1, ""
     if wanted is not None and wanted != total:
         if not keep_global_batch:
-            if session.accelerator.is_main_process:
-                log.warning(
-                    "%s makes batches of %d pictures, and the learning rate was chosen for TRAIN.GLOBAL_BATCH=%d; it "
-                    "stays as it is: --keep-global-batch accumulates gradients", said, total, wanted,
-                )  # fmt: skip
+            remark = (
+                f"{said} makes batches of {total} pictures, and the learning rate was chosen for "
+                f"TRAIN.GLOBAL_BATCH={wanted}; it stays as it is: --keep-global-batch accumulates gradients"
+            )
         elif wanted % total:
             raise InputError(
                 f"--keep-global-batch: {said} makes {total} pictures, of which TRAIN.GLOBAL_BATCH={wanted} is no "
@@ -89,7 +97,7 @@ def batch_plan(options: RunOptions, config: Config, keep_global_batch: bool, ses
             )
         else:
             parts, total = wanted // total, wanted
-    return BatchPlan(per_process, total, parts * options.accumulate)
+    return BatchPlan(per_process, total, parts * options.accumulate, remark)
 
 
 def shared(command: Command, config: Config, dumped: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
@@ -143,6 +151,7 @@ def say_plan(
 
     The command's own `facts` come first; the set is run through the net `passes` times (None: in every epoch).
     """
+    plan.say_remark(session)
     short = dataclasses.replace(run, max_steps=1, save_every=None, resume=None)
     fit([stage], loader, short)
     trial = fit([stage], loader, dataclasses.replace(short, max_steps=TRIAL_STEPS))

@@ -141,6 +141,7 @@ def _pretrain(session: Session, config: Config, how: Choices, plan: BatchPlan) -
     described = {**dataclasses.asdict(how), "config": head["config"]}
     with session.open_folder("ssl", described, facts) as folder:
         assert folder is not None  # --output has a default
+        plan.say_remark(session)
         sets = None if test is None else _sets(pictures, test, shown, common)
         watch = Watch(session, folder, config, head, sets, how.probe_every)
         result = fit([stage], loader, dataclasses.replace(run, folder=folder, probes=(watch,)))

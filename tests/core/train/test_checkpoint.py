@@ -80,7 +80,7 @@ class Harmful:
 
 
 @pytest.mark.parametrize(
-    "kind", ["truncated", "foreign", "number", "empty", "code", "nan", "list", "missing", "folder"]
+    "kind", ["truncated", "altered", "foreign", "number", "empty", "code", "nan", "list", "missing", "folder"]
 )
 def test_refuses(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -89,6 +89,11 @@ def test_refuses(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> 
     words = "damaged"
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:-200])
+    elif kind == "altered":  # inside a tensor, which torch.load would take as it is
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(bytes(400), bytes(399) + b"?"))
+        assert path.stat().st_size == len(whole) and torch.load(path)["state_dict"]["w"][-1] != 0
+        words = "checksum"
     elif kind == "foreign":
         path.write_bytes(b"GIF89a and more")
     elif kind == "number":  # of which the unpickler says nothing but this number

@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint to the CPU without running any code of it.
 
     Raises:
-        InputError: missing, truncated, not a checkpoint, holding code, or holding NaN or infinity.
+        InputError: missing, truncated, altered, not a checkpoint, holding code, or holding NaN or infinity.
     """
     path = Path(path)
     if not path.is_file():
@@ -165,6 +166,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         raise InputError(f"{path} is an export, not a checkpoint: name a *.pth.tar file (lowbit.load reads both)")
     try:
+        _check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols; what matters is said below
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -183,6 +185,19 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     if found is not None:
         raise InputError(f"{path} holds NaN or infinity in {found}: that run diverged; name a checkpoint from before")
     return state
+
+
+def _check_sums(path: Path) -> None:
+    """A file of torch.save is a zip archive with a checksum of each tensor, which torch.load does not look at.
+
+    Raises:
+        BadZipFile: a checksum is wrong. Files of before torch 1.6 are no archives and have none.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            wrong = archive.testzip()
+        if wrong is not None:
+            raise zipfile.BadZipFile(f"the checksum of {wrong} is wrong")
 
 
 def newest_good(folder: Path, name: str = CHECKPOINT) -> tuple[Path, dict[str, Any]] | None:
