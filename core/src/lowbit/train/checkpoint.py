@@ -5,6 +5,7 @@ link), so that a good file exists at every moment, also when the process is kill
 """
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -171,7 +172,9 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of pickle protocols; what matters is said below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the kinds of damage raise a dozen types; none of them is our fault
-        if isinstance(error, pickle.UnpicklingError | LookupError):  # torch advises to run the file's code; bare keys
+        # torch advises to run the file's code; bare keys; no words; EINVAL where it seeks beyond the end
+        vague = isinstance(error, pickle.UnpicklingError | LookupError | EOFError)
+        if vague or (isinstance(error, OSError) and error.errno == errno.EINVAL):
             reason = "it holds something else, or is cut off"
         else:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
