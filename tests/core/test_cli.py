@@ -50,6 +50,11 @@ def run(*args: str) -> Result:
     return CliRunner().invoke(toy, list(args))
 
 
+def test_without_a_command_there_is_help() -> None:
+    result = run()
+    assert result.exit_code == 0 and result.stdout == run("--help").stdout and "A program." in result.stdout
+
+
 @pytest.mark.parametrize(
     ("args", "schedule"),
     [

@@ -17,13 +17,10 @@ from lowbit.options import RunOptions
 from lowbit.train import signals
 
 
-@click.group(cls=Group, name="bsq", invoke_without_command=True)
+@click.group(cls=Group, name="bsq")
 @click.version_option(__version__)
-@click.pass_context
-def cli(context: click.Context) -> None:
+def cli() -> None:
     """BSQ (Yang et al., ICLR 2021): bit-level sparsity finds each layer's precision."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
 
 
 def main() -> None:

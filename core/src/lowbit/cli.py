@@ -119,9 +119,22 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A program: its commands are `Command`s, its errors one line, its exit codes those of `lowbit.errors`."""
+    """A program: its commands are `Command`s, its errors one line, its exit codes those of `lowbit.errors`.
+
+    Without a command it prints its help and is done.
+    """
 
     command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"invoke_without_command": True, **kwargs})
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command of the line."""
+        result = super().invoke(ctx)
+        if ctx.invoked_subcommand is None:
+            click.echo(ctx.get_help())
+        return result
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run one command line and leave the process with its exit code (whatever `standalone_mode` says)."""

@@ -33,13 +33,10 @@ KEYS = {
 }
 
 
-@click.group(cls=Group, name="ssql", invoke_without_command=True)
+@click.group(cls=Group, name="ssql")
 @click.version_option(__version__)
-@click.pass_context
-def cli(context: click.Context) -> None:
+def cli() -> None:
     """SSQL (Cao et al., ECCV 2022): pretrain once without labels, run at any bit-width."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help())
 
 
 def main() -> None:
