@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from bsq.activation import quantize_bsq_activations_
-from bsq.convert import bit_layers, nbit_dict, prune_, to_bit_form_, to_bits_, to_finetune_
+from bsq.convert import bit_layers, nbit_dict, prune_, requantize_, to_bit_form_, to_bits_, to_finetune_
 from bsq.forms import WEIGHT
 from bsq.objective import BitSparsity, FineTune
 from bsq.options import SgdOptions
@@ -203,11 +203,14 @@ def test_requantising_needs_new_optimizers_and_says_so() -> None:
     step(objective, objective.optimizers(), x, label)
 
 
-def test_planes_that_moved_under_their_optimizer_are_told() -> None:
+@pytest.mark.parametrize(
+    "change", [nn.Module.double, lambda net: net.load_state_dict(net.state_dict()), lambda net: requantize_(net)]
+)
+def test_planes_that_moved_under_their_optimizer_are_told(change: Callable) -> None:
     model = to_bits_(nn.Sequential(nn.Linear(4, 3)), 4)
     optimizer = PlaneSGD(list(bit_layers(model).values()), lr=0.1)
     optimizer.step()
-    model.double()
+    change(model)
     with pytest.raises(RuntimeError, match="moved"):
         optimizer.step()
 

@@ -123,7 +123,10 @@ class BitLayer(nn.Module):
     # training (bsq.sgd)
 
     def dense(self, keys: Keys) -> Tensor:
-        """The leaf that training differentiates, equal to the planes' weight; only between attach_ and detach_."""
+        """The leaf that training differentiates, only between attach_ and detach_.
+
+        It equals the planes' weight, but for sums so near a tie that their order decides.
+        """
         return self._get(keys.dense)
 
     @torch.no_grad()

@@ -190,7 +190,7 @@ def prune(planes: Planes, threshold: float = 0.0, at_least: int = 1) -> Planes:
 
 def group_norms(p: Tensor, n: Tensor) -> Tensor:
     """sqrt(1e-8 + ||p_i||^2 + ||n_i||^2) of every plane i, (N,)."""
-    return joint(squares(to_block(p, n)))
+    return joint(torch.cat([squares(x.movedim(-1, 0).unsqueeze(0)) for x in (p, n)]))
 
 
 def group_lasso(p: Tensor, n: Tensor) -> Tensor:
@@ -202,8 +202,9 @@ def group_lasso(p: Tensor, n: Tensor) -> Tensor:
 
 
 def to_block(p: Tensor, n: Tensor) -> Tensor:
-    """A new block of planes of shape (..., N)."""
-    return torch.stack((p, n)).movedim(-1, 1).contiguous()
+    """A new block of planes of shape (..., N), without a gradient."""
+    halves = [x.detach().movedim(-1, 0) for x in (p, n)]
+    return torch.stack(halves, out=p.new_empty((2, *halves[0].shape)))  # one copy, and contiguous
 
 
 def from_block(block: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,7 +222,8 @@ def signed_places(bits: int, like: Tensor) -> Tensor:
 def block_codes(block: Tensor, signed: Tensor) -> Tensor:
     """`codes` of a block, given its `signed_places`: shape block.shape[2:]."""
     limit = top(block.shape[1])
-    code = signed @ block.view(len(signed), -1)
+    with torch.autocast(block.device.type, enabled=False):
+        code = torch.mv(block.view(len(signed), -1).t(), signed)  # not `@`, which may take TF32 and lose the low planes
     return code.clamp_(-limit, limit).round_().view(block.shape[2:])
 
 

@@ -36,6 +36,14 @@ class Slot(NamedTuple):
         """N."""
         return self.block.shape[1]
 
+    @property
+    def attached(self) -> bool:
+        """Whether the layer still computes with the leaf, and its planes are still views of the block."""
+        if self.layer._parameters.get(self.keys.dense) is not self.leaf:
+            return False
+        own = self.layer.planes(self.keys)[:2]
+        return all(x.data_ptr() == half.data_ptr() for x, half in zip(own, self.block, strict=True))
+
 
 class PlaneSGD(Optimizer):
     """SGD with momentum and weight decay on planes and scales, with the group lasso, then planes clamped to [0, 2].
@@ -107,14 +115,17 @@ class PlaneSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Move planes and scales by the gradients of the dense leaves, and refresh the leaves."""
+        """Move planes and scales by the gradients of the dense leaves, and refresh the leaves.
+
+        Raises:
+            RuntimeError: the net was moved, loaded or changed after this optimizer was made.
+        """
+        if not all(slot.attached for slot in self.slots):
+            raise RuntimeError("the planes moved after their optimizer was made: make it when the net has its place")
         group = self.param_groups[0]
         momentum, decay, lr = group["momentum"], group["weight_decay"], group["lr"]
         gradients = [torch.zeros_like(s.leaf) if s.leaf.grad is None else s.leaf.grad for s in self.slots]
-        held = [slot.layer.planes(slot.keys) for slot in self.slots]
-        if any(own.p.data_ptr() != slot.block.data_ptr() for own, slot in zip(held, self.slots, strict=True)):
-            raise RuntimeError("the planes moved after their optimizer was made: make it when the net has its place")
-        scales = [own.scale.detach() for own in held]
+        scales = [slot.layer.planes(slot.keys).scale.detach() for slot in self.slots]
         dots = [torch.dot(g.flatten(), s.leaf.flatten()) for g, s in zip(gradients, self.slots, strict=True)]
         scale = torch.stack(scales)
         reach = self._units * self._per_plane(scale)

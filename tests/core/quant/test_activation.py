@@ -134,6 +134,15 @@ def test_training_moves_the_running_range_and_clips_its_gradient() -> None:
     assert x.grad is not None and x.grad.tolist() == [1, 0]
 
 
+def test_a_module_used_twice_trains_its_running_range() -> None:
+    """As in timm's Res2Nets, DLAs and HRNets."""
+    module = QuantActivation(ActivationConfig(3, "relu", "running")).train()
+    calibrate_(module, [torch.rand(100)])
+    x = torch.rand(100, requires_grad=True)
+    module(module(x) * 2).sum().backward()
+    assert x.grad is not None and bool(x.grad.any())
+
+
 def test_ranks_share_the_range_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluation is sharded by whole batches, and ranks may hold different numbers of them."""
     monkeypatch.setattr(dist, "is_initialized", lambda: True)

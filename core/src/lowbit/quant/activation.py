@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lowbit.errors import InputError
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": lambda x: F.hardtanh(x, 0.0, float("inf")),  # the backward of F.relu needs its output, which is rounded
+    "relu": F.relu,
     "relu6": F.relu6,  # gradient 0 at 0 and at 6
     "silu": F.silu,
     "gelu": F.gelu,
@@ -149,15 +149,21 @@ class QuantActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; the range is that of the whole tensor."""
-        config = self.config
-        y = FUNCTIONS[config.function](x) if self.alpha is None else pact(x, self.alpha)
+        config, by_batch = self.config, self.largest is None or self.seen is not None
+        if self.alpha is not None:
+            y = pact(x, self.alpha)
+        elif config.function == "relu" and config.bits and by_batch:
+            y = F.hardtanh(x, 0.0, float("inf"))  # the backward of F.relu needs its output, which is to be rounded
+        else:
+            y = FUNCTIONS[config.function](x)
         if not config.bits:
             return y
-        if self.largest is None or self.seen is not None:
+        if by_batch:
             return quantize_activation_(y, self._shared(_largest(y)), config.bits)
         if self.training:
             self._follow(self._shared(_largest(y)))
-        limit = self.largest.to(y.dtype)
+        assert self.largest is not None
+        limit = self.largest.to(y.dtype, copy=True)  # backward needs it, and another use of this module may move it
         return quantize_activation_(torch.clamp(y, -limit, limit), self.largest, config.bits)
 
     @torch.no_grad()
