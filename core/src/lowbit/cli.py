@@ -8,18 +8,18 @@ spellings of one parameter that disagree are an error, and every error is one li
 
 import dataclasses
 import functools
-import logging
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
 from lowbit.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, InputError, Stopped
 from lowbit.options import RunOptions
+from lowbit.train.console import configure_logging
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 Flags = Mapping[str, click.Option]
@@ -164,33 +164,6 @@ def fail(message: str, *, usage: bool = False) -> int:
     if os.environ.get("LOCAL_RANK", "0") == "0" if usage else process is None or process.first_to_say(message):
         click.echo(f"error: {' '.join(message.split())}", err=True)
     return EXIT_INPUT
-
-
-class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to whatever `sys.stderr` is at that moment (test runners replace it)."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, value: TextIO) -> None:
-        raise AttributeError("the stream of this handler is sys.stderr")
-
-
-def configure_logging(package: str) -> None:
-    """Our log lines and errors of others go to stderr (ranks above 0: no notes); stdout is the record."""
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's C++ advises every rank against what the loop needs
-    root = logging.getLogger()
-    root.handlers = [h for h in root.handlers if not isinstance(h, _Stderr)]  # of another command in this process
-    handler = _Stderr()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(lambda line: line.levelno > logging.WARNING or line.name.split(".")[0] in ("lowbit", package))
-    root.addHandler(handler)
-    root.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
 
 
 def run_options(
