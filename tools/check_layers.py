@@ -12,20 +12,19 @@ ROOT = Path(__file__).resolve().parent.parent
 # Top to bottom; one tuple is one layer, whose members do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "options"),
+    ("files",),
+    ("config",),
     ("data",),
+    ("checkpoint",),
     ("models",),
     ("quant",),
-    ("objectives",),
-    ("variants",),
+    ("losses",),
     ("train",),
-    ("ptq",),
     ("evaluate",),
     ("cost",),
     ("export",),
-    ("demo",),
-    ("config_files",),
-    ("config",),
     ("loading",),
+    ("demo",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

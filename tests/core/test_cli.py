@@ -10,7 +10,8 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from lowbit.cli import Group, Real, Several, run_options
+from lowbit.cli.options import run_options
+from lowbit.cli.parsing import Group, Real, Several
 from lowbit.errors import InputError, Stopped
 from lowbit.options import RunOptions
 
@@ -136,7 +137,8 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
 
 
 def test_importing_it_imports_no_torch() -> None:
-    code = "import sys, lowbit.cli, lowbit.train.signals; sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
+    imports = "import sys, lowbit.cli.options, lowbit.train.signals"
+    code = f"{imports}; sys.exit(any(m in sys.modules for m in ('torch', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

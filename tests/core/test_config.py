@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from lowbit.config import Node, dump_config, leaves, load_config
+from lowbit.config.tree import Node, dump_config, leaves, load_config
 from lowbit.errors import InputError
 
 

@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from torch.optim import SGD
 
+from lowbit.checkpoint import newest_good
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
-from lowbit.objectives.heads import build_heads
+from lowbit.models.heads import build_heads
 from lowbit.quant.bits import derive_policy
 from lowbit.quant.convert import quantize_uniform_
 from lowbit.quant.observers import ObserverConfig
 from lowbit.quant.uniform import WeightConfig
 from lowbit.train.bn import sync_batchnorm_
-from lowbit.train.checkpoint import newest_good
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Run, fit
 from lowbit.train.process import finish, make_accelerator

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lowbit.config import dump_config, leaves
+from lowbit.config.tree import dump_config, leaves
 from lowbit.errors import InputError
 from ssql.config import Config, read_config
 from ssql.idle import Command, without_effect

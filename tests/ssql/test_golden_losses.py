@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lowbit.losses.contrastive import info_nce, nt_xent
+from lowbit.losses.cosine import cosine_loss
+from lowbit.losses.queue import KeyQueue
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.create import create_model
-from lowbit.objectives.contrastive import info_nce, nt_xent
-from lowbit.objectives.cosine import cosine_loss
-from lowbit.objectives.heads import build_heads
-from lowbit.objectives.queue import KeyQueue
+from lowbit.models.heads import build_heads
 from lowbit.quant.bits import derive_policy
 
 

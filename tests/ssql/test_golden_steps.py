@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowbit.data.batch import Batch
+from lowbit.losses.contrastive import info_nce, nt_xent
+from lowbit.losses.cosine import cosine_loss
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.create import create_model
-from lowbit.objectives.contrastive import info_nce, nt_xent
-from lowbit.objectives.cosine import cosine_loss
-from lowbit.objectives.heads import build_heads
+from lowbit.models.heads import build_heads
 from lowbit.quant.bits import derive_policy
 from lowbit.quant.convert import quantize_uniform_
 from lowbit.quant.uniform import WeightConfig

@@ -10,7 +10,7 @@ from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.objectives.heads import build_heads
+from lowbit.models.heads import build_heads
 from lowbit.quant.bits import derive_policy
 from lowbit.quant.convert import activations, weight_quantizers
 from ssql.config import Config, Quant

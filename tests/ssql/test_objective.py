@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lowbit.data.batch import Batch
-from lowbit.objectives.cosine import cosine_loss
+from lowbit.losses.cosine import cosine_loss
 from lowbit.quant.convert import activations, in_mode, weight_quantizers
 from lowbit.train.protocol import Clock, Out, Pass
 from ssql.objective import Drawing, SelfSupervised

@@ -22,7 +22,7 @@ def test_layers_are_in_order() -> None:
         ("lowbit", "train", "lowbit.data.loader", True),
         ("lowbit", "train", "lowbit.evaluate.classify", False),
         ("lowbit", "data", "lowbit.train", False),
-        ("lowbit", "objectives", "lowbit.train.protocol", False),
+        ("lowbit", "losses", "lowbit.train.protocol", False),
         ("lowbit", "quant", "bsq.layers", False),
         ("bsq", "run", "ssql.run", False),
         ("bsq", "run", "lowbit.train.loop", True),

@@ -14,12 +14,12 @@ from bsq.phase import Phase, run_phase, student
 from bsq.report import summary
 from bsq.session import Session, figures
 from bsq.size import size
+from lowbit.checkpoint import BEST, read_checkpoint, write_checkpoint
 from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores
 from lowbit.options import RunOptions
 from lowbit.quant.activation import uncalibrated
 from lowbit.quant.layers import to_plain_
-from lowbit.train.checkpoint import BEST, read_checkpoint, write_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Result
 

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from bsq.options import ActOptions, PruneOptions, SgdOptions, WidthOptions, net_of
-from lowbit.cli import Decorator, Real, Several, apply_options, gathered, run_options
+from lowbit.cli.options import Decorator, apply_options, gathered, run_options
+from lowbit.cli.parsing import Real, Several
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)

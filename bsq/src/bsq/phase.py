@@ -12,13 +12,14 @@ from bsq import load, record
 from bsq.convert import check_widths, nbit_dict
 from bsq.options import SgdOptions, flag_of
 from bsq.session import Session
+from lowbit.checkpoint import BEST
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
+from lowbit.files import replace_file
 from lowbit.train.bn import sync_batchnorm_
-from lowbit.train.checkpoint import BEST, replace_file
 from lowbit.train.folder import RunFolder
 from lowbit.train.log import read_metrics
 from lowbit.train.loop import Result, Run, check_run, fit

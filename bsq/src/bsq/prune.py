@@ -17,11 +17,11 @@ from bsq.report import summary
 from bsq.session import Session, figures
 from bsq.size import size
 from bsq.target import Aim
+from lowbit.checkpoint import read_checkpoint, write_checkpoint
 from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores
 from lowbit.options import RunOptions
 from lowbit.quant.activation import uncalibrated
-from lowbit.train.checkpoint import read_checkpoint, write_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Result
 from lowbit.train.process import on_main

@@ -17,8 +17,9 @@ from bsq.forms import BIAS, WEIGHT
 from bsq.options import NetOptions
 from bsq.size import size
 from lowbit.cost import cost
+from lowbit.files import write_json
 from lowbit.options import RunOptions
-from lowbit.train.folder import RunFolder, write_json
+from lowbit.train.folder import RunFolder
 
 COMPRESSIONS = {
     "compression": "bit layers, sign not counted (the authors')",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
+from lowbit.checkpoint import read_checkpoint
 from lowbit.errors import InputError
 from lowbit.export.backbone import load_backbone
 from lowbit.export.packed import load_packed
-from lowbit.train.checkpoint import read_checkpoint
 
 GROUP = "lowbit.methods"
 

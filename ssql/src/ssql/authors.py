@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from lowbit.checkpoint import check_kinds
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.objectives.heads import Heads, projector
+from lowbit.models.heads import Heads, projector
 from lowbit.quant.bits import derive_policy, short
 from lowbit.quant.convert import activations
-from lowbit.train.checkpoint import check_kinds
 from ssql.config import Quant
 from ssql.methods import attach_projector_, quantize_
 

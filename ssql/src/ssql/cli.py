@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from lowbit.cli import Decorator, Group, Real, apply_options, run_options
+from lowbit.cli.options import Decorator, apply_options, run_options
+from lowbit.cli.parsing import Group, Real
 from lowbit.errors import InputError
 from lowbit.options import RunOptions
 from lowbit.train import signals

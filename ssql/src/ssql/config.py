@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lowbit.config import Node, load_config
+from lowbit.config.tree import Node, load_config
 from ssql.idle import Command, without_effect
 from ssql.keys import Amount, AtLeastOne, Aug, BitRange, Bits, Count, Fraction, Model, Positive, Train
 
@@ -191,7 +191,7 @@ def read_config(
     `-j`, `-p` and `--output` have the defaults of the authors' command line (4, 50, ./train_log).
 
     Raises:
-        InputError: see `lowbit.config.load_config`.
+        InputError: see `lowbit.config.tree.load_config`.
     """
     defaults = {"TRAIN.NUM_WORKERS": 4, "TRAIN.PRINT_FREQ": 50, "OUTPUT": "./train_log"}
     dead = partial(without_effect, command)

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from lowbit.config import dump_config
+from lowbit.checkpoint import CHECKPOINT
+from lowbit.config.tree import dump_config
 from lowbit.demo import NEEDED, prepare, run_stage, told_when_stopped, verdict
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
 from lowbit.evaluate.collapse import HEALTHY
@@ -23,7 +24,6 @@ from lowbit.evaluate.sweep import Row, draw
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions
-from lowbit.train.checkpoint import CHECKPOINT
 from lowbit.train.folder import RunFolder
 from ssql import pretrain, sweep
 from ssql.config import read_config

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowbit.config import dump_config
+from lowbit.config.tree import dump_config
 from lowbit.data.pictures import Pictures, balanced_subset
 from lowbit.errors import InputError
 from lowbit.evaluate.features import extract
 from lowbit.evaluate.sweep import write_csv
+from lowbit.files import replace_file
 from lowbit.options import RunOptions
-from lowbit.train.checkpoint import replace_file
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
 from ssql.config import Config

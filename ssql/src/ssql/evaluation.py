@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from lowbit.checkpoint import check_kinds, first_bad, read_checkpoint
 from lowbit.data.hashing import permutation
 from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
@@ -24,7 +25,6 @@ from lowbit.evaluate.features import AsEvaluated, until_stopped
 from lowbit.export.backbone import KEY
 from lowbit.models.create import create_model
 from lowbit.quant.convert import calibrate_ranges_
-from lowbit.train.checkpoint import check_kinds, first_bad, read_checkpoint
 from lowbit.train.session import Session
 from ssql import authors
 from ssql.config import Calibration, Config, Quant

@@ -7,7 +7,7 @@ knows no warm-up, smoothing or mixing; the quantization tools beyond `uniform` a
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from lowbit.config import leaves
+from lowbit.config.tree import leaves
 
 if TYPE_CHECKING:
     from ssql.config import Config

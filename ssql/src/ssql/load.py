@@ -13,9 +13,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from lowbit.config import dump_config
+from lowbit.checkpoint import check_kinds
+from lowbit.config.tree import dump_config
 from lowbit.errors import InputError
-from lowbit.train.checkpoint import check_kinds
 from lowbit.train.protocol import Objective
 from lowbit.train.state import on_cpu, rename
 from ssql import authors

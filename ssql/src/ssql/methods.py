@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim import SGD
 
 from lowbit.errors import InputError
+from lowbit.losses.cosine import cosine_loss, squared_distance_loss
 from lowbit.models.create import create_model
+from lowbit.models.heads import Heads, build_heads
 from lowbit.models.surgery import replace_, run_blank
-from lowbit.objectives.cosine import cosine_loss, squared_distance_loss
-from lowbit.objectives.heads import Heads, build_heads
 from lowbit.quant.bits import BitPolicy, derive_policy
 from lowbit.quant.convert import quantize_uniform_
 from lowbit.quant.observers import ObserverConfig

@@ -26,11 +26,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
-from lowbit.objectives.contrastive import crossed_nt_xent, info_nce, nt_xent, queue_logits
-from lowbit.objectives.cosine import Pair, SiameseLoss, cosine_loss
-from lowbit.objectives.momentum import momentum_copy, update_momentum_
-from lowbit.objectives.queue import KeyQueue
-from lowbit.objectives.ranks import Shuffle, ranks_of
+from lowbit.losses.contrastive import crossed_nt_xent, info_nce, nt_xent, queue_logits
+from lowbit.losses.cosine import Pair, SiameseLoss, cosine_loss
+from lowbit.losses.queue import KeyQueue
+from lowbit.losses.ranks import Shuffle, ranks_of
+from lowbit.models.momentum import momentum_copy, update_momentum_
 from lowbit.quant.bits import A_RANGE, W_RANGE, draw_bits
 from lowbit.quant.convert import in_mode, reset_ranges_, set_bits_, sync_ranges_
 from lowbit.train.protocol import Clock, Objective, Out, Pass

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lowbit.config import leaves
+from lowbit.config.tree import leaves
 from lowbit.data.loader import Loader
 from lowbit.errors import InputError
 from lowbit.models.create import check_arch

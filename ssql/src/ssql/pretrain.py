@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from lowbit.checkpoint import write_checkpoint
 from lowbit.data.datasets import DATASETS
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures
@@ -23,7 +24,6 @@ from lowbit.evaluate.collapse import HEALTHY
 from lowbit.export.backbone import save_backbone
 from lowbit.options import RunOptions
 from lowbit.train.bn import sync_batchnorm_
-from lowbit.train.checkpoint import write_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Result, Run, fit
 from lowbit.train.process import on_main

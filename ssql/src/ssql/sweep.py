@@ -18,7 +18,7 @@ from typing import get_args
 
 import torch
 
-from lowbit.config import dump_config
+from lowbit.config.tree import dump_config
 from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError

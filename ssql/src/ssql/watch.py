@@ -6,10 +6,10 @@ from pathlib import Path
 
 from torch import nn
 
+from lowbit.checkpoint import write_checkpoint
 from lowbit.data.loader import EvalLoader
 from lowbit.evaluate.collapse import collapse_probe
 from lowbit.evaluate.knn import K, knn_probe
-from lowbit.train.checkpoint import write_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.log import read_metrics
 from lowbit.train.process import on_main

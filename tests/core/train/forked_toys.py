@@ -15,6 +15,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from toy_objectives import stages
 
+from lowbit.checkpoint import newest_good, write_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import FolderPictures, MemoryPictures
@@ -22,7 +23,6 @@ from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.errors import EXIT_FAULT, EXIT_INPUT, EXIT_STOPPED, InputError, Stopped
 from lowbit.train import signals
 from lowbit.train.bn import reestimate_batchnorm_, sync_batchnorm_
-from lowbit.train.checkpoint import newest_good, write_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Run, fit
 from lowbit.train.process import finish, first_to_say, make_accelerator, on_main, stop_agreed
@@ -142,7 +142,7 @@ def work(s: Mapping[str, Any]) -> None:
 
 
 def save_until_killed(s: Mapping[str, Any]) -> None:
-    """Write a checkpoint and die before the line number `at` of `lowbit.train.checkpoint` that is executed."""
+    """Write a checkpoint and die before the line number `at` of `lowbit.checkpoint` that is executed."""
     lines = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:

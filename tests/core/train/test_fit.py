@@ -11,9 +11,9 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.optim import SGD
 
+from lowbit.checkpoint import read_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
-from lowbit.train.checkpoint import read_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.log import read_metrics
 from lowbit.train.loop import Result, Run, fit

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lowbit.errors import InputError
-from lowbit.train.folder import RunFolder, environment, write_json
+from lowbit.files import write_json
+from lowbit.train.folder import RunFolder, environment
 
 
 def test_describes_the_run(tmp_path: Path) -> None:

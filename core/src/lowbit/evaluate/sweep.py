@@ -28,7 +28,7 @@ from lowbit.evaluate.classify import Batches
 from lowbit.evaluate.features import Encode, Features, extract, pooled
 from lowbit.evaluate.knn import TEMPERATURE, K, check_neighbours, knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
-from lowbit.train.checkpoint import replace_file
+from lowbit.files import replace_file
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lowbit.errors import InputError
+from lowbit.files import replace_file
 from lowbit.models.create import create_model
 from lowbit.quant.layers import to_plain_
-from lowbit.train.checkpoint import replace_file
 
 KEY = "lowbit.backbone"
 

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.export.bitstream import pack, packed_bytes, unpack
+from lowbit.files import replace_file
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
 from lowbit.quant.activation import ActivationConfig, QuantActivation, quantizers
 from lowbit.quant.layers import Codes, quantized_layers, to_plain_
-from lowbit.train.checkpoint import replace_file
 
 KEY, FORMAT = "lowbit.packed", 1
 MAX_STORED = 32  # bits of a code

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from lowbit.checkpoint import BEST, CHECKPOINT
 from lowbit.errors import InputError
-from lowbit.train.checkpoint import BEST, CHECKPOINT, replace_file
-from lowbit.train.log import finite
+from lowbit.files import write_json
 
 if sys.platform == "win32":
     fcntl = None
@@ -41,15 +41,6 @@ RUN_FILES = (
     "record.txt",
     "report.json",
 )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON in one rename; numbers that JSON cannot hold (infinity, NaN) become null.
-
-    Raises:
-        InputError: the disk is full or the folder cannot be written.
-    """
-    replace_file(path, (json.dumps(finite(value), indent=2, default=str, allow_nan=False) + "\n").encode())
 
 
 def environment() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lowbit.errors import InputError
-from lowbit.train.checkpoint import replace_file
+from lowbit.files import finite, replace_file
 
 log = logging.getLogger(__name__)
 
@@ -72,15 +71,6 @@ class Meter:
         """Put back what `state` gave."""
         self.recent = {name: (list(v.to(self.device)), list(w)) for name, (v, w) in state["recent"].items()}
         self.epoch = {name: (pair[0], pair[1]) for name, pair in state["epoch"].items()}
-
-
-def finite(value: Any) -> Any:
-    """`value` with None in the place of infinity and NaN, inside dicts, lists and tuples too."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(inner) for key, inner in value.items()}
-    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

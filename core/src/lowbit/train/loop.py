@@ -11,10 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from lowbit.checkpoint import write_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError, Stopped
 from lowbit.train import state as states
-from lowbit.train.checkpoint import write_checkpoint
 from lowbit.train.engine import Engine, seed_global
 from lowbit.train.process import broadcast_, check_precision, on_main, stop_agreed
 from lowbit.train.protocol import Clock, Objective, Stage

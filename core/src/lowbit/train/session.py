@@ -12,11 +12,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
+from lowbit.checkpoint import newest_good, read_checkpoint
 from lowbit.data.datasets import load_dataset
 from lowbit.data.pictures import Pictures, balanced_subset, val_split
 from lowbit.errors import Stopped
 from lowbit.options import RunOptions
-from lowbit.train.checkpoint import newest_good, read_checkpoint
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import finish, make_accelerator, on_main, start_trackers
 

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from lowbit.checkpoint import check_kinds
 from lowbit.errors import InputError
-from lowbit.train.checkpoint import check_kinds
 from lowbit.train.engine import Engine, load_optimizers
 from lowbit.train.log import Meter
 from lowbit.train.protocol import Objective, Stage

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
-from lowbit.objectives.ranks import Ranks, gather_rows
+from lowbit.losses.ranks import Ranks, gather_rows
 
 
 class KeyQueue(nn.Module):

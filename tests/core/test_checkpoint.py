@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from lowbit.checkpoint import newest_good, previous, read_checkpoint, write_checkpoint
 from lowbit.errors import InputError
-from lowbit.train.checkpoint import newest_good, previous, read_checkpoint, write_checkpoint
 
 NAME = "checkpoint.pth.tar"
 

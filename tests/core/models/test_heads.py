@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lowbit.errors import InputError
-from lowbit.objectives.heads import HEADS, build_heads
-from lowbit.objectives.momentum import momentum_copy, update_momentum_
-from lowbit.objectives.queue import KeyQueue
+from lowbit.losses.queue import KeyQueue
+from lowbit.models.heads import HEADS, build_heads
+from lowbit.models.momentum import momentum_copy, update_momentum_
 
 
 def kinds(head: nn.Module) -> str:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowbit.objectives.cosine import cosine_loss, negative_cosine, squared_distance_loss
+from lowbit.losses.cosine import cosine_loss, negative_cosine, squared_distance_loss
 
 
 def slow_cosines(p: Tensor, z: Tensor) -> float:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from lowbit.config_files import BASE, Given, StrictLoader, chain, locate, one_line
+from lowbit.config.files import BASE, Given, StrictLoader, chain, locate, one_line
 from lowbit.errors import InputError
 
 MAX_DEPTH, MAX_VALUES = 20, 100_000  # of one value: YAML aliases may multiply without end

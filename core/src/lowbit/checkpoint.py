@@ -1,14 +1,8 @@
-"""Checkpoint files: written whole or not at all, read without running code, with the one before kept beside.
+"""Checkpoint files: written whole or not at all (`lowbit.files`), read without running code."""
 
-`checkpoint.pth.tar` is replaced by a rename; before that it gets a second name, `checkpoint.prev.pth.tar` (a hard
-link), so that a good file exists at every moment, also when the process is killed between the renames.
-"""
-
-import contextlib
 import errno
 import io
 import logging
-import os
 import pickle
 import warnings
 import zipfile
@@ -20,71 +14,12 @@ import torch
 from torch import Tensor
 
 from lowbit.errors import InputError
+from lowbit.files import previous, replace_file
 
 CHECKPOINT = "checkpoint.pth.tar"
 BEST = "model_best.pth.tar"
 
 log = logging.getLogger(__name__)
-
-
-def previous(path: Path) -> Path:
-    """Name of the file before: `checkpoint.pth.tar` -> `checkpoint.prev.pth.tar`."""
-    stem, dot, rest = path.name.partition(".")
-    return path.with_name(f"{stem}.prev{dot}{rest}")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames durable; file systems that cannot sync a folder have done what they can."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def _keep(path: Path) -> None:
-    """Give `path` its second name. Renaming one link onto another of the same file does nothing, hence the unlinks."""
-    if not path.exists():
-        return
-    link = path.with_name(f".{path.name}.link")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(path, link)
-    except OSError:  # no hard links here: for a moment only the previous file exists, which `newest_good` finds
-        path.replace(previous(path))
-        return
-    link.replace(previous(path))
-    link.unlink(missing_ok=True)
-
-
-def replace_file(path: Path, data: bytes | memoryview, *, keep_previous: bool = False) -> None:
-    """Write `data` to a temporary file, flush it to the disk, rename it to `path`.
-
-    Raises:
-        InputError: it cannot be written (a full disk); the last good file is untouched and nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep_previous:
-            _keep(path)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot write {path} ({len(data) / 1e6:.1f} MB): {error.strerror or error}; the last good file is "
-            "untouched: make room or correct the rights there, then go on with --resume auto"
-        ) from error
-    _sync_folder(path.parent)
 
 
 def pack(state: Mapping[str, Any]) -> memoryview:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowbit.objectives.ranks import Ranks, gather_rows
+from lowbit.losses.ranks import Ranks, gather_rows
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float, layout: Ranks | None = None) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowbit.objectives.contrastive import crossed_nt_xent, info_nce, nt_xent, queue_logits
+from lowbit.losses.contrastive import crossed_nt_xent, info_nce, nt_xent, queue_logits
 
 
 def slow_nt_xent(first: Tensor, second: Tensor, temperature: float) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lowbit.objectives.ranks import Ranks, Shuffle, gather_rows, ranks_of
+from lowbit.losses.ranks import Ranks, Shuffle, gather_rows, ranks_of
 
 
 def test_three_ranks_of_unequal_parts_equal_one_process(tmp_path: Path) -> None:

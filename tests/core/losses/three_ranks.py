@@ -9,9 +9,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lowbit.objectives.contrastive import crossed_nt_xent, nt_xent
-from lowbit.objectives.queue import KeyQueue
-from lowbit.objectives.ranks import Ranks, Shuffle, gather_rows, ranks_of
+from lowbit.losses.contrastive import crossed_nt_xent, nt_xent
+from lowbit.losses.queue import KeyQueue
+from lowbit.losses.ranks import Ranks, Shuffle, gather_rows, ranks_of
 from lowbit.quant.convert import activations, set_mode_, sync_ranges_
 from lowbit.quant.observers import ObserverConfig
 from lowbit.quant.uniform_layers import ObservedActivation

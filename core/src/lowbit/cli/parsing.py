@@ -1,27 +1,22 @@
-"""What every command line shares: option types, how a run ends, and the options of `lowbit.options.RunOptions`.
+"""How command lines are read, and how a program ends.
 
-Importing this module does not import torch, so that `--help` stays fast. click is bent in three places, since the
+Importing this package does not import torch, so that `--help` stays fast. click is bent in three places, since the
 original programs were written for argparse: an option may take several values after one flag (`--schedule 150 250`),
 spellings of one parameter that disagree are an error, and every error is one line on stderr with the exit code of
 `lowbit.errors`.
 """
 
-import dataclasses
-import functools
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
 from lowbit.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, InputError, Stopped
-from lowbit.options import RunOptions
 from lowbit.train.console import configure_logging
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 Flags = Mapping[str, click.Option]
 
 
@@ -164,123 +159,3 @@ def fail(message: str, *, usage: bool = False) -> int:
     if os.environ.get("LOCAL_RANK", "0") == "0" if usage else process is None or process.first_to_say(message):
         click.echo(f"error: {' '.join(message.split())}", err=True)
     return EXIT_INPUT
-
-
-def run_options(
-    *,
-    seed: int = 0,
-    output_flags: Sequence[str] = ("--output",),
-    output: Path | None = None,
-    output_note: str = "nothing is written without it",
-    data: bool = True,
-    training: bool = True,
-) -> Decorator:
-    """Give a command the shared options; it receives them as one argument `options: RunOptions`.
-
-    Args:
-        seed: the original program's default.
-        output_flags: every spelling of `--output`; the originals had their own names for it.
-        output: default folder.
-        output_note: what happens without `--output` where there is no default.
-        data: False leaves out what concerns pictures and computing.
-        training: False leaves out what only a training loop understands.
-    """
-    chosen = _data_options(seed) if data else []
-    chosen += _folder_options(output_flags, output, output_note)
-    chosen += _training_options() if training else []
-    return gathered("options", RunOptions, chosen, {f.name: f.name for f in dataclasses.fields(RunOptions)})
-
-
-def gathered(name: str, build: Callable[..., Any], options: Sequence[Decorator], keys: Mapping[str, str]) -> Decorator:
-    """Give a command several options as one argument `name`, which `build` makes of them.
-
-    Args:
-        name: of the command's argument.
-        build: makes the value (a dataclass, or a function).
-        options: click options.
-        keys: click's name of each option -> its parameter in `build`.
-    """
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def wrapper(**values: Any) -> Any:
-            picked = {key: values.pop(given) for given, key in keys.items() if given in values}
-            return command(**values, **{name: build(**picked)})
-
-        return apply_options(options)(wrapper)
-
-    return decorate
-
-
-def apply_options(options: Sequence[Decorator]) -> Decorator:
-    """One decorator out of several options, shown by `--help` in the given order."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _data_options(seed: int) -> list[Decorator]:
-    path = click.Path(path_type=Path)
-    count, many, seeds = click.IntRange(min=1), click.IntRange(min=0), click.IntRange(0, 2**63 - 1)
-    return [
-        click.option("--data", type=path, default=Path("./data"), show_default=True, help="Dataset root."),
-        click.option("--download", is_flag=True, help="Let torchvision download the dataset into --data."),
-        click.option("-j", "--workers", type=many, default=4, show_default=True, help="Loader processes (folders)."),
-        click.option("--seed", "--manualSeed", type=seeds, default=seed, show_default=True, help="For everything."),
-        click.option(
-            "--mixed-precision",
-            type=click.Choice(["no", "bf16", "fp16"]),
-            default="no",
-            envvar="ACCELERATE_MIXED_PRECISION",
-            show_default=True,
-            help="Through accelerate; fp16 needs a GPU.",
-        ),
-        click.option("--channels-last", is_flag=True, help="Memory format of pictures and weights."),
-        click.option("--limit-train", type=count, metavar="N", help="N training pictures, class-balanced."),
-        click.option("--limit-eval", type=count, metavar="N", help="N test pictures, class-balanced."),
-        click.option("--pretrained", is_flag=True, help="timm's weights, and the pictures prepared as they expect."),
-        click.option(
-            "--max-corrupt",
-            type=Real(0, 1),
-            default=0.001,
-            show_default=True,
-            help="Fraction of unreadable pictures tolerated (named and counted).",
-        ),
-        click.option("--dry-run", is_flag=True, help="Check everything, print the plan, write nothing."),
-    ]
-
-
-def _folder_options(flags: Sequence[str], default: Path | None, note: str) -> list[Decorator]:
-    return [
-        click.option(
-            *flags,
-            "output",
-            type=click.Path(path_type=Path, file_okay=False),
-            default=default,
-            show_default=default is not None,
-            help="The run's folder" + ("." if default is not None else f"; {note}."),
-        ),
-        click.option("--overwrite", is_flag=True, help="Replace the run that --output holds."),
-    ]
-
-
-def _training_options() -> list[Decorator]:
-    count = click.IntRange(min=1)
-    return [
-        click.option("--resume", metavar="auto|PATH", callback=_empty_is_none, help="Continue the run of --output."),
-        click.option("--max-steps", type=count, metavar="N", help="Stop after N steps and save."),
-        click.option("--save-every", type=count, metavar="N", help="Steps between checkpoints (default: an epoch)."),
-        click.option("--compile", is_flag=True, help="Compile the backbone."),
-        click.option("--val-split", type=Real(0, 1, min_open=True, max_open=True), help="Held-out fraction."),
-        click.option("--accumulate", type=count, default=1, show_default=True, help="Parts of a batch per step."),
-        click.option("--clip-grad", type=Real(0, min_open=True), metavar="NORM", help="Clip the gradients' norm."),
-        click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="accelerate's trackers; repeatable."),
-    ]
-
-
-def _empty_is_none(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    return value or None  # the originals' default was ''

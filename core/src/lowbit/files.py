@@ -1,0 +1,93 @@
+"""Files written whole or not at all: a temporary file, then one rename (no torch here).
+
+With `keep_previous` the file that is replaced keeps a second name (a hard link), so that a good file exists at every
+moment, also when the process is killed between the renames.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lowbit.errors import InputError
+
+
+def previous(path: Path) -> Path:
+    """Name of the file before: `checkpoint.pth.tar` -> `checkpoint.prev.pth.tar`."""
+    stem, dot, rest = path.name.partition(".")
+    return path.with_name(f"{stem}.prev{dot}{rest}")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames durable; file systems that cannot sync a folder have done what they can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _keep(path: Path) -> None:
+    """Give `path` its second name. Renaming one link onto another of the same file does nothing, hence the unlinks."""
+    if not path.exists():
+        return
+    link = path.with_name(f".{path.name}.link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # no hard links here: for a moment only the previous file exists, which `newest_good` finds
+        path.replace(previous(path))
+        return
+    link.replace(previous(path))
+    link.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes | memoryview, *, keep_previous: bool = False) -> None:
+    """Write `data` to a temporary file, flush it to the disk, rename it to `path`.
+
+    Raises:
+        InputError: it cannot be written (a full disk); the last good file is untouched and nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_previous:
+            _keep(path)
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot write {path} ({len(data) / 1e6:.1f} MB): {error.strerror or error}; the last good file is "
+            "untouched: make room or correct the rights there, then go on with --resume auto"
+        ) from error
+    _sync_folder(path.parent)
+
+
+def finite(value: Any) -> Any:
+    """`value` with None in the place of infinity and NaN, inside dicts, lists and tuples too."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(inner) for key, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON in one rename; numbers that JSON cannot hold (infinity, NaN) become null.
+
+    Raises:
+        InputError: the disk is full or the folder cannot be written.
+    """
+    replace_file(path, (json.dumps(finite(value), indent=2, default=str, allow_nan=False) + "\n").encode())
