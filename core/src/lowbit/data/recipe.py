@@ -207,7 +207,7 @@ def imagenet_eval(
 
 
 def ssl_views(side: int, channels: Channels, blur: bool) -> Recipe:
-    """The view recipe of SSQL and US3L, for each view: crop, flip, jitter, grey, and off CIFAR a blur half the time."""
+    """Of self-supervised pretraining, for each view: crop, flip, jitter, grey, and off CIFAR a blur half the time."""
     colour: tuple[Colour, ...] = (ColorJitter(), RandomGrayscale())
     return Recipe(channels, RandomResizedCrop(side, (0.2, 1.0)), (*colour, RandomBlur()) if blur else colour)
 
