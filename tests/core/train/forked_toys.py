@@ -142,12 +142,12 @@ def work(s: Mapping[str, Any]) -> None:
 
 
 def save_until_killed(s: Mapping[str, Any]) -> None:
-    """Write a checkpoint and die before the line number `at` of `lowbit.checkpoint` that is executed."""
+    """Write a checkpoint and die before the line number `at` of `lowbit.checkpoint` and `lowbit.files` that is executed."""
     lines = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
         nonlocal lines
-        if not frame.f_code.co_filename.endswith("train/checkpoint.py"):
+        if not frame.f_code.co_filename.endswith(("lowbit/checkpoint.py", "lowbit/files.py")):
             return None
         if event == "line":
             if lines == s.get("at"):
