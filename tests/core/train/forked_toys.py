@@ -142,7 +142,7 @@ def work(s: Mapping[str, Any]) -> None:
 
 
 def save_until_killed(s: Mapping[str, Any]) -> None:
-    """Write a checkpoint and die before the line number `at` of `lowbit.checkpoint` and `lowbit.files` that is executed."""
+    """Write a checkpoint and die before the line number `at` of `lowbit.checkpoint` or `lowbit.files` that is run."""
     lines = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
