@@ -10,10 +10,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from lowbit.cli.options import run_options
+from lowbit.cli.options import optim_options, run_options
 from lowbit.cli.parsing import Group, Real, Several
 from lowbit.errors import InputError, Stopped
-from lowbit.options import RunOptions
+from lowbit.options import OptimOptions, RunOptions
 
 seen: dict[str, Any] = {}
 
@@ -27,6 +27,7 @@ def toy() -> None:
 @click.option("--schedule", cls=Several, type=int, default=(150, 225))
 @click.option("--lr", "--learning-rate", type=Real(0, 1), default=0.1)
 @click.option("-e", "--evaluate", is_flag=True)
+@optim_options(opt="sgd", sched="step at --schedule")
 @run_options(seed=7, output_flags=("-c", "--checkpoint", "--output"))
 def go(**values: Any) -> None:
     """Record what was understood."""
@@ -76,6 +77,33 @@ def test_shared_options_arrive_as_one_value() -> None:
     assert run("go", "-c", "x", "-j2", "--limit-eval", "10", "--tracker", "a", "--tracker", "b").exit_code == 0
     expected = RunOptions(output=Path("x"), workers=2, limit_eval=10, trackers=("a", "b"), seed=7)
     assert seen["options"] == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ((), OptimOptions()),
+        (
+            ("--opt", "lars", "--sched=cosine", "--warmup-epochs", "5"),
+            OptimOptions(opt="lars", sched="cosine", warmup_epochs=5),
+        ),
+        (("--opt", "adamw"), OptimOptions(opt="adamw")),
+    ],
+)
+def test_optimizer_and_schedule_arrive_as_one_value(args: tuple[str, ...], expected: OptimOptions) -> None:
+    assert run("go", *args).exit_code == 0
+    assert seen["optim"] == expected
+
+
+def test_help_names_the_methods_own_optimizer_and_schedule() -> None:
+    text = " ".join(run("go", "--help").stdout.split())
+    assert "[default: sgd]" in text and "[default: step at --schedule]" in text
+
+
+@pytest.mark.parametrize("args", [("--opt", "adam"), ("--sched", "poly"), ("--warmup-epochs", "-1")])
+def test_other_optimizers_and_schedules_are_refused(args: tuple[str, str]) -> None:
+    result = run("go", *args)
+    assert result.exit_code == 2 and args[1] in result.stderr and len(result.stderr.splitlines()) == 1
 
 
 def test_mixed_precision_falls_back_to_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:

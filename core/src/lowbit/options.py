@@ -1,4 +1,4 @@
-"""The options that every training or evaluating command shares, as one value (no torch: `--help` imports this)."""
+"""The options that every training or evaluating command shares, as values (no torch: `--help` imports this)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,3 +40,18 @@ class RunOptions:
     pretrained: bool = False
     max_corrupt: float = 0.001
     dry_run: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimOptions:
+    """Optimizer and schedule, where a run should not have the method's own.
+
+    Attributes:
+        opt: "sgd", "adamw" or "lars"; None: the method's own.
+        sched: "step" or "cosine"; None: the method's own.
+        warmup_epochs: epochs, from the first, in which the learning rate rises linearly to its full value.
+    """
+
+    opt: str | None = None
+    sched: str | None = None
+    warmup_epochs: int = 0

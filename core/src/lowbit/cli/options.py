@@ -1,4 +1,4 @@
-"""The options that every training or evaluating command shares, as decorators that make `lowbit.options.RunOptions`."""
+"""The options that every training or evaluating command shares: decorators that make the values of `lowbit.options`."""
 
 import dataclasses
 import functools
@@ -9,9 +9,11 @@ from typing import Any
 import click
 
 from lowbit.cli.parsing import Real
-from lowbit.options import RunOptions
+from lowbit.options import OptimOptions, RunOptions
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+OPTIMIZERS = ("sgd", "adamw", "lars")
+SCHEDULES = ("step", "cosine")
 
 
 def run_options(
@@ -37,6 +39,28 @@ def run_options(
     chosen += _folder_options(output_flags, output, output_note)
     chosen += _training_options() if training else []
     return gathered("options", RunOptions, chosen, {f.name: f.name for f in dataclasses.fields(RunOptions)})
+
+
+def optim_options(opt: str = "the method's", sched: str = "the method's") -> Decorator:
+    """Give a training command `--opt`, `--sched` and `--warmup-epochs` as one argument `optim: OptimOptions`.
+
+    Args:
+        opt: the command's own optimizer, as the help names it.
+        sched: its own schedule, likewise.
+    """
+    chosen: list[Decorator] = [
+        click.option("--opt", type=click.Choice(OPTIMIZERS), help=f"Optimizer.  [default: {opt}]"),
+        click.option("--sched", type=click.Choice(SCHEDULES), help=f"Learning rate by epoch.  [default: {sched}]"),
+        click.option(
+            "--warmup-epochs",
+            type=click.IntRange(min=0),
+            default=0,
+            show_default=True,
+            metavar="N",
+            help="Epochs in which the learning rate rises to its full value.",
+        ),
+    ]
+    return gathered("optim", OptimOptions, chosen, {f.name: f.name for f in dataclasses.fields(OptimOptions)})
 
 
 def gathered(name: str, build: Callable[..., Any], options: Sequence[Decorator], keys: Mapping[str, str]) -> Decorator:
