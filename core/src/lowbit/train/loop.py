@@ -14,14 +14,14 @@ from typing import Any
 from lowbit.checkpoint import write_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError, Stopped
-from lowbit.train import state as states
 from lowbit.train.engine import Engine, seed_global
 from lowbit.train.process import broadcast_, check_precision, on_main, stop_agreed
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.record import Record
+from lowbit.train.resume import check_resume, facts
 from lowbit.train.run import Loader, Result, Run
 from lowbit.train.signals import stop_requested
-from lowbit.train.state import Position
+from lowbit.train.state import Position, epochs_before, gather, load_weights, local_meter
 
 __all__ = ["Result", "Run", "check_run", "fit"]
 
@@ -62,7 +62,7 @@ def check_run(stages: Sequence[Stage], loader: Loader, run: Run) -> Position:
             f"processes x {run.accumulate} parts (--accumulate), and each part needs one: change the batch size, the "
             "parts or the number of pictures"
         )
-    return Position() if run.resume is None else states.check(run.resume, stages, loader, run)
+    return Position() if run.resume is None else check_resume(run.resume, stages, loader, run)
 
 
 class _Loop:
@@ -84,8 +84,8 @@ class _Loop:
         """Weights, buffers that differ by rank, optimizers, their state, DDP: in this order."""
         self.engine = Engine(self.stages[min(self.position.stage, len(self.stages) - 1)], self.run, self.record.meter)
         if resume is not None:
-            states.load_weights(resume, self.engine.objective, self.run)
-            self.record.load(resume, states.local_meter(resume, self.accelerator))
+            load_weights(resume, self.engine.objective, self.run)
+            self.record.load(resume, local_meter(resume, self.accelerator))
         if self.finished:  # the last `end_stage` may have replaced what the optimizers knew
             self.engine.objective.to(self.device)
             return
@@ -226,9 +226,9 @@ class _Loop:
         self.saved_at = self.position
 
     def write(self, path: Path, notes: Mapping[str, Any] | None, *, keep_previous: bool = False) -> None:
-        state = states.gather(self.engine, notes or self.record.notes(), self.position, self.run)
-        state["run"] = states.facts(self.stages, self.loader, self.run)
-        state["epoch"] = states.epochs_before(self.stages, self.position, self.steps_per_epoch)
+        state = gather(self.engine, notes or self.record.notes(), self.position, self.run)
+        state["run"] = facts(self.stages, self.loader, self.run)
+        state["epoch"] = epochs_before(self.stages, self.position, self.steps_per_epoch)
         on_main(self.accelerator, lambda: write_checkpoint(path, state, keep_previous=keep_previous))
 
     def pictures(self) -> int:
@@ -238,7 +238,7 @@ class _Loop:
         return epochs * per_epoch + rest * self.loader.global_batch
 
     def result(self) -> Result:
-        epochs = states.epochs_before(self.stages, self.position, self.steps_per_epoch)
+        epochs = epochs_before(self.stages, self.position, self.steps_per_epoch)
         record = self.record
         return Result(
             finished=self.finished,

@@ -4,7 +4,6 @@ Random state is not in it: every draw is a function of the clock. Buffers that d
 synchronisation, observers) and the meters of each rank are.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,12 +14,9 @@ from torch import Tensor
 
 from lowbit.checkpoint import check_kinds
 from lowbit.errors import InputError
-from lowbit.train.engine import Engine, load_optimizers
-from lowbit.train.log import Meter
+from lowbit.train.engine import Engine
 from lowbit.train.protocol import Objective, Stage
-from lowbit.train.run import Loader, Run
-
-log = logging.getLogger(__name__)
+from lowbit.train.run import Run
 
 
 class Position(NamedTuple):
@@ -50,21 +46,6 @@ def rename(state: Mapping[str, Any], prefixes: Mapping[str, str]) -> dict[str, A
         return next((to + key[len(old) :] for old, to in ordered if key.startswith(old)), key)
 
     return {new(key): value for key, value in state.items()}
-
-
-def facts(stages: Sequence[Stage], loader: Loader, run: Run) -> dict[str, Any]:
-    """What has to be the same, or is worth saying, when a run is resumed."""
-    return {
-        "seed": run.seed,
-        "global_batch": loader.global_batch,
-        "steps_per_epoch": len(loader),
-        "epochs": [stage.epochs for stage in stages],
-        "processes": run.accelerator.num_processes,
-        "accumulate": run.accumulate,
-        "threads": torch.get_num_threads(),
-        "mixed_precision": run.accelerator.mixed_precision,
-        "options": dict(run.options),
-    }
 
 
 def local_buffers(objective: Objective, accelerator: Accelerator) -> dict[str, Tensor]:
@@ -114,81 +95,6 @@ def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Ru
         **{name: value for name, value in notes.items() if name != "meter"},
         **(run.extra(engine.objective) if run.extra else {}),
     }
-
-
-def check(state: Mapping[str, Any], stages: Sequence[Stage], loader: Loader, run: Run) -> Position:
-    """Whether a run can go on from this checkpoint, and where.
-
-    Raises:
-        InputError: it was written by something else, or by a run of another seed, batch, data set or net.
-    """
-    try:
-        position, then = Position(**state["position"]), dict(state["run"])
-        then.get("options", {}).keys()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            "--resume: the checkpoint holds weights but no run to go on with; name one of this program"
-        ) from error
-    now = facts(stages, loader, run)
-    for name in ("format", "package", "arch"):
-        if state.get(name) != run.header.get(name):
-            raise InputError(
-                f"--resume: the checkpoint's {name} is {state.get(name)}, this run's {run.header.get(name)}: "
-                "resume with the options that the run was started with"
-            )
-    for name in ("seed", "global_batch", "steps_per_epoch"):
-        if then.get(name) != now[name]:
-            raise InputError(
-                f"--resume: the checkpoint was made with {name} {then.get(name)}, this run has {now[name]}: "
-                "resume with the options that the run was started with"
-            )
-    for name in ("epochs", "processes", "accumulate", "threads", "mixed_precision"):
-        if then.get(name) != now[name]:
-            log.warning(
-                "resuming with %s %s after %s: the result is not that of an unbroken run",
-                name,
-                now[name],
-                then.get(name),
-            )
-    whole = all(type(value) is int and value >= 0 for value in position) and position.step <= now["steps_per_epoch"]
-    if not whole:
-        raise InputError(f"--resume: the checkpoint stands at {position}, which is no place in this run; name another")
-    for name, value in now["options"].items():
-        if name in then.get("options", {}) and then["options"][name] != value:
-            raise InputError(
-                f"--resume: the checkpoint was made with {name} {then['options'][name]}, this run has {value}: resume "
-                "with the options that the run was started with"
-            )
-    if position.stage > len(stages) or (
-        position.stage < len(stages) and position.epoch >= stages[position.stage].epochs
-    ):
-        raise InputError(
-            f"--resume: the checkpoint stands at {position}, beyond the {now['epochs']} epochs of this run"
-        )
-    rehearse(state, stages[min(position.stage, len(stages) - 1)].objective, run, position.stage == len(stages))
-    return position
-
-
-def rehearse(state: Mapping[str, Any], objective: Objective, run: Run, finished: bool) -> None:
-    """Put back everything once, so that what does not fit is told before a folder is written to.
-
-    Raises:
-        InputError: weights or optimizers of another net, a damaged or incomplete checkpoint.
-    """
-    try:
-        load_weights(state, objective, run)
-        meter = Meter()
-        meter.load(local_meter(state, run.accelerator))
-        lines, seconds = state["lines"], state["seconds"]
-        right = type(lines) is int and type(seconds) is float and isinstance(state["best"], dict | None)
-        if not right or not all(isinstance(state["last"][kind], dict) for kind in ("train", "eval")):
-            raise ValueError("its notes are not what a run writes")
-        if not finished:
-            load_optimizers(objective.optimizers(), state["optimizer"])
-        state["scaler"]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
-        reason = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
-        raise InputError(f"--resume: the checkpoint is damaged or of another run ({reason}); name another") from error
 
 
 def load_weights(state: Mapping[str, Any], objective: Objective, run: Run) -> None:
