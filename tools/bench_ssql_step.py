@@ -41,6 +41,7 @@ def stepper(method: SelfSupervised, batch: Batch) -> Callable[[], float]:
         clock, done = Clock(0, 0, 1, done, 10**6, 0, done=done), done + 1
         start = time.perf_counter()
         optimizer.zero_grad()
+        method.before_batch(clock)
         out = method(batch, clock, one, None)
         out.loss.backward()
         optimizer.step()

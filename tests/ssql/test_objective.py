@@ -39,7 +39,8 @@ def clock_at(step: int, rank: int = 0, seed: int = 0) -> Clock:
 
 
 def step(objective: SelfSupervised, batch: Batch, clock: Clock) -> Out:
-    """Forward, backward and what follows a batch."""
+    """What precedes a batch, forward, backward and what follows it."""
+    objective.before_batch(clock)
     out: Out = objective(batch, clock, Pass(), None)
     out.loss.backward()
     objective.after_batch(clock, [out.carry])
@@ -197,9 +198,12 @@ def test_the_momentum_encoder_moves_once_a_batch(kind: str) -> None:
         objective.encoder_q.conv1.weight.add_(1.0)
     start = objective.encoder_k.conv1.weight.clone()
     moved = start * 0.9 + objective.encoder_q.conv1.weight * 0.1
+    objective.before_batch(clock_at(0))
     for micro in (0, 1):
-        objective(batch_of(), clock_at(0)._replace(micro=micro), Pass(), None)
+        out = objective(batch_of(), clock_at(0)._replace(micro=micro), Pass(), None)
         assert torch.allclose(objective.encoder_k.conv1.weight, moved)
+    objective.after_batch(clock_at(0), [out.carry])
+    assert torch.allclose(objective.encoder_k.conv1.weight, moved)
 
 
 @pytest.mark.parametrize(("kind", "observer"), [("SSQL_BYOL", "mse"), ("SSQL_MoCo", "minmax")])

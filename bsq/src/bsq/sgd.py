@@ -4,7 +4,8 @@ The loss reaches the planes through w = s / L * sum_i (p_i - n_i) 2^(N-1-i) (str
 dL/dp_i = s 2^(N-1-i) / L * dL/dw and dL/dn_i = -dL/dp_i; the group lasso (Yang et al., ICLR 2021, Eq. 4-5) pulls plane
 i by strength * numel N / TP * p_i / ||(p_i, n_i)||. A layer therefore trains a dense leaf (`BitLayer.attach_`), DDP
 reduces that leaf alone, and this optimizer does the rest: at 8 bits 32 floats a weight stay (planes and momentum) where
-separate gradients would make 48.
+separate gradients would make 48. The lasso is therefore here and not in a hook of the loop (`before_step`): it differs
+by plane, so that no gradient of the leaf can hold it.
 
 What a step costs is memory traffic and the number of operations. So p and n of a tensor lie in one block (2, N, ...)
 and move together, and what has one number a plane or a tensor is computed for the whole net at once.

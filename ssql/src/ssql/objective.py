@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
 from lowbit.losses.contrastive import crossed_nt_xent, info_nce, nt_xent, queue_logits
-from lowbit.losses.cosine import Pair, SiameseLoss, cosine_loss
+from lowbit.losses.cosine import SiameseLoss, cosine_loss
 from lowbit.losses.queue import KeyQueue
 from lowbit.losses.ranks import Shuffle, ranks_of
 from lowbit.models.momentum import momentum_copy, update_momentum_
@@ -131,6 +131,11 @@ class Siamese(SelfSupervised):
         if momentum is not None:
             self.encoder_k = momentum_copy(encoder_q)
 
+    def before_batch(self, clock: Clock) -> None:
+        """The momentum encoder moves before its outputs are taken, as in the authors' program."""
+        if self.momentum is not None:
+            update_momentum_(self.encoder_k, self.encoder_q, self.momentum)
+
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """`loss`; with a quantized branch also `float`, `quantized` and the bits."""
         x1, x2 = batch.views
@@ -138,7 +143,8 @@ class Siamese(SelfSupervised):
         z1, z2 = self.floats(x1, x2)
         p = self.predictor(z1), self.predictor(z2)
         if self.momentum is not None:
-            z1, z2 = self._targets(clock, x1, x2)
+            with torch.no_grad():
+                z1, z2 = self.encoder_k(x1), self.encoder_k(x2)
         z = z1.detach(), z2.detach()
         loss = self.loss(p, z)
         if self.drawing is None:
@@ -147,14 +153,6 @@ class Siamese(SelfSupervised):
         quantized = self.loss((self.predictor(q1), self.predictor(q2)), z)
         parts = {"float": loss.detach(), "quantized": quantized.detach(), **bits, **spread(z1)}
         return Out((loss + quantized) / 2, parts)
-
-    @torch.no_grad()
-    def _targets(self, clock: Clock, x1: Tensor, x2: Tensor) -> Pair:
-        """The momentum encoder moves once a batch, before its outputs are taken, as in the authors' program."""
-        assert self.momentum is not None
-        if clock.micro == 0:
-            update_momentum_(self.encoder_k, self.encoder_q, self.momentum)
-        return self.encoder_k(x1), self.encoder_k(x2)
 
 
 class Reversed(Siamese):
@@ -232,6 +230,10 @@ class MomentumContrast(SelfSupervised):
         self.encoder_k = momentum_copy(encoder_q)
         self.keys = KeyQueue(dim, length, generator)
 
+    def before_batch(self, clock: Clock) -> None:
+        """The key encoder moves before its outputs are taken."""
+        update_momentum_(self.encoder_k, self.encoder_q, self.momentum)
+
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """`loss` and `top1` of the positive; the keys are carried to `after_batch`."""
         x1, x2 = batch.views
@@ -253,9 +255,7 @@ class MomentumContrast(SelfSupervised):
 
     @torch.no_grad()
     def _key(self, clock: Clock, batch: Batch, x: Tensor) -> Tensor:
-        """Keys of unit length; the key encoder moves once a batch, and its batch norm sees a shuffled one."""
-        if clock.micro == 0:
-            update_momentum_(self.encoder_k, self.encoder_q, self.momentum)
+        """Keys of unit length; the key encoder's batch norm sees a shuffled batch."""
         shuffle = Shuffle(ranks_of(len(x), batch.share), clock.generator("shuffle"))
         return F.normalize(shuffle.back(self.encoder_k(shuffle.here(x))), dim=1)
 

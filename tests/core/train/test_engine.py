@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from lowbit.data.batch import Batch
@@ -46,13 +46,20 @@ class Fixed:
 
 
 class Two(Objective):
-    """Two optimizers over two layers; the plan is given."""
+    """Two optimizers over two layers; the plan is given.
+
+    Attributes:
+        seen: what each forward was given. calls: hooks and forwards in their order, with their pass and part.
+        gradients: before each step.
+    """
 
     def __init__(self, plan: Sequence[Pass]) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.a, self.b, self.plan = nn.Linear(5, 4), nn.Linear(4, 1), plan
         self.seen: list[Any] = []
+        self.calls: list[str] = []
+        self.gradients: list[list[Tensor | None]] = []
 
     def optimizers(self) -> dict[str, Optimizer]:
         return {"a": SGD(self.a.parameters(), lr=1, momentum=0.9), "b": SGD(self.b.parameters(), lr=1)}
@@ -62,8 +69,22 @@ class Two(Objective):
 
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         self.seen.append((clock.micro, carry, batch.label is None, self.training))
+        self.calls.append(f"forward {pas.variant} {clock.micro}")
         y = self.b(torch.relu(self.a(batch.views[0])))
         return Out((y - 1).square().mean() * (pas.variant or 1), {}, (carry or 0) + 1)
+
+    def before_batch(self, clock: Clock) -> None:
+        self.calls.append(f"before_batch {clock.step}")
+
+    def before_step(self, clock: Clock, pas: Pass) -> None:
+        self.calls.append(f"before_step {pas.variant}")
+        self.gradients.append([None if p.grad is None else p.grad.clone() for p in self.parameters()])
+
+    def after_step(self, clock: Clock, pas: Pass) -> None:
+        self.calls.append(f"after_step {pas.variant}")
+
+    def after_batch(self, clock: Clock, carries: Sequence[Any]) -> None:
+        self.calls.append(f"after_batch {clock.step} {list(carries)}")
 
 
 def stage_of(objective: Objective, epochs: int = 2) -> Stage:
@@ -119,6 +140,60 @@ def test_carry_labels_and_modes(accelerator: Accelerator) -> None:
     engine.build()
     engine.batch(next(Fixed().epoch(0)), clock())
     assert objective.seen == [(0, None, True, True), (1, None, True, True), (0, 1, True, True), (1, 1, True, True)]
+
+
+def test_the_order_of_calls(accelerator: Accelerator) -> None:
+    """Hooks of the batch once, those of a step after all parts of its passes; none for a pass that does not step."""
+    objective = Two([Pass(1, step=("a",)), Pass(2, step=()), Pass(3, step=("a", "b"))])
+    engine = Engine(stage_of(objective), Run(accelerator=accelerator, accumulate=2), Meter())
+    engine.build()
+    for step, batch in enumerate(list(Fixed().epoch(0))[:2]):
+        objective.calls.clear()
+        engine.batch(batch, clock(step))
+        assert objective.calls == [
+            f"before_batch {step}",
+            *("forward 1 0", "forward 1 1", "before_step 1", "after_step 1"),
+            *("forward 2 0", "forward 2 1"),
+            *("forward 3 0", "forward 3 1", "before_step 3", "after_step 3"),
+            f"after_batch {step} [3, 3]",
+        ]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gradients_before_a_step_are_complete_unscaled_and_not_clipped(
+    accelerator: Accelerator, scaled: bool, accumulate: int
+) -> None:
+    """Of the whole batch; what the hook adds is clipped and stepped."""
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None
+    objective, batch = (
+        Two([Pass(100.0, step=("a",)), Pass(step=()), Pass(3.0, step=("a", "b"))]),
+        next(Fixed().epoch(0)),
+    )
+    engine = Engine(stage_of(objective), Run(accelerator=accelerator, accumulate=accumulate, clip_grad=0.5), Meter())
+    engine.build()
+    before, add = Two([]), objective.before_step
+
+    def before_step(clock: Clock, pas: Pass) -> None:
+        add(clock, pas)
+        assert objective.a.weight.grad is not None
+        if pas.variant == 100.0:
+            objective.a.weight.grad.zero_()
+            objective.a.bias.grad = torch.full((4,), 6.0)
+
+    objective.before_step = before_step  # type: ignore[method-assign]
+    engine.batch(batch, clock())
+    loss = before(batch, clock(), Pass(100.0), None).loss
+    for mine, whole in zip(
+        objective.gradients[0], torch.autograd.grad(loss, list(before.a.parameters())), strict=False
+    ):
+        torch.testing.assert_close(mine, whole)  # b's are not stepped, so they stay scaled
+    with torch.no_grad():
+        before.a.bias -= 0.1 * torch.full((4,), 6.0 * 0.5 / 12)  # the norm of the four was 12
+    losses = [before(batch, clock(), Pass(weight), None).loss for weight in (1.0, 3.0)]
+    both = torch.autograd.grad(losses[0] + losses[1], list(before.parameters()))
+    for mine, whole in zip(objective.gradients[1], both, strict=True):
+        torch.testing.assert_close(mine, whole)
 
 
 def test_a_plan_that_ends_without_a_step_is_an_error(accelerator: Accelerator) -> None:

@@ -42,7 +42,10 @@ def follow(copy: nn.Module, of: nn.Module, momentum: float = 0.9) -> None:
 
 
 class Heads(Objective):
-    """Three optimizer steps a batch: heads by role, one pass that does not step, the teacher's output carried over."""
+    """Three optimizer steps a batch: heads by role, one pass that does not step, the teacher's output carried over.
+
+    What is added to the gradients before a step is no linear function of them, and another one for each pass.
+    """
 
     frozen = ("teacher",)
 
@@ -66,6 +69,13 @@ class Heads(Objective):
         features = features * (torch.arange(WIDTH) < width)
         loss = (self.heads[role](features) - target).square().mean()
         return Out(loss, {f"loss_{role}": loss}, target)
+
+    @torch.no_grad()
+    def before_step(self, clock: Clock, pas: Pass) -> None:
+        role, width = pas.variant
+        for weight in (self.heads[role].weight, self.trunk[0].weight):
+            assert weight.grad is not None
+            weight.grad += width * 1e-2 * weight * weight.grad.norm()
 
     def after_batch(self, clock: Clock, carries: Sequence[Any]) -> None:
         follow(self.teacher, self.trunk)
@@ -146,7 +156,7 @@ def rows_of_all_ranks(x: Tensor) -> Tensor:
 
 
 class Queue(Objective):
-    """Two views, a queue of keys as a buffer, a momentum copy that moves once a batch, before the enqueuing."""
+    """Two views, a queue of keys as a buffer, a momentum copy that moves before each batch, by a schedule."""
 
     frozen = ("key",)
     n_views = 2
@@ -162,6 +172,9 @@ class Queue(Objective):
     def optimizers(self) -> dict[str, Optimizer]:
         return {"main": sgd(self.query)}
 
+    def before_batch(self, clock: Clock) -> None:
+        follow(self.key, self.query, 0.8 + 0.1 * clock.epoch / clock.epochs + 0.1 * clock.step / clock.steps_per_epoch)
+
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         q = F.normalize(self.query(batch.views[0]))
         with torch.no_grad():
@@ -170,7 +183,6 @@ class Queue(Objective):
         return Out(F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64)), {}, k)
 
     def after_batch(self, clock: Clock, carries: Sequence[Any]) -> None:
-        follow(self.key, self.query)
         keys = rows_of_all_ranks(torch.cat(list(carries)))
         where = (torch.arange(len(keys)) + self.place) % len(self.queue)
         self.queue[where] = keys

@@ -136,7 +136,7 @@ class Engine:
         return {name: float(rate(clock)) for name, rate in self.rates.items()}
 
     def batch(self, batch: Batch, clock: Clock) -> None:
-        """All passes of one batch, each with its backward and its optimizer steps, then `after_batch`."""
+        """All passes of one batch, each with its backward and its optimizer steps, between the batch's hooks."""
         rates = self.learning_rates(clock)
         for name, optimizer in self.optimizers.items():
             for group in optimizer.param_groups:
@@ -146,6 +146,7 @@ class Engine:
         parts = split(batch.to(self.device), self.run.accumulate)
         carries: list[Any] = [None] * len(parts)
         stepped = True
+        self.objective.before_batch(clock)
         for number, pas in enumerate(self.objective.passes(clock)):
             if stepped:
                 for parameter in self._parameters:
@@ -153,7 +154,7 @@ class Engine:
             self._gradients(parts, clock, number, pas, carries)
             stepped = bool(pas.step)
             if stepped:
-                self._step(pas)
+                self._step(clock, pas)
                 self.objective.after_step(clock, pas)
         if not stepped:
             raise ValueError("the last pass of a batch has to step an optimizer: its gradients would be lost")
@@ -177,13 +178,14 @@ class Engine:
             for name, value in out.parts.items():
                 self.meter.add(name, value, part.share)
 
-    def _step(self, pas: Pass) -> None:
-        """Unscale all, clip all together, step each, then one update of the scale."""
+    def _step(self, clock: Clock, pas: Pass) -> None:
+        """Unscale all, `before_step`, clip all together, step each, then one update of the scale."""
         scaler = self.accelerator.scaler
         stepping = [self.optimizers[name] for name in pas.step]
         if scaler is not None:
             for optimizer in stepping:
                 scaler.unscale_(optimizer)
+        self.objective.before_step(clock, pas)
         if self.run.clip_grad is not None:
             clipped = [p for optimizer in stepping for group in optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(clipped, self.run.clip_grad)

@@ -3,7 +3,11 @@
 A step of these papers is not always one forward and one optimizer step: a slimmable net steps once per width with the
 teacher's output carried over; BSQ replaces its parameters at re-quantisation and clamps after a step; learned
 quantizers have an optimizer of their own; momentum copies move once per batch; some distillations have two stages.
-The loop (`lowbit.train.loop.fit`) knows the order of the calls below and nothing else.
+The loop (`lowbit.train.loop.fit`) knows the order of the calls below and nothing else. Of one batch:
+
+    before_batch
+    for each of passes:  forward and backward of every part;  before_step, the optimizers, after_step (if it steps)
+    after_batch
 """
 
 import hashlib
@@ -62,7 +66,14 @@ class Pass(NamedTuple):
 
 
 class Out(NamedTuple):
-    """What one forward returns: the scalar `loss`, scalars to log, and what the batch's next passes need (detached)."""
+    """What one forward returns.
+
+    Attributes:
+        loss: scalar.
+        parts: scalars to log.
+        carry: what the next pass over the same part of the batch is given (detached tensors), and `after_batch` of the
+            last pass. Nothing is kept from earlier passes: each pass returns what any later one still needs.
+    """
 
     loss: Tensor
     parts: Mapping[str, Tensor] = {}
@@ -107,9 +118,19 @@ class Objective(nn.Module):
         """The plan of this batch; must be equal on all ranks."""
         return (Pass(),)
 
+    def before_batch(self, clock: Clock) -> None:
+        """Once per batch, before its first pass: momentum copies move, a decay follows its schedule."""
+
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """One forward; the loop calls its backward. The one entry that DDP and autocast see."""
         raise NotImplementedError
+
+    def before_step(self, clock: Clock, pas: Pass) -> None:
+        """Before the optimizers of a pass step: what is added to their gradients (a group regularisation).
+
+        Gradients are complete (all parts of the batch, all ranks), unscaled and not yet clipped; those of parameters
+        that the pass did not use may be None. Change none of an optimizer that does not step. Equal on all ranks.
+        """
 
     def after_step(self, clock: Clock, pas: Pass) -> None:
         """After the optimizers of a pass stepped: clamps, a copy that moves per pass."""
