@@ -1,0 +1,147 @@
+"""A training command of a toy, from its options to `result.json`."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from torch import nn
+from torch.optim import SGD
+
+from lowbit.checkpoint import read_checkpoint
+from lowbit.data.loader import Loader
+from lowbit.data.recipe import DIGITS, plain
+from lowbit.errors import InputError
+from lowbit.options import RunOptions
+from lowbit.train.batch import of_job, per_process
+from lowbit.train.job import Job, read_start
+from lowbit.train.loop import Result
+from lowbit.train.protocol import Clock, Objective, Stage
+from lowbit.train.schedule import constant
+from lowbit.train.session import Session
+from lowbit.train.supervised import Supervised
+
+PICTURES = 50
+
+
+@pytest.fixture(autouse=True)
+def one_accelerator() -> Iterator[None]:
+    yield
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+def command(
+    output: Path | None, *, batch: int = 16, norm: bool = False, lr: float = 0.1, frozen: bool = False, **options: Any
+) -> Result | None:
+    """Train one linear layer for two epochs on a few digits."""
+    shared = RunOptions(output=output, limit_train=PICTURES, workers=0, **options)
+    with Session("toy", shared, "digits") as session:
+        start = read_start(session)
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192) if norm else nn.Identity(), nn.Linear(192, 10))
+        objective = Supervised(net, lambda student: SGD(student.parameters(), lr=1))
+        objective.frozen = ("student.1",) if frozen else ()
+        plan = of_job(batch, session.accelerator.num_processes, accumulate=shared.accumulate)
+        pictures = session.pictures("train", shared.limit_train)
+        loader = Loader(pictures, plain(DIGITS), global_batch=plan.total, seed=0, **session.loader_options())
+        job = Job(
+            session, "train", [Stage(objective, 2, {"main": constant(lr)})], loader, plan,
+            header={"format": 1, "package": "toy", "arch": "linear"}, shared={"--lr": lr},
+            described={"lr": lr}, facts={"classes": 10}, prefixes={"student.": ""}, start=start,
+            extra=lambda objective: {"width": 192}, best="top1",
+        )  # fmt: skip
+        job.check()
+        if job.planned({"dataset": "digits"}):
+            return None
+
+        def probe(clock: Clock, objective: Objective) -> dict[str, float]:
+            return {"top1": 90.0 - clock.epoch}
+
+        with job.open() as folder:
+            if not job.resumed:
+                start["norm"] = float(net[2].weight.detach().norm())
+            result = job.fit(folder, [probe])
+            job.write_result(folder, result, {**start, "own": True})
+    return result
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def test_files_of_a_run(tmp_path: Path) -> None:
+    result = command(tmp_path)
+    assert result is not None and result.finished and result.done == 8
+    config, written = read(tmp_path / "config.json"), read(tmp_path / "result.json")
+    sizes = {"global_batch": 16, "batch_per_process": 16, "accumulate_parts": 1, "classes": 10}
+    assert sizes.items() <= config.items() and config["command"] == "train" and config["lr"] == 0.1
+    assert sizes.items() <= written.items() and written["own"] is True and written["seed"] == 0
+    assert (written["top1"], written["best"]["top1"], written["steps"], written["pictures"]) == (89.0, 90.0, 8, 50)
+    assert written["finished"] is True and written["train_loss"] > 0 and written["images_per_second"] > 0
+    state = read_checkpoint(tmp_path / "checkpoint.pth.tar")
+    assert (state["at_start"], state["width"]) == ({"norm": written["norm"]}, 192)
+    assert set(state["state_dict"]) == {"2.weight", "2.bias"}
+
+
+def test_a_dry_run_says_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(tmp_path / "out", dry_run=True, accumulate=2) is None
+    plan = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert float(plan.pop("estimated seconds")) >= 0 and plan == {
+        "dataset": "digits", "net": "linear", "parameters": "1,930", "training pictures": "50",
+        "batch_per_process": "16", "global_batch": "16", "steps": "8", "steps per epoch": "4",
+        "output": str(tmp_path / "out"),
+    }  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
+def test_resumed_elsewhere(tmp_path: Path) -> None:
+    """The best state and the figures of the start come along."""
+    command(tmp_path / "whole")
+    command(tmp_path / "a", max_steps=5)
+    command(tmp_path / "b", resume=str(tmp_path / "a/checkpoint.pth.tar"))
+    whole, parts = (read_checkpoint(tmp_path / name / "checkpoint.pth.tar") for name in ("whole", "b"))
+    assert all(torch.equal(whole["state_dict"][key], parts["state_dict"][key]) for key in whole["state_dict"])
+    assert whole["at_start"] == parts["at_start"] and read_checkpoint(tmp_path / "b/model_best.pth.tar")["epoch"] == 1
+    assert read(tmp_path / "b/result.json")["norm"] == read(tmp_path / "whole/result.json")["norm"]
+
+
+def test_what_cannot_be_resumed_is_named(tmp_path: Path) -> None:
+    command(tmp_path, max_steps=5)
+    with pytest.raises(InputError, match=r"^--resume auto: .* was made with --lr 0\.1, this run has 0\.2"):
+        command(tmp_path, resume="auto", lr=0.2)
+    state = read_checkpoint(tmp_path / "checkpoint.pth.tar")
+    torch.save({**state, "at_start": {"norm": "x"}}, tmp_path / "bad.pth.tar")
+    with pytest.raises(InputError, match=r"--resume .*bad.pth.tar: the checkpoint's at_start is damaged"):
+        command(tmp_path / "new", resume=str(tmp_path / "bad.pth.tar"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"norm": True, "batch": 49}, True),  # the last batch is one picture
+        ({"norm": True, "batch": 48, "accumulate": 2}, True),
+        ({"norm": True, "batch": 48}, False),
+        ({"norm": False, "batch": 49}, False),
+        ({"norm": True, "frozen": True, "batch": 49}, False),
+    ],
+)
+def test_trained_batch_norm_needs_two_pictures(tmp_path: Path, settings: dict[str, Any], refused: bool) -> None:
+    if refused:
+        with pytest.raises(InputError, match="batch norm needs two in each: change --train-batch"):
+            command(tmp_path / "out", **settings)
+        assert not (tmp_path / "out").exists()
+    else:
+        assert command(None, **settings) is not None
+
+
+def test_another_batch_than_planned_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plan = per_process(16, 1, wanted=32)
+    with Session("toy", RunOptions(), "digits") as session:
+        plan.log_remark(session.accelerator)
+        of_job(16, 1).log_remark(session.accelerator)
+    assert [line.levelname for line in caplog.records] == ["WARNING"] and "=32" in caplog.text
