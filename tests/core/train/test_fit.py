@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.optim import SGD
 
+from lowbit import __version__
 from lowbit.checkpoint import read_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
@@ -137,6 +138,10 @@ def damaged(state: dict[str, Any], kind: str) -> dict[str, Any]:
         state = {"state_dict": state["state_dict"], "epoch": 3, "best_acc": 90.0}
     elif kind == "beyond":
         state["position"]["epoch"] = 7
+    elif kind == "unnamed":  # of the release before checkpoints named theirs
+        del state["release"]
+    elif kind == "later":
+        state |= {"release": "9.1.2", "position": "told otherwise then"}
     return state
 
 
@@ -154,6 +159,8 @@ def damaged(state: dict[str, Any], kind: str) -> dict[str, Any]:
         ("batch", "global_batch 8, this run has 6"),
         ("authors", "weights but no run"),
         ("beyond", "beyond the"),
+        ("unnamed", rf"release 0\.1\.0 wrote .* release {__version__} .* pip install lowbit-t==0\.1\.0"),
+        ("later", r"release 9\.1\.2 wrote"),
     ],
 )
 def test_refuses_to_resume(accelerator: Accelerator, tmp_path: Path, kind: str, words: str) -> None:
@@ -164,6 +171,15 @@ def test_refuses_to_resume(accelerator: Accelerator, tmp_path: Path, kind: str, 
         with pytest.raises(InputError, match=words) as caught:
             train(accelerator, folder=folder, resume=state, header=header)
     assert "\n" not in str(caught.value)
+
+
+def test_goes_on_with_the_run_of_a_patch_release(accelerator: Accelerator, tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, {}) as folder:
+        train(accelerator, folder=folder, max_steps=2)
+        state = read_checkpoint(folder.checkpoint)
+        assert state["release"] == __version__
+        result, _ = train(accelerator, folder=folder, resume={**state, "release": f"{__version__}1"})
+    assert result.finished
 
 
 @pytest.mark.parametrize(("settings", "words"), [({"accumulate": 0}, "0 parts"), ({"epochs": 0}, "0.* epochs")])

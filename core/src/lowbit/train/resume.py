@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 
+from lowbit import __version__
 from lowbit.errors import InputError
 from lowbit.train.engine import load_optimizers
 from lowbit.train.log import Meter
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Loader, Run
 from lowbit.train.state import Position, load_weights, local_meter
+
+UNNAMED = "0.1.0"  # the release that wrote none into its checkpoints
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +38,10 @@ def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Load
     """Whether a run can go on from this checkpoint, and where.
 
     Raises:
-        InputError: it was written by something else, or by a run of another seed, batch, data set or net.
+        InputError: it was written by something else, by another release, or by a run of another seed, batch, data set
+            or net.
     """
+    check_release(state)
     try:
         position, then = Position(**state["position"]), dict(state["run"])
         then.get("options", {}).keys()
@@ -82,6 +87,23 @@ def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Load
         )
     rehearse(state, stages[min(position.stage, len(stages) - 1)].objective, run, position.stage == len(stages))
     return position
+
+
+def check_release(state: Mapping[str, Any]) -> None:
+    """Refuse the run of another release: every release reads the weights of all before it, and goes on with its own.
+
+    Patch releases (the third number) do not change what a run does.
+
+    Raises:
+        InputError: naming both releases, and what can be done.
+    """
+    release, package = str(state.get("release", UNNAMED)), state.get("package")
+    if "run" in state and release.split(".")[:2] != __version__.split(".")[:2]:
+        name = f"lowbit-{package}" if package else "lowbit"
+        raise InputError(
+            f"--resume: release {release} wrote this checkpoint, and release {__version__} goes on with runs of its "
+            f"own alone: finish it with that one (pip install {name}=={release}), or start a new run from its weights"
+        )
 
 
 def rehearse(state: Mapping[str, Any], objective: Objective, run: Run, finished: bool) -> None:

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from lowbit import __version__
 from lowbit.checkpoint import check_kinds
 from lowbit.errors import InputError
 from lowbit.train.engine import Engine
@@ -86,6 +87,7 @@ def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Ru
     local = {"buffers": local_buffers(engine.objective, run.accelerator), "meter": notes["meter"]}
     return {
         **run.header,
+        "release": __version__,
         "step": position.done,
         "position": position._asdict(),
         "state_dict": on_cpu(rename(engine.objective.state_dict(), run.prefixes)),
