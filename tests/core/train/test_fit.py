@@ -159,7 +159,7 @@ def damaged(state: dict[str, Any], kind: str) -> dict[str, Any]:
         ("batch", "global_batch 8, this run has 6"),
         ("authors", "weights but no run"),
         ("beyond", "beyond the"),
-        ("unnamed", rf"release 0\.1\.0 wrote .* release {__version__} .* pip install lowbit-t==0\.1\.0"),
+        ("unnamed", rf"release 0\.1\.0 wrote .* release {__version__} .*pip install lowbit-t==0\.1\.0"),
         ("later", r"release 9\.1\.2 wrote"),
     ],
 )
