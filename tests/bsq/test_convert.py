@@ -25,7 +25,7 @@ from bsq.planes import encode
 from bsq.size import size
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.quant.activation import quantizers
+from lowbit.quant.activations import quantizers
 from lowbit.quant.layers import to_plain_
 
 

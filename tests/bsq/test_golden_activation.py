@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lowbit.quant.activation import ActivationConfig, QuantActivation, pact, quantize_activation_
+from lowbit.quant.activations import ActivationConfig, QuantActivation, pact, quantize_activation_
 
 
 def test_relu6(recorded: Any, near: Callable) -> None:

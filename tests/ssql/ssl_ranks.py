@@ -13,8 +13,7 @@ from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.heads import build_heads
-from lowbit.quant.bits import derive_policy
-from lowbit.quant.convert import quantize_uniform_
+from lowbit.quant.bitwidths import quantize_uniform_
 from lowbit.quant.observers import ObserverConfig
 from lowbit.quant.uniform import WeightConfig
 from lowbit.train.bn import sync_batchnorm_
@@ -23,6 +22,7 @@ from lowbit.train.loop import Run, fit
 from lowbit.train.process import finish, make_accelerator
 from lowbit.train.protocol import Stage
 from lowbit.train.schedule import cosine
+from ssql.bits import derive_policy
 from ssql.objective import Contrastive, Drawing, MomentumContrast, Reversed, SelfSupervised, Siamese
 
 DIM, PICTURES, BATCH = 6, 26, 9  # 3 batches of 9, 9, 8: two ranks hold different numbers of pictures

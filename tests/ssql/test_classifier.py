@@ -11,7 +11,7 @@ from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import DIGITS, plain
 from lowbit.evaluate.features import Features, pooled
 from lowbit.models.create import create_model
-from lowbit.quant.convert import activations, weight_quantizers
+from lowbit.quant.bitwidths import activations, weight_quantizers
 from lowbit.train.protocol import Clock
 from ssql.cached import FeatureLoader, FromFeatures
 from ssql.classifier import classifier, optimizer, rates

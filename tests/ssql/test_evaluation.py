@@ -15,7 +15,7 @@ from lowbit.errors import InputError
 from lowbit.evaluate.features import pooled
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions
-from lowbit.quant.convert import activations, in_mode, set_bits_
+from lowbit.quant.bitwidths import activations, in_mode, set_bits_
 from lowbit.train.session import Session
 from ssql.config import Calibration, Quant
 from ssql.evaluation import Backbone, calibrate, calibration_pictures, open_backbone, quantize

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.models.create import create_model
-from lowbit.quant.bits import BitPolicy, derive_policy, short
-from lowbit.quant.convert import activations, calibrate_ranges_, quantize_uniform_, set_bits_, set_mode_
+from lowbit.quant.bitwidths import activations, calibrate_ranges_, quantize_uniform_, set_bits_, set_mode_
 from lowbit.quant.layers import quantized_layers
+from ssql.bits import BitPolicy, derive_policy, short
 
 Net = tuple[nn.Module, BitPolicy, str]
 

@@ -17,8 +17,7 @@ from lowbit.losses.cosine import cosine_loss
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.create import create_model
 from lowbit.models.heads import build_heads
-from lowbit.quant.bits import derive_policy
-from lowbit.quant.convert import quantize_uniform_
+from lowbit.quant.bitwidths import quantize_uniform_
 from lowbit.quant.uniform import WeightConfig
 from lowbit.train.engine import Engine
 from lowbit.train.log import Meter
@@ -26,6 +25,7 @@ from lowbit.train.process import make_accelerator
 from lowbit.train.protocol import Clock, Out, Stage
 from lowbit.train.run import Run
 from lowbit.train.schedule import constant
+from ssql.bits import derive_policy
 from ssql.config import Config, read_config
 from ssql.methods import optimizer, rates
 from ssql.objective import Contrastive, Drawing, MomentumContrast, SelfSupervised, Siamese

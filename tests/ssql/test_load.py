@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.loading import load
-from lowbit.quant.convert import activations, weight_quantizers
+from lowbit.quant.bitwidths import activations, weight_quantizers
 from ssql import authors
 from ssql.config import read_config
 from ssql.load import from_checkpoint, state_dict

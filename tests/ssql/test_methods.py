@@ -11,8 +11,8 @@ from torch import nn
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.heads import build_heads
-from lowbit.quant.bits import derive_policy
-from lowbit.quant.convert import activations, weight_quantizers
+from lowbit.quant.bitwidths import activations, weight_quantizers
+from ssql.bits import derive_policy
 from ssql.config import Config, Quant
 from ssql.methods import attach_projector_, build, drawing_of, policy_of, quantize_, rates
 from ssql.objective import Contrastive, MomentumContrast, Reversed, Siamese

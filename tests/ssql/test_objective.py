@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lowbit.data.batch import Batch
 from lowbit.losses.cosine import cosine_loss
-from lowbit.quant.convert import activations, in_mode, weight_quantizers
+from lowbit.quant.bitwidths import activations, in_mode, weight_quantizers
 from lowbit.train.protocol import Clock, Out, Pass
 from ssql.objective import Drawing, SelfSupervised
 

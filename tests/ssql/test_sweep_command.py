@@ -20,9 +20,9 @@ from lowbit.data.recipe import DIGITS, plain
 from lowbit.errors import InputError
 from lowbit.evaluate.features import extract, pooled
 from lowbit.options import RunOptions
-from lowbit.quant.bits import derive_policy
-from lowbit.quant.convert import calibrate_ranges_, in_mode, quantize_uniform_, set_bits_
+from lowbit.quant.bitwidths import calibrate_ranges_, in_mode, quantize_uniform_, set_bits_
 from lowbit.train.session import Session
+from ssql.bits import derive_policy
 from ssql.config import Quant
 from ssql.evaluation import open_backbone
 from ssql.judged import Judged

@@ -11,8 +11,8 @@ from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
-from lowbit.quant.activation import ActivationConfig
-from lowbit.quant.policy import activation_points, quantize_activations_
+from lowbit.quant.activations import ActivationConfig
+from lowbit.quant.places import activation_points, quantize_activations_
 
 CLIPS = ("6", "none", "pact")
 

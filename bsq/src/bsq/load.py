@@ -20,7 +20,7 @@ from lowbit.data.recipe import from_timm
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
-from lowbit.quant.activation import ActivationConfig, QuantActivation, quantizers
+from lowbit.quant.activations import ActivationConfig, QuantActivation, quantizers
 
 FORMAT = 1
 PREFIX = "module."  # the authors', in files

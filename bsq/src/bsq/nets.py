@@ -21,7 +21,7 @@ from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
 from lowbit.models.create import check_arch, create_model
 from lowbit.models.surgery import replace_
-from lowbit.quant.activation import ActivationConfig, QuantActivation
+from lowbit.quant.activations import ActivationConfig, QuantActivation
 
 
 def read_model(net: NetOptions, required: bool = False) -> Saved | None:

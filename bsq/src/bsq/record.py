@@ -10,7 +10,7 @@ from bsq.convert import nbit_dict, ones_per_plane
 from bsq.load import PREFIX
 from bsq.size import Size
 from lowbit.evaluate.classify import Scores
-from lowbit.quant.activation import quantizers
+from lowbit.quant.activations import quantizers
 
 
 def parameters(model: nn.Module) -> Iterator[str]:

@@ -23,7 +23,7 @@ from lowbit.data.recipe import CIFAR10, DIGITS, IMAGENET, Recipe, cifar_train, f
 from lowbit.errors import Stopped
 from lowbit.evaluate.classify import Scores, classify
 from lowbit.options import RunOptions
-from lowbit.quant.activation import calibrate_, quantizers
+from lowbit.quant.activations import calibrate_, quantizers
 from lowbit.train import session
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import stop_agreed

@@ -7,7 +7,7 @@ from torch import nn
 
 from bsq.convert import bit_layers
 from bsq.forms import BitLayer
-from lowbit.quant.activation import QuantActivation
+from lowbit.quant.activations import QuantActivation
 
 
 class Size(NamedTuple):

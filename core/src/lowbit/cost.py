@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lowbit.quant.activation import QuantActivation
+from lowbit.quant.activations import QuantActivation
 from lowbit.quant.layers import Codes, QuantizedLayer, quantized_layers
 from lowbit.quant.trace import Traced, set_inputs_, trace
 

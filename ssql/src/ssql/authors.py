@@ -16,8 +16,8 @@ from lowbit.checkpoint import check_kinds
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.heads import Heads, projector
-from lowbit.quant.bits import derive_policy, short
-from lowbit.quant.convert import activations
+from lowbit.quant.bitwidths import activations
+from ssql.bits import derive_policy, short
 from ssql.config import Quant
 from ssql.methods import attach_projector_, quantize_
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from lowbit.models.create import create_model
-from lowbit.quant.convert import set_bits_, set_mode_
+from lowbit.quant.bitwidths import set_bits_, set_mode_
 from lowbit.train.schedule import Schedule, cosine, milestones
 from ssql.config import Config, Quant
 from ssql.methods import parameter_groups, quantize_

@@ -24,7 +24,7 @@ from lowbit.errors import InputError
 from lowbit.evaluate.features import AsEvaluated, until_stopped
 from lowbit.export.backbone import KEY
 from lowbit.models.create import create_model
-from lowbit.quant.convert import calibrate_ranges_
+from lowbit.quant.bitwidths import calibrate_ranges_
 from lowbit.train.session import Session
 from ssql import authors
 from ssql.config import Calibration, Config, Quant

@@ -9,7 +9,7 @@ from lowbit.data.datasets import DATASETS
 from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
-from lowbit.quant.convert import in_mode, set_bits_
+from lowbit.quant.bitwidths import in_mode, set_bits_
 from lowbit.train.session import Session
 from ssql.config import Config, Quant
 from ssql.evaluation import BATCH, Backbone, calibrate, quantize

@@ -1,7 +1,7 @@
 """Checkpoints of SSQL, ours and the authors', to nets; what ours say about themselves.
 
 Of `ssl`, `lowbit.load(path)` gives the encoder with its projector in the classifier's place, quantized layers in mode
-`float`: set bits and mode with `lowbit.quant.convert`, or take the features with `lowbit.evaluate.features.pooled`. Of
+`float`: set bits and mode with `lowbit.quant.bitwidths`, or take features with `lowbit.evaluate.features.pooled`. Of
 `linear` and `default` it gives the classifier, at the bits that it was judged at.
 """
 

@@ -14,11 +14,11 @@ from lowbit.losses.cosine import cosine_loss, squared_distance_loss
 from lowbit.models.create import create_model
 from lowbit.models.heads import Heads, build_heads
 from lowbit.models.surgery import replace_, run_blank
-from lowbit.quant.bits import BitPolicy, derive_policy
-from lowbit.quant.convert import quantize_uniform_
+from lowbit.quant.bitwidths import quantize_uniform_
 from lowbit.quant.observers import ObserverConfig
 from lowbit.quant.uniform import WeightConfig
 from lowbit.train.schedule import Schedule, constant, cosine
+from ssql.bits import BitPolicy, derive_policy
 from ssql.config import Config, Quant
 from ssql.objective import Contrastive, Drawing, MomentumContrast, Reversed, SelfSupervised, Siamese
 

@@ -31,9 +31,9 @@ from lowbit.losses.cosine import SiameseLoss, cosine_loss
 from lowbit.losses.queue import KeyQueue
 from lowbit.losses.ranks import Shuffle, ranks_of
 from lowbit.models.momentum import momentum_copy, update_momentum_
-from lowbit.quant.bits import A_RANGE, W_RANGE, draw_bits
-from lowbit.quant.convert import in_mode, reset_ranges_, set_bits_, sync_ranges_
+from lowbit.quant.bitwidths import in_mode, reset_ranges_, set_bits_, sync_ranges_
 from lowbit.train.protocol import Clock, Objective, Out, Pass
+from ssql.bits import A_RANGE, W_RANGE, draw_bits
 
 Optimize = Callable[[nn.Module], Optimizer]
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lowbit.cost import cost
-from lowbit.quant.activation import ActivationConfig, QuantActivation
+from lowbit.quant.activations import ActivationConfig, QuantActivation
 from lowbit.quant.trace import trace
 
 

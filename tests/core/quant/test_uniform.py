@@ -10,6 +10,7 @@ from lowbit.errors import InputError
 from lowbit.quant.uniform import (
     WeightConfig,
     asymmetric_grid,
+    check_bits,
     fake_quantize,
     integer_codes,
     largest_magnitude,
@@ -145,3 +146,9 @@ def test_more_bits_err_less() -> None:
 def test_a_wrong_grid_is_refused() -> None:
     with pytest.raises(InputError, match="half, whole"):
         WeightConfig("full")
+
+
+@pytest.mark.parametrize("wrong", [1, 17, -2, 2.0, True, "4"])
+def test_bits_out_of_range(wrong: int) -> None:
+    with pytest.raises(InputError, match=r"0 \(float\) or 2 to 16"):
+        check_bits(wrong, "weights")

@@ -25,7 +25,7 @@ from lowbit.export.bitstream import pack, packed_bytes, unpack
 from lowbit.files import replace_file
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
-from lowbit.quant.activation import ActivationConfig, QuantActivation, quantizers
+from lowbit.quant.activations import ActivationConfig, QuantActivation, quantizers
 from lowbit.quant.layers import Codes, quantized_layers, to_plain_
 
 KEY, FORMAT = "lowbit.packed", 1

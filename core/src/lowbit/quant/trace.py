@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from lowbit.models.surgery import run_blank
-from lowbit.quant.activation import QuantActivation
+from lowbit.quant.activations import QuantActivation
+from lowbit.quant.conv import ObservedActivation
 from lowbit.quant.layers import QuantizedLayer, quantized_layers
-from lowbit.quant.uniform_layers import ObservedActivation
 
 ActivationQuantizer = QuantActivation | ObservedActivation
 PASSES = (nn.Dropout, nn.Dropout2d, nn.MaxPool2d, nn.Flatten)  # of these a quantized input stays on its grid

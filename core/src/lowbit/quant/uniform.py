@@ -46,6 +46,17 @@ class WeightConfig:
             raise InputError(f"weight grid {self.grid!r}: one of {', '.join(GRIDS)} is allowed")
 
 
+def check_bits(bits: int, what: str) -> int:
+    """The number of bits if it is one.
+
+    Raises:
+        InputError: neither 0 nor 2 to 16.
+    """
+    if isinstance(bits, bool) or not isinstance(bits, int) or not (bits == 0 or 2 <= bits <= MAX_BITS):
+        raise InputError(f"{what}: {bits!r} bits: 0 (float) or 2 to {MAX_BITS} are allowed")
+    return bits
+
+
 class Grid(NamedTuple):
     """The values that b bits can take, all tensors 0-dimensional or broadcastable to what is quantized.
 

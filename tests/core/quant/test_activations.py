@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.quant.activation import (
+from lowbit.quant.activations import (
     FUNCTIONS,
     RANGES,
     ActivationConfig,
@@ -19,7 +19,7 @@ from lowbit.quant.activation import (
     quantizers,
     uncalibrated,
 )
-from lowbit.quant.policy import activation_points, quantize_activations_
+from lowbit.quant.places import activation_points, quantize_activations_
 
 
 def slow_round(values: list[float], largest: float, bits: int) -> list[float]:

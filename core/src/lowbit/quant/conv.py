@@ -17,7 +17,7 @@ from timm.layers.padding import pad_same
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
-from lowbit.quant.activation import FUNCTIONS
+from lowbit.quant.activations import FUNCTIONS
 from lowbit.quant.layers import Codes
 from lowbit.quant.observers import Observer, ObserverConfig
 from lowbit.quant.uniform import WeightConfig, integer_codes, quantize_activation_range, quantize_weight, weight_grid
@@ -149,13 +149,13 @@ class ObservedActivation(nn.Module):
     """An activation function and its asymmetric quantizer, in the place of the net's own activation module.
 
     Args:
-        function: key of `lowbit.quant.activation.FUNCTIONS`.
+        function: key of `lowbit.quant.activations.FUNCTIONS`.
         observer: sets the range in mode `observe`.
         pin: bits that replace whatever is drawn; None: what is drawn.
 
     Attributes:
         a_bits: buffer, 0-dimensional; 0: float.
-        mode: one of MODES. Without an observed range `quantized` does nothing (`lowbit.quant.convert.uncalibrated`).
+        mode: one of MODES. Without an observed range `quantized` does nothing (`lowbit.quant.bitwidths.uncalibrated`).
     """
 
     a_bits: Tensor

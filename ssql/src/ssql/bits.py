@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.models.surgery import select
-from lowbit.quant.policy import function_of, unknown_activations
-from lowbit.quant.sites import Sites, sites
-from lowbit.quant.uniform import MAX_BITS
+from lowbit.quant.places import Places, function_of, trace_places, unknown_activations
+from lowbit.quant.uniform import check_bits
 
 STEM_BITS = PROJECTOR_BITS = 8
 W_RANGE, A_RANGE = (2, 9), (4, 9)  # the authors': upper ends excluded
@@ -53,7 +52,7 @@ class BitPolicy:
     def table(self, w: int, a: int, keep_pins: bool = False) -> dict[str, Row]:
         """The bits of every layer and block when (w, a) is set, as the authors list them: {"conv1": {"w": 8, "a": 8}}.
 
-        A block has no weights: its "w" is None. `keep_pins`: see `lowbit.quant.convert.set_bits_`.
+        A block has no weights: its "w" is None. `keep_pins`: see `lowbit.quant.bitwidths.set_bits_`.
         """
         acts = {self.follows[n]: effective(pin, a, keep_pins) for n, pin in self.activations.items()}
         rows: dict[str, Row] = {
@@ -101,17 +100,6 @@ def effective(pin: int | None, drawn: int, keep_pins: bool = False) -> int:
     return drawn if pin is None or (drawn == 0 and not keep_pins) else pin
 
 
-def check_bits(bits: int, what: str) -> int:
-    """The number of bits if it is one.
-
-    Raises:
-        InputError: neither 0 nor 2 to 16.
-    """
-    if isinstance(bits, bool) or not isinstance(bits, int) or not (bits == 0 or 2 <= bits <= MAX_BITS):
-        raise InputError(f"{what}: {bits!r} bits: 0 (float) or 2 to {MAX_BITS} are allowed")
-    return bits
-
-
 def derive_policy(
     model: nn.Module,
     input_size: tuple[int, int, int] | None = None,
@@ -129,7 +117,7 @@ def derive_policy(
     Raises:
         InputError: a pattern matches nothing.
     """
-    found = sites(model, input_size or _own_size(model))
+    found = trace_places(model, input_size or _own_size(model))
     _tell_floats(model, found)
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     of_head = {id(module) for module in classifier.modules()} if isinstance(classifier, nn.Module) else set()
@@ -148,7 +136,7 @@ def derive_policy(
     return BitPolicy(weights, activations, found.activations)
 
 
-def _tell_floats(model: nn.Module, found: Sites) -> None:
+def _tell_floats(model: nn.Module, found: Places) -> None:
     """Activations that stay float although nobody asked for it."""
     unknown = unknown_activations(model)
     if unknown:
@@ -156,11 +144,6 @@ def _tell_floats(model: nn.Module, found: Sites) -> None:
         log.warning("activations that bits do not reach, since no quantized form of them is known: %s", shown)
     elif not found.activations:
         log.warning("this net has no activation modules, so its activations stay float at any bits; weights do not")
-
-
-def projector_policy(projector: nn.Module, bits: int = PROJECTOR_BITS) -> BitPolicy:
-    """Every linear layer of a projector at `bits`, its activations float."""
-    return BitPolicy({name: bits for name, m in projector.named_modules() if isinstance(m, nn.Linear)}, {}, {})
 
 
 def draw_bits(

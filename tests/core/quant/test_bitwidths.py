@@ -9,8 +9,7 @@ from torch import nn
 from lowbit.cost import cost
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
-from lowbit.quant.bits import BitPolicy, derive_policy, projector_policy
-from lowbit.quant.convert import (
+from lowbit.quant.bitwidths import (
     activations,
     calibrate_ranges_,
     in_mode,
@@ -22,9 +21,10 @@ from lowbit.quant.convert import (
     uncalibrated,
     weight_quantizers,
 )
+from lowbit.quant.conv import UniformConv2d, UniformLinear
 from lowbit.quant.layers import QuantizedLayer, quantized_layers, to_plain_
 from lowbit.quant.uniform import WeightConfig, quantize_weight
-from lowbit.quant.uniform_layers import UniformConv2d, UniformLinear
+from ssql.bits import BitPolicy, derive_policy
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -177,7 +177,7 @@ def test_layers_that_bits_cannot_follow_are_named() -> None:
         quantize_uniform_(net, BitPolicy({"0": None}, {}, {}))
     attention = nn.MultiheadAttention(4, 1)
     with pytest.raises(InputError, match=r"layer out_proj: .*is not used as an ordinary"):
-        quantize_uniform_(attention, projector_policy(attention))
+        quantize_uniform_(attention, BitPolicy({"out_proj": 8}, {}, {}))
 
 
 def test_double_precision_stays_double() -> None:

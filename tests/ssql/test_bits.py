@@ -10,9 +10,9 @@ from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.quant.activation import FUNCTIONS
-from lowbit.quant.bits import BitPolicy, check_bits, derive_policy, effective, projector_policy, short
-from lowbit.quant.policy import GATES, function_of
+from lowbit.quant.activations import FUNCTIONS
+from lowbit.quant.places import GATES, function_of
+from ssql.bits import BitPolicy, derive_policy, effective, short
 
 
 def policy_of(arch: str, **arguments: object) -> BitPolicy:
@@ -97,8 +97,6 @@ def test_a_projector_in_the_classifier_s_place_has_its_own_pins() -> None:
     policy = derive_policy(net, (3, 8, 8))
     assert policy.table(2, 2)["fc.0"] == {"w": 8, "a": 0} and policy.weights["fc.3"] == 8
     assert len(policy.points) == 17 and policy.activations["fc.2"] == 0
-    alone = projector_policy(net.fc)
-    assert alone.weights == {"0": 8, "3": 8} and not alone.points
 
 
 def test_the_trace_leaves_the_net_as_it_was() -> None:
@@ -153,9 +151,3 @@ def test_activations_out_of_reach_are_told(caplog: pytest.LogCaptureFixture) -> 
 @pytest.mark.parametrize(("name", "expected"), [("layer2.0.downsample.0", "layer2.0.downsample"), ("fc.0", "fc.0")])
 def test_short_names(name: str, expected: str) -> None:
     assert short(name) == expected
-
-
-@pytest.mark.parametrize("wrong", [1, 17, -2, 2.0, True, "4"])
-def test_bits_out_of_range(wrong: int) -> None:
-    with pytest.raises(InputError, match=r"0 \(float\) or 2 to 16"):
-        check_bits(wrong, "weights")

@@ -1,16 +1,16 @@
-"""A whole net under uniform quantization: wrap it, set its mode and its bits, watch and share its ranges.
+"""A net under uniform quantization whose bit-widths change from step to step: wrap it, set its mode and its bits.
 
-policy = derive_policy(net)
-quantize_uniform_(net, policy)
+quantize_uniform_(net, pins)    # which layers and activations
 with in_mode(net, "observe"):
     net(x)                      # float; the ranges of activations are watched
-set_bits_(net, 4, 4)            # or the tensors of `draw_bits`
+set_bits_(net, 4, 4)            # or two tensors, drawn anew each step
 with in_mode(net, "quantized"):
     net(x)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,27 +18,40 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.models.surgery import replace_
-from lowbit.quant.bits import BitPolicy, check_bits
+from lowbit.quant.conv import MODES, ObservedActivation, UniformConv2d, UniformLinear, WeightQuantizer
 from lowbit.quant.observers import ObserverConfig
-from lowbit.quant.policy import function_of
-from lowbit.quant.uniform import WeightConfig
-from lowbit.quant.uniform_layers import MODES, ObservedActivation, UniformConv2d, UniformLinear, WeightQuantizer
+from lowbit.quant.places import function_of
+from lowbit.quant.uniform import WeightConfig, check_bits
+
+
+class Pins(Protocol):
+    """The places to quantize by name, each with the bits that it keeps whatever is set; None: what is set; 0: float."""
+
+    @property
+    def weights(self) -> Mapping[str, int | None]:
+        """Convolutions and linear layers."""
+        ...
+
+    @property
+    def activations(self) -> Mapping[str, int | None]:
+        """Activation modules."""
+        ...
 
 
 def quantize_uniform_(
     model: nn.Module,
-    policy: BitPolicy,
+    pins: Pins,
     weight: WeightConfig | None = None,
     observer: ObserverConfig | None = None,
 ) -> nn.Module:
-    """Put quantized layers and activations in the places that `policy` names, in place, in mode `float`.
+    """Put quantized layers and activations in the places that `pins` names, in place, in mode `float`.
 
     Parameters stay the same objects and keep their keys; each quantized activation adds `<name>.observer.{low, high,
     seen}` to the state dict.
 
     Args:
-        model: the float net that the policy was derived from.
-        policy: places pinned to 0 bits are left as they are.
+        model: float.
+        pins: which places; those pinned to 0 bits are left as they are.
         weight: how weights are quantized.
         observer: how ranges of activations are watched.
 
@@ -50,7 +63,7 @@ def quantize_uniform_(
     """
     weight, observer = weight or WeightConfig(), observer or ObserverConfig()
     new: dict[str, nn.Module] = {}
-    for name, pin in policy.weights.items():
+    for name, pin in pins.weights.items():
         layer = model.get_submodule(name)
         try:
             if pin != 0 and isinstance(layer, nn.Conv2d):
@@ -59,7 +72,7 @@ def quantize_uniform_(
                 new[name] = UniformLinear(layer, weight, pin)
         except InputError as error:
             raise InputError(f"layer {name}: {error}") from error
-    for name, pin in policy.activations.items():
+    for name, pin in pins.activations.items():
         function = function_of(model.get_submodule(name))
         if pin != 0 and function is not None:
             new[name] = ObservedActivation(function, observer, pin)
@@ -90,7 +103,7 @@ def activations(model: nn.Module) -> dict[str, ObservedActivation]:
 
 
 def set_mode_(model: nn.Module, mode: str) -> nn.Module:
-    """Set what the next forwards do: a name of `lowbit.quant.uniform_layers.MODES`; returns the model."""
+    """Set what the next forwards do: a name of `lowbit.quant.conv.MODES`; returns the model."""
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)} is allowed")
     for module in model.modules():
@@ -112,13 +125,13 @@ def in_mode(model: nn.Module, mode: str) -> Iterator[nn.Module]:
 
 @torch.no_grad()
 def set_bits_(model: nn.Module, w: int | Tensor, a: int | Tensor, keep_pins: bool = False) -> nn.Module:
-    """Set the bits of all weights and of all activations, except where the policy pinned them; returns the model.
+    """Set the bits of all weights and of all activations, except where they are pinned; returns the model.
 
     Args:
         model: wrapped by `quantize_uniform_`.
         w: bits of weights; 0: all of them float. A tensor (0-dimensional) is not read back, nor checked.
         a: bits of activations, likewise.
-        keep_pins: with 0 bits pinned places keep theirs: what SSQL's authors call full precision has its first
+        keep_pins: with 0 bits pinned places keep theirs: full precision then leaves, for instance, the first
             convolution at 8/8.
 
     Raises:
