@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.optim import SGD
 
-from lowbit.checkpoint import newest_good
+from lowbit.checkpoint.read import newest_good
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train

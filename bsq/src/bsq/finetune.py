@@ -14,7 +14,8 @@ from bsq.phase import Phase, run_phase, student
 from bsq.report import summary
 from bsq.session import Session, figures
 from bsq.size import size
-from lowbit.checkpoint import BEST, read_checkpoint, write_checkpoint
+from lowbit.checkpoint.read import read_checkpoint
+from lowbit.checkpoint.write import BEST, write_checkpoint
 from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores
 from lowbit.options import RunOptions

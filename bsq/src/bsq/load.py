@@ -15,7 +15,8 @@ from bsq.activation import quantize_bsq_activations_
 from bsq.convert import bit_layers, check_widths, load_bits_, nbit_dict, to_bits_
 from bsq.forms import BIAS, WEIGHT
 from bsq.options import CIFAR_DEPTHS, MAX_BITS
-from lowbit.checkpoint import check_kinds, read_checkpoint
+from lowbit.checkpoint.check import check_kinds
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.data.recipe import from_timm
 from lowbit.errors import InputError
 from lowbit.models.create import create_model

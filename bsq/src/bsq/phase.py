@@ -12,7 +12,7 @@ from bsq import load, record
 from bsq.convert import check_widths, nbit_dict
 from bsq.options import SgdOptions, flag_of
 from bsq.session import Session
-from lowbit.checkpoint import BEST
+from lowbit.checkpoint.write import BEST
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe

@@ -17,7 +17,8 @@ from bsq.report import summary
 from bsq.session import Session, figures
 from bsq.size import size
 from bsq.target import Aim
-from lowbit.checkpoint import read_checkpoint, write_checkpoint
+from lowbit.checkpoint.read import read_checkpoint
+from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores
 from lowbit.options import RunOptions

@@ -18,7 +18,7 @@ from bsq.options import ActOptions, NetOptions, WidthOptions
 from bsq.report import summary
 from bsq.session import Session, figures
 from bsq.size import size
-from lowbit.checkpoint import BEST, CHECKPOINT, write_checkpoint
+from lowbit.checkpoint.write import BEST, CHECKPOINT, write_checkpoint
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
 from lowbit.export.packed import save_packed

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lowbit.checkpoint import read_checkpoint
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.errors import InputError
 from lowbit.export.backbone import load_backbone
 from lowbit.export.packed import load_packed

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lowbit.checkpoint import check_kinds
+from lowbit.checkpoint.check import check_kinds
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.heads import Heads, projector

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lowbit.checkpoint import CHECKPOINT
+from lowbit.checkpoint.write import CHECKPOINT
 from lowbit.config.tree import dump_config
 from lowbit.demo import NEEDED, prepare, run_stage, told_when_stopped, verdict
 from lowbit.errors import EXIT_DONE, EXIT_FAULT

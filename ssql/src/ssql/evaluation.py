@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from lowbit.checkpoint import check_kinds, first_bad, read_checkpoint
+from lowbit.checkpoint.check import check_kinds, first_bad
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.data.hashing import permutation
 from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from lowbit.checkpoint import check_kinds
+from lowbit.checkpoint.check import check_kinds
 from lowbit.config.tree import dump_config
 from lowbit.errors import InputError
 from lowbit.train.protocol import Objective

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from lowbit.checkpoint import write_checkpoint
+from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.datasets import DATASETS
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures

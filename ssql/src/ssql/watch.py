@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lowbit.checkpoint import write_checkpoint
+from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.loader import EvalLoader
 from lowbit.evaluate.collapse import collapse_probe
 from lowbit.evaluate.knn import K, knn_probe

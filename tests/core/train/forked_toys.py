@@ -15,7 +15,8 @@ import torch
 from timm.layers import BatchNormAct2d
 from toy_objectives import stages
 
-from lowbit.checkpoint import newest_good, write_checkpoint
+from lowbit.checkpoint.read import newest_good
+from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import FolderPictures, MemoryPictures
@@ -142,12 +143,12 @@ def work(s: Mapping[str, Any]) -> None:
 
 
 def save_until_killed(s: Mapping[str, Any]) -> None:
-    """Write a checkpoint and die before the line number `at` of `lowbit.checkpoint` or `lowbit.files` that is run."""
+    """Write a checkpoint and die before line number `at` of `lowbit.checkpoint.write` and `lowbit.files`."""
     lines = 0
 
     def trace(frame: Any, event: str, _: Any) -> Any:
         nonlocal lines
-        if not frame.f_code.co_filename.endswith(("lowbit/checkpoint.py", "lowbit/files.py")):
+        if not frame.f_code.co_filename.endswith(("lowbit/checkpoint/write.py", "lowbit/files.py")):
             return None
         if event == "line":
             if lines == s.get("at"):

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from lowbit.checkpoint import newest_good, previous, read_checkpoint, write_checkpoint
+from lowbit.checkpoint.read import newest_good, read_checkpoint
+from lowbit.checkpoint.write import write_checkpoint
 from lowbit.errors import InputError
+from lowbit.files import previous
 
 NAME = "checkpoint.pth.tar"
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD
 
 from lowbit import __version__
-from lowbit.checkpoint import read_checkpoint
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.train.folder import RunFolder

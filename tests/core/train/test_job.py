@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.optim import SGD
 
-from lowbit.checkpoint import read_checkpoint
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.data.loader import Loader
 from lowbit.data.recipe import DIGITS, plain
 from lowbit.errors import InputError

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from lowbit.checkpoint import BEST, CHECKPOINT
+from lowbit.checkpoint.write import BEST, CHECKPOINT
 from lowbit.errors import InputError
 from lowbit.files import write_json
 

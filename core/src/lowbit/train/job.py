@@ -20,7 +20,7 @@ from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from lowbit.checkpoint import BEST
+from lowbit.checkpoint.write import BEST
 from lowbit.data.loader import Loader
 from lowbit.errors import InputError
 from lowbit.files import replace_file

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from lowbit.checkpoint import write_checkpoint
+from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError, Stopped
 from lowbit.train.engine import Engine, seed_global

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import nn
 
-from lowbit.checkpoint import newest_good, read_checkpoint
+from lowbit.checkpoint.read import newest_good, read_checkpoint
 from lowbit.data.datasets import load_dataset
 from lowbit.data.pictures import Pictures, balanced_subset, val_split
 from lowbit.errors import Stopped

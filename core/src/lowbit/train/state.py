@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from lowbit import __version__
-from lowbit.checkpoint import check_kinds
+from lowbit.checkpoint.check import check_kinds
 from lowbit.errors import InputError
 from lowbit.train.engine import Engine
 from lowbit.train.protocol import Objective, Stage

@@ -1,0 +1,55 @@
+"""What has to be right about the tensors of a checkpoint: finite, and of the kind of numbers that the net has."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowbit.errors import InputError
+
+
+def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor inside nested dicts, lists and tuples, with its place."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from tensors(inner, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from tensors(inner, f"{name}[{number}]")
+
+
+def first_bad(state: Mapping[str, Any]) -> str | None:
+    """Name of the first tensor with NaN or infinity, among weights and optimizer state where they are told apart."""
+    judged = {key: state[key] for key in ("state_dict", "optimizer") if key in state} or state
+    floats = ((name, t) for name, t in tensors(judged) if t.is_floating_point())
+    suspects = ((name, t) for name, t in floats if not bool(torch.isfinite(t.sum())))  # a sum makes no second tensor
+    return next((name for name, t in suspects if not bool(torch.isfinite(t).all())), None)
+
+
+def check_kinds(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+    """Refuse integers or complex numbers where a net has floats, and the reverse: loading would convert them silently.
+
+    Args:
+        given: what is to be loaded.
+        own: the net's tensors; names that only one of them has are not looked at.
+
+    Raises:
+        InputError: the first that differs.
+    """
+    for name, tensor in own.items():
+        other = given.get(name)
+        if isinstance(other, Tensor) and kind(other) != kind(tensor):
+            raise InputError(
+                f"{name} holds {kind(other)} ({str(other.dtype).removeprefix('torch.')}) where the net has "
+                f"{kind(tensor)}: name a checkpoint of this net"
+            )
+
+
+def kind(tensor: Tensor) -> str:
+    """What a tensor's numbers are: "floats", "complex numbers" or "integers" (also true and false)."""
+    if tensor.is_complex():
+        return "complex numbers"
+    return "floats" if tensor.is_floating_point() else "integers"

@@ -1,0 +1,37 @@
+"""Checkpoint files, written whole or not at all (`lowbit.files`)."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lowbit.checkpoint.check import first_bad
+from lowbit.errors import InputError
+from lowbit.files import replace_file
+
+CHECKPOINT = "checkpoint.pth.tar"
+BEST = "model_best.pth.tar"
+
+
+def pack(state: Mapping[str, Any]) -> memoryview:
+    """The bytes of a checkpoint file. Through a buffer, since a full disk inside `torch.save` is no OSError."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getbuffer()
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: bool = True) -> None:
+    """Write a dict of tensors and plain values; an existing file becomes `previous(path)` if `keep_previous`.
+
+    Raises:
+        InputError: it cannot be written (a full disk), or its weights are not finite; the last good file is untouched.
+    """
+    found = first_bad(state)
+    if found is not None:
+        raise InputError(
+            f"the run diverged: {found} holds NaN or infinity, so {path} is not written; go on from the last good "
+            "checkpoint with a lower learning rate or --clip-grad"
+        )
+    replace_file(path, pack(state), keep_previous=keep_previous)
