@@ -47,7 +47,7 @@ class Ready:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, *, whole: bool = False) -> Iterator[Batch]:
         """The same batch again and again."""
         self.marks.append(now())
         yield from self.batches[start:]

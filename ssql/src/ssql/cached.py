@@ -54,11 +54,12 @@ class FeatureLoader:
         """Rows in the last global batch of an epoch."""
         return len(self.features.x) - (len(self) - 1) * self.global_batch
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on, this rank's part of each."""
+    def epoch(self, epoch: int, start: int = 0, *, whole: bool = False) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on: this rank's part of each, or the `whole` of each."""
+        rank, world = (0, 1) if whole else (self.rank, self.world)
         (x, label), n = self.features, len(self.features.x)
         order = torch.from_numpy(permutation(n, self.seed, "order", epoch)) if self.shuffle else torch.arange(n)
-        for whole in order.split(self.global_batch)[start:]:
-            n = len(whole)
-            here = whole[n * self.rank // self.world : n * (self.rank + 1) // self.world].to(x.device)
-            yield Batch((x[here],), here, None if label is None else label[here], len(here) * self.world / n)
+        for batch in order.split(self.global_batch)[start:]:
+            n = len(batch)
+            here = batch[n * rank // world : n * (rank + 1) // world].to(x.device)
+            yield Batch((x[here],), here, None if label is None else label[here], len(here) * world / n)

@@ -67,6 +67,19 @@ def test_ranks_share_each_batch(memory: MemoryPictures, world: int) -> None:
         torch.testing.assert_close(mean, whole.views[0].mean(), rtol=0, atol=1e-12)
 
 
+def test_whole_batches_are_the_same_on_every_rank(memory: MemoryPictures) -> None:
+    one, *ranks = (
+        Loader(memory, VIEWS, global_batch=16, seed=1, n_views=2, rank=rank, world=world)
+        for rank, world in ((0, 1), (0, 2), (1, 2))
+    )
+    for batch, *others in zip(*(loader.epoch(4, 2, whole=True) for loader in (one, *ranks)), strict=True):
+        for other in others:
+            assert_same(batch, other)
+    assert [len(b.index) for b in ranks[1].epoch(4, whole=True)] == [16] * 6 + [5]
+    for batch, other in zip(one.epoch(4), ranks[1].epoch(4, whole=True), strict=True):
+        assert_same(batch, other)
+
+
 def test_resume_inside_an_epoch_shows_the_same_batches(memory: MemoryPictures) -> None:
     whole = list(Loader(memory, VIEWS, global_batch=16, seed=1, n_views=2).epoch(2))
     rest = list(Loader(memory, VIEWS, global_batch=16, seed=1, n_views=2).epoch(2, start=3))

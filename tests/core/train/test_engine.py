@@ -37,7 +37,7 @@ class Fixed:
     def __len__(self) -> int:
         return 3
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, *, whole: bool = False) -> Iterator[Batch]:
         for step in range(start, 3):
             n = 4 if step == 2 else 6
             generator = torch.Generator().manual_seed(100 * epoch + step)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 TOYS = ("heads", "two_optimizers", "swap", "queue", "two_stages")
 ADAM = 1e-6  # tolerance where Adam is used; it divides by small numbers
@@ -35,6 +36,15 @@ def test_accumulated_parts_equal_one_batch(toys: Any, same: Any, tmp_path: Path,
     one = toys.unbroken(toy=toy, bn=False, clip_grad=0.5)
     several = toys.run(tmp_path / "several", toy=toy, clip_grad=0.5, accumulate=3)
     same.split(one, several, tolerance(toy))
+
+
+def test_intervals_set_from_data_are_those_of_one_process(toys: Any, tmp_path: Path) -> None:
+    """To the last bit: hooks get whole batches, where shards made another number of each rank."""
+    one = toys.unbroken(toy="two_optimizers", bn=False, clip_grad=0.5)
+    two = toys.run(tmp_path / "two", toy="two_optimizers", world=2, max_steps=1)
+    (start, *others) = (torch.load(file)["start"] for file in (one / "rank0.pt", *sorted(two.glob("rank*.pt"))))
+    assert start.min() > 0 and len(others) == 2
+    assert all(torch.equal(start, other) for other in others)
 
 
 def test_ranks_and_parts_together(toys: Any, same: Any, tmp_path: Path) -> None:

@@ -82,14 +82,28 @@ class Heads(Objective):
 
 
 class TwoOptimizers(Objective):
-    """Weights and quantizer parameters under optimizers of their own, clipped and stepped together; labels unread."""
+    """Weights and quantizer parameters under optimizers of their own, clipped and stepped together; labels unread.
+
+    The quantizer's start is set from data, kept as the buffer `start`.
+    """
 
     frozen = ("teacher",)
 
     def __init__(self, bn: bool | str, dropout: float) -> None:
         super().__init__()
         self.trunk, self.teacher = trunk(bn, dropout), trunk(bn, 0.0).requires_grad_(False)
-        self.head, self.clip = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.full((WIDTH,), 0.3))
+        self.head, self.clip = nn.Linear(WIDTH, WIDTH), nn.Parameter(torch.zeros(WIDTH))
+        self.start: Tensor
+        self.register_buffer("start", torch.zeros(WIDTH))
+
+    @torch.no_grad()
+    def begin_epoch(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> bool:
+        if clock.epoch == 0:
+            first = next(iter(batches()))
+            assert first.label is None and first.share == 1.0
+            self.start.copy_(self.trunk.eval()(first.views[0]).abs().mean(0))
+            self.clip.copy_(self.start)
+        return False
 
     def optimizers(self) -> dict[str, Optimizer]:
         groups: list[dict[str, Any]] = [
@@ -134,8 +148,8 @@ class Swap(Objective):
         with torch.no_grad():
             seen = sum(float(batch.views[0].mean()) * batch.share for batch in batches())
             planes = self.planes[..., :-1] if clock.epoch % 2 else torch.cat([self.planes, self.planes[..., :1]], 2)
-            self.planes = nn.Parameter(planes * 0.9 + 1e-3 * torch.rand(()).to(planes) * 0)
-        self.records.append({"event": "requantize", "planes": self.planes.shape[2], "finite": seen == seen})
+            self.planes = nn.Parameter(planes * (0.9 + 1e-2 * seen))
+        self.records.append({"event": "requantize", "planes": self.planes.shape[2], "seen": seen})
         return True
 
     def end_stage(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> None:

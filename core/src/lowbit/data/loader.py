@@ -211,15 +211,16 @@ class Loader:
         n = len(self.pictures)
         return permutation(n, self.seed, "order", epoch) if self.shuffle else np.arange(n)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on (resume), this rank's part of each."""
+    def epoch(self, epoch: int, start: int = 0, *, whole: bool = False) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on (resume): this rank's part of each, or the `whole` of each."""
         order, tasks, shares = self._order(epoch), [], []
+        rank, world = (0, 1) if whole else (self.rank, self.world)
         for step in range(start, len(self)):
-            whole = order[step * self.global_batch : (step + 1) * self.global_batch]
-            n = len(whole)
-            mine = whole[n * self.rank // self.world : n * (self.rank + 1) // self.world]
+            together = order[step * self.global_batch : (step + 1) * self.global_batch]
+            n = len(together)
+            mine = together[n * rank // world : n * (rank + 1) // world]
             tasks.append(Task(mine, epoch))
-            shares.append(len(mine) * self.world / n)
+            shares.append(len(mine) * world / n)
         for batch, share in zip(self._source.batches(tasks), shares, strict=True):
             yield batch._replace(share=share)
 

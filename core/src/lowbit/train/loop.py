@@ -106,15 +106,15 @@ class _Loop:
         epochs = self.stages[stage].epochs
         return Clock(stage, epoch, epochs, step, self.steps_per_epoch, self.run.seed, self.rank, self.world, done)
 
-    def batches(self, start: int = 0) -> Iterator[Batch]:
+    def batches(self, start: int = 0, *, whole: bool = False) -> Iterator[Batch]:
         """This epoch's batches; later stages go on in the loader's count of epochs."""
         before = sum(stage.epochs for stage in self.stages[: self.position.stage])
-        return self.loader.epoch(before + self.position.epoch, start)
+        return self.loader.epoch(before + self.position.epoch, start, whole=whole)
 
-    def fresh_batches(self) -> Callable[[], Iterable[Batch]]:
-        """What hooks get: this epoch from its first batch, without labels unless the objective reads them."""
+    def whole_batches(self) -> Callable[[], Iterable[Batch]]:
+        """What hooks get: this epoch's whole batches from the first on, labelled if the objective reads labels."""
         labels = self.engine.objective.needs_labels
-        return lambda: ((b if labels else b._replace(label=None)).to(self.device) for b in self.batches())
+        return lambda: ((b if labels else b._replace(label=None)).to(self.device) for b in self.batches(whole=True))
 
     def run_stages(self) -> Result:
         """All that is left of the run."""
@@ -144,7 +144,7 @@ class _Loop:
         clock = self.clock()
         objective.train()
         seed_global(clock, "begin_epoch", self.device)
-        if objective.begin_epoch(clock, self.fresh_batches()):
+        if objective.begin_epoch(clock, self.whole_batches()):
             self.engine.build()
         self.record.hooks(clock, objective)
         objective.train()
@@ -191,7 +191,7 @@ class _Loop:
                 self.save(notes)  # as before `begin_epoch`
             objective.train()
             seed_global(clock, "end_stage", self.device)
-            objective.end_stage(clock, self.fresh_batches())
+            objective.end_stage(clock, self.whole_batches())
             self.record.hooks(clock, objective)
         self.record.evaluated(clock, values, better)
         at, epoch = (clock.stage + 1, 0) if ends else (clock.stage, clock.epoch + 1)

@@ -139,15 +139,20 @@ class Objective(nn.Module):
         """Once per batch: momentum copy, enqueue. `carries` holds the last pass's carry of each accumulated part."""
 
     def begin_epoch(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> bool:
-        """Before an epoch's first batch: re-quantise, traces.
+        """Before an epoch's first batch: re-quantise, traces, intervals set from data.
 
         True = parameters were replaced: optimizers and DDP are made anew. Its work must be discardable: it is repeated
         when a run resumes at the epoch's start, and not when it resumes inside the epoch.
+
+        Args:
+            clock: of the epoch's start.
+            batches: this epoch's, from the first on. Each is whole and the same on every rank, so what is computed from
+                it is already that of all ranks: nothing is to be reduced over them.
         """
         return False
 
     def end_stage(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> None:
-        """Once after a stage's last epoch, before its last save."""
+        """Once after a stage's last epoch, before its last save; `batches` as in `begin_epoch`, of the last epoch."""
 
 
 class Stage(NamedTuple):

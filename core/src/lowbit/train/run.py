@@ -25,8 +25,11 @@ class Loader(Protocol):
     def __len__(self) -> int:
         """Steps per epoch."""
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """This process's batches of one epoch from the batch number `start` on; a function of (seed, epoch)."""
+    def epoch(self, epoch: int, start: int = 0, *, whole: bool = False) -> Iterator[Batch]:
+        """The batches of one epoch from the batch number `start` on, a function of (seed, epoch).
+
+        This process's part of each batch (`Batch.share`), or with `whole` all of it, the same on every process.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
