@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from lowbit.config.tree import dump_config, leaves
+from lowbit.config.unused import is_unused
 from lowbit.errors import InputError
-from ssql.config import Config, read_config
-from ssql.idle import Command, without_effect
+from ssql.config import Config, read_config, without_effect
+from ssql.unused_keys import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "ssql" / "src" / "ssql" / "configs"
@@ -60,9 +61,9 @@ def command_of(name: str) -> Command:
 
 
 def live(command: Command, config: Config) -> Iterator[str]:
-    idle = without_effect(command, config)
+    unused = without_effect(command, config)
     for key in leaves(Config):
-        if not any(key == one or key.startswith(f"{one}.") for one in idle):
+        if not is_unused(key, unused):
             yield key
 
 

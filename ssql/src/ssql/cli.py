@@ -22,7 +22,7 @@ from ssql.variants import DEFAULT, Bits, parse_bits
 
 if TYPE_CHECKING:
     from ssql.config import Config
-    from ssql.idle import Command
+    from ssql.unused_keys import Command
 
 OUTPUT = Path("./train_log")
 KEYS = {

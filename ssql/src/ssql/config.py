@@ -11,13 +11,15 @@ Deviations: choices are those of the working parts (no PERCENTILE or KL observer
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from lowbit.config.tree import Node, load_config
-from ssql.idle import Command, without_effect
-from ssql.keys import Amount, AtLeastOne, Aug, BitRange, Bits, Count, Fraction, Model, Positive, Train
+from lowbit.config import keys
+from lowbit.config.load import load_config
+from lowbit.config.tree import Node, leaves
+from lowbit.config.values import Amount, AtLeastOne, Count
+from ssql.unused_keys import Command, unused_keys
 
 SslType = Literal[
     "SimSiam", "BYOL", "MoCo", "SimCLR", "SSQL_SimSiam", "SSQL_BYOL", "SSQL_MoCo", "SSQL_SimCLR", "RSSQL_SimSiam"
@@ -28,6 +30,22 @@ CRITERIA = {  # by the method's last name; the first is the one that belongs to 
     "MoCo": ("CrossEntropy",),
     "SimCLR": ("InfoNCEv2",),
 }
+
+
+def _bits(value: int) -> int:
+    if value != 0 and not 2 <= value <= 16:
+        raise ValueError("should be 0 (not quantized) or 2 to 16 bits")
+    return value
+
+
+def _bit_range(value: tuple[int, int]) -> tuple[int, int]:
+    if not 2 <= value[0] < value[1] <= 17:
+        raise ValueError("should be (lowest, highest + 1) within 2 to 16 bits: 2 <= first < second <= 17")
+    return value
+
+
+Bits = Annotated[int, AfterValidator(_bits)]
+BitRange = Annotated[tuple[int, int], AfterValidator(_bit_range)]
 
 
 class Observer(Node):
@@ -133,15 +151,9 @@ class Quant(Node):
     SYNC_RANGES: bool = True  # ours: ranges are those of all processes; the authors': of each
 
 
-class Setting(Node):
+class Setting(keys.Setting):
     """Heads and loss of a self-supervised method."""
 
-    DIM: AtLeastOne = 128
-    HIDDEN_DIM: AtLeastOne = 2048
-    T: Positive = 0.07
-    MOCO_K: AtLeastOne = 65536
-    MOMENTUM: Fraction = 0.999  # of the momentum copy
-    MLP: bool = True  # a hidden layer in MoCo's and SimCLR's projector
     OUTPUT_BN: bool | None = None  # ours: batch norm at the projector's output; None: as the authors' TYPE has it
     NEGATIVES: Literal["local", "gathered"] = "local"  # ours: SimCLR's, of this process or of all
     PREDICTOR_LR: Literal["scheduled", "fixed"] = "scheduled"  # ours: "fixed" as in the SimSiam paper
@@ -154,33 +166,59 @@ class Ssl(Node):
     SETTING: Setting = Setting()
 
 
-class Config(Node):
-    """The whole tree; `BASE_CONFIG` belongs to the files."""
+class Criterion(keys.Criterion):
+    """The loss; "" is the one that belongs to `SSL.TYPE`."""
 
-    DEVICE: Any = None
-    RANK: Any = 0
-    WORLD_SIZE: Any = 1
-    LOCAL_RANK: Any = 0
-    SEED: Count | None = None
-    OUTPUT: str = ""
-    EVALUATOR: Any = ""
-    EVALUATION_DOMAIN: Any = None
-    MODEL: Model = Model()
+    NAME: Literal["", "CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "CrossEntropy"] = ""
+
+
+class Loss(keys.Loss):
+    """The criterion and what is added to it."""
+
+    CRITERION: Criterion = Criterion()
+
+
+class Train(keys.Train):
+    """How long, on what, and with which optimizer."""
+
+    LOSS: Loss = Loss()
+
+
+class Config(keys.Root):
+    """The whole tree."""
+
     TRAIN: Train = Train()
-    AUG: Aug = Aug()
     QUANT: Quant = Quant()
     SSL: Ssl = Ssl()
+
+    @property
+    def method(self) -> str:
+        """The last name of `SSL.TYPE`, such as SimSiam; "" without one."""
+        return (self.SSL.TYPE or "").rpartition("_")[2]
+
+    @property
+    def has_fixed_transforms(self) -> bool:
+        """Whether evaluation shows pictures in the one way that the authors' program has for this net and dataset."""
+        return self.MODEL.ARCH.startswith("cifar_") and self.TRAIN.DATASET in ("cifar10", "cifar100")
 
     @model_validator(mode="after")
     def _criterion_fits(self) -> Self:
         name = self.TRAIN.LOSS.CRITERION.NAME
-        allowed = CRITERIA[self.SSL.TYPE.rpartition("_")[2]] if self.SSL.TYPE else (name,)
+        allowed = CRITERIA.get(self.method, (name,))
         if name and name not in allowed:
             raise ValueError(
                 f"TRAIN.LOSS.CRITERION.NAME={name!r} does not belong to SSL.TYPE={self.SSL.TYPE!r}; "
                 f"allowed: {', '.join(allowed)}"
             )
         return self
+
+
+def without_effect(command: Command, config: Config) -> set[str]:
+    """Keys, and whole sections, that `command` does not read under this config."""
+    return unused_keys(
+        command, tuple(leaves(Config)), kind=config.SSL.TYPE, probe=config.TRAIN.LINEAR_EVAL,
+        cosine=config.TRAIN.LR_SCHEDULER.TYPE == "cosine", fixed_transforms=config.has_fixed_transforms,
+    )  # fmt: skip
 
 
 def read_config(
@@ -191,8 +229,8 @@ def read_config(
     `-j`, `-p` and `--output` have the defaults of the authors' command line (4, 50, ./train_log).
 
     Raises:
-        InputError: see `lowbit.config.tree.load_config`.
+        InputError: see `lowbit.config.load.load_config`.
     """
     defaults = {"TRAIN.NUM_WORKERS": 4, "TRAIN.PRINT_FREQ": 50, "OUTPUT": "./train_log"}
-    dead = partial(without_effect, command)
-    return load_config(Config, name, overrides, shipped="ssql", dead=dead, flags=flags, defaults=defaults)
+    unused = partial(without_effect, command)
+    return load_config(Config, name, overrides, shipped="ssql", unused=unused, flags=flags, defaults=defaults)

@@ -37,13 +37,13 @@ from ssql.cached import FromFeatures
 from ssql.classifier import is_quantized, optimizer, rates
 from ssql.config import Config
 from ssql.evaluation import calibrate
-from ssql.idle import Command
 from ssql.judged import dataset_of
 from ssql.norm import check_norm, norm_batches
 from ssql.plan import BatchPlan, batch_plan, check_named, check_start, refuse, say_plan, shared
 from ssql.scores import Judge, Watch, accuracy_line
 from ssql.start import CONTENT, classes_of, open_net
 from ssql.transforms import is_random, recipes
+from ssql.unused_keys import Command
 from ssql.views import side_of
 
 VALIDATE_EVERY = 20  # epochs, the authors'
@@ -149,7 +149,7 @@ class Task:
             **session.run_options(),
             accumulate=self.plan.parts,
             log_every=config.TRAIN.PRINT_FREQ,
-            options=shared(self.how.command, config, head["config"], options) | chosen,
+            options=shared(self.how.command, config, options) | chosen,
             header=head,
             prefixes={"student.net." if self.probing else "student.": ""},
             best=None if self.how.command == "linear" else best,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lowbit.config.tree import leaves
+from lowbit.config.unused import used_values
 from lowbit.data.loader import Loader
 from lowbit.errors import InputError
 from lowbit.models.create import check_arch
@@ -14,8 +14,8 @@ from lowbit.options import RunOptions
 from lowbit.train.loop import Run, check_run, fit
 from lowbit.train.protocol import Stage
 from lowbit.train.session import Session
-from ssql.config import Config
-from ssql.idle import Command, without_effect
+from ssql.config import Config, without_effect
+from ssql.unused_keys import Command
 
 TRIAL_STEPS = 2  # timed by a dry run, after one step that compiles and starts the libraries
 FREE = {  # of the config: what may differ when a run is resumed, or what the loop compares itself
@@ -100,24 +100,16 @@ def batch_plan(options: RunOptions, config: Config, keep_global_batch: bool, ses
     return BatchPlan(per_process, total, parts * options.accumulate, remark)
 
 
-def shared(command: Command, config: Config, dumped: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
+def shared(command: Command, config: Config, options: RunOptions) -> dict[str, Any]:
     """What a resumed run must have in common with its start: every key that acts, and which pictures.
 
     Args:
         command: its name.
         config: of the run.
-        dumped: the same as plain values.
         options: of the run.
     """
-    idle = without_effect(command, config)
-    kept: dict[str, Any] = {"limit_train": options.limit_train, "clip_grad": options.clip_grad}
-    for key in leaves(Config):
-        if key not in FREE and not any(key == one or key.startswith(f"{one}.") for one in idle):
-            value: Any = dumped
-            for part in key.split("."):
-                value = value[part]
-            kept[key] = value
-    return kept
+    acting = used_values(config, {*without_effect(command, config), *FREE})
+    return {"limit_train": options.limit_train, "clip_grad": options.clip_grad, **acting}
 
 
 def check_start(stage: Stage, loader: Loader, run: Run, batch_norm: bool) -> None:

@@ -129,7 +129,7 @@ def _pretrain(session: Session, config: Config, how: Choices, plan: BatchPlan) -
         **session.run_options(),
         accumulate=plan.parts,
         log_every=config.TRAIN.PRINT_FREQ,
-        options=shared("ssl", config, head["config"], options),
+        options=shared("ssl", config, options),
         header=head,
         prefixes=load.PREFIXES,
     )

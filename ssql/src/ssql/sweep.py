@@ -18,6 +18,7 @@ from typing import get_args
 
 import torch
 
+from lowbit.config.keys import Dataset
 from lowbit.config.tree import dump_config
 from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.data.recipe import Recipe
@@ -33,12 +34,11 @@ from lowbit.train.session import Session
 from ssql.config import Config
 from ssql.evaluation import BATCH, Backbone, open_backbone
 from ssql.judged import Judged, dataset_of
-from ssql.keys import Train
 from ssql.norm import check_norm, norm_batches
 from ssql.variants import FLOAT, Bits
 from ssql.views import channels_of, recipes
 
-NAMES = tuple(name for name in get_args(Train.model_fields["DATASET"].annotation) if name)
+NAMES = get_args(Dataset)
 TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
 
 

@@ -7,13 +7,12 @@ Deviation from the authors' program: bicubic pictures are clamped to [0, 1], as 
 house does not have (vertical flips, random erasing, mirroring of what is only resized) are refused by name.
 """
 
+from lowbit.config.keys import AugEvaluation, AugTrain
 from lowbit.data.geometry import Geometry, Keep, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.data.recipe import ColorJitter, Colour, Recipe
 from lowbit.errors import InputError
 from ssql.config import Config
-from ssql.idle import fixed_transforms
-from ssql.keys import AugEvaluation, AugTrain
 from ssql.views import channels_of
 
 CIFAR_SIDE, CIFAR_RESIZE, CIFAR_SCALE = 32, 36, (0.8, 1.0)
@@ -31,7 +30,7 @@ def recipes(config: Config, pictures: Pictures, side: int) -> tuple[Recipe, Reci
         InputError: keys that do not go together, or that ask for what cannot be done here.
     """
     train, shown = channels_of(config), channels_of(config, evaluation=True)
-    if fixed_transforms(config):
+    if config.has_fixed_transforms:
         if side != CIFAR_SIDE:
             raise InputError(f"MODEL.INPUTSHAPE: the cifar_ nets are shown CIFAR at {CIFAR_SIDE} pixels, not {side}")
         crop = RandomResizedCrop(side, CIFAR_SCALE, interpolation="bicubic")

@@ -4,13 +4,10 @@ Their `ssl` builds an optimizer and a schedule from the keys, then trains with S
 knows no warm-up, smoothing or mixing; the quantization tools beyond `uniform` are called by no command.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Collection
+from typing import Literal
 
-from lowbit.config.tree import leaves
-
-if TYPE_CHECKING:
-    from ssql.config import Config
+from lowbit.config.unused import paths
 
 Command = Literal["ssl", "linear", "default", "draw"]
 EVERYWHERE = {  # section: its keys; what accelerate or the command decides here included
@@ -44,33 +41,31 @@ READ_BY = {  # by the method's last name: the keys of SSL.SETTING that its heads
 }
 
 
-def _paths(sections: Mapping[str, str]) -> set[str]:
-    return {f"{section}.{key}".lstrip(".") for section, keys in sections.items() for key in keys.split()}
+def unused_keys(
+    command: Command, known: Collection[str], *, kind: str | None, probe: bool, cosine: bool, fixed_transforms: bool
+) -> set[str]:
+    """Keys, and whole sections, that `command` does not read.
 
+    `ssl` takes mean and std alone from AUG; so does `linear` where transforms are fixed (CIFAR pictures on the
+    `cifar_` nets: crops of 80 to 100 % and mirroring; resized to 36 and the middle 32).
 
-def fixed_transforms(config: "Config") -> bool:
-    """Whether evaluation shows pictures in the one way that the authors' program has for this net and dataset."""
-    return config.MODEL.ARCH.startswith("cifar_") and config.TRAIN.DATASET in ("cifar10", "cifar100")
-
-
-def without_effect(command: Command, config: "Config") -> set[str]:
-    """Keys, and whole sections, that `command` does not read under this config.
-
-    `ssl` takes mean and std alone from AUG; so does `linear` for CIFAR pictures on the `cifar_` nets, whose
-    transforms are fixed (crops of 80 to 100 % and mirroring; resized to 36 and the middle 32).
+    Args:
+        command: its name.
+        known: every key of the tree.
+        kind: SSL.TYPE.
+        probe: TRAIN.LINEAR_EVAL.
+        cosine: whether the learning rate follows a cosine.
+        fixed_transforms: whether `linear` shows pictures in one way, whatever AUG says.
     """
-    known = list(leaves(type(config)))
     transforms = {key for key in known if key.startswith("AUG.") and ".NORMLIZATION." not in key}
-    idle = _paths(EVERYWHERE)
+    unused = paths(EVERYWHERE)
     if command != "ssl":
-        cosine = config.TRAIN.LR_SCHEDULER.TYPE == "cosine"
-        idle |= {"TRAIN.LR_SCHEDULER.DECAY_MILESTONES"} if cosine else set()
-        idle |= {"TRAIN.SYNC_BN"} if config.TRAIN.LINEAR_EVAL else set()
-        return idle | _paths(IN_EVALUATION) | (transforms if fixed_transforms(config) else set())
-    idle |= _paths(IN_SSL) | transforms
-    if config.SSL.TYPE:
-        used = READ_BY[config.SSL.TYPE.rpartition("_")[2]].split()
-        idle |= {key for key in known if key.startswith("SSL.SETTING.") and key.rpartition(".")[2] not in used}
-        if "SSQL" not in config.SSL.TYPE:
-            idle.add("QUANT")
-    return idle
+        unused |= {"TRAIN.LR_SCHEDULER.DECAY_MILESTONES"} if cosine else set()
+        unused |= {"TRAIN.SYNC_BN"} if probe else set()
+        return unused | paths(IN_EVALUATION) | (transforms if fixed_transforms else set())
+    unused |= paths(IN_SSL) | transforms
+    if kind:
+        used = READ_BY[kind.rpartition("_")[2]].split()
+        unused |= {key for key in known if key.startswith("SSL.SETTING.") and key.rpartition(".")[2] not in used}
+        unused |= set() if "SSQL" in kind else {"QUANT"}
+    return unused

@@ -1,52 +1,24 @@
-"""The sections MODEL, TRAIN and AUG of the authors' tree of keys, and the types of single values.
+"""The sections MODEL, TRAIN, AUG and SSL.SETTING that methods with a YAML config share; a method adds its own keys.
 
 Names, odd spellings (`NORMLIZATION`) included, and defaults are the authors'; comments mark the keys that are ours.
-`ssql.config` holds the whole tree and tells which keys have no effect.
+A method's tree is a subclass of `Root` with its own sections, and with subclasses of these where they have more keys
+(`class Train(keys.Train): DROP_LAST: bool = False`) or fewer values (`NAME: Literal["a", "b"]` for a `str`).
+No other file of this package holds a path of keys.
 """
 
-from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from lowbit.config.tree import Node
+from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, Positive, Share, Size, ascending
 
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
-Amount = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-def _bits(value: int) -> int:
-    if value != 0 and not 2 <= value <= 16:
-        raise ValueError("should be 0 (not quantized) or 2 to 16 bits")
-    return value
-
-
-def _bit_range(value: tuple[int, int]) -> tuple[int, int]:
-    if not 2 <= value[0] < value[1] <= 17:
-        raise ValueError("should be (lowest, highest + 1) within 2 to 16 bits: 2 <= first < second <= 17")
-    return value
-
-
-def _size(value: tuple[int, int]) -> tuple[int, int]:
-    if value != (-1, -1) and min(value) < 1:
-        raise ValueError("should be two sizes in pixels, or (-1, -1) for not stated")
-    return value
-
-
-def _ascending(value: tuple[float, ...]) -> tuple[float, ...]:
-    if any(a > b for a, b in pairwise(value)):
-        raise ValueError("should be in ascending order")
-    return value
-
-
-Bits = Annotated[int, AfterValidator(_bits)]
-BitRange = Annotated[tuple[int, int], AfterValidator(_bit_range)]
-Size = Annotated[tuple[int, int], AfterValidator(_size)]
-Share = Annotated[float, Field(gt=0, le=1)]
+EXAMPLE = "TRAIN.EPOCHS=100"  # of an argument
 Interpolation = Literal["bilinear", "bicubic"]
+Dataset = Literal[
+    "cifar10", "cifar100", "imagenet", "tiny-imagenet", "folder", "digits",
+    "aircraft", "caltech101", "dtd", "flowers", "food101", "pets",
+]  # fmt: skip
 
 
 class Model(Node):
@@ -69,7 +41,7 @@ class LrScheduler(Node):
     FC_LR: Any = 0
     MIN_LR: Amount = 0
     SPECIFIC_LRS: Any = ()
-    DECAY_MILESTONES: Annotated[tuple[Count, ...], AfterValidator(_ascending)] = ()
+    DECAY_MILESTONES: Annotated[tuple[Count, ...], AfterValidator(ascending)] = ()
     DECAY_EPOCH: Count = 0
     DECAY_RATE: Amount = 0.1
 
@@ -93,9 +65,9 @@ class Lploss(Node):
 
 
 class Criterion(Node):
-    """The loss; "" is the one that belongs to `SSL.TYPE`."""
+    """The loss; "" is the one that belongs to `SSL.TYPE`. Each method has its own names."""
 
-    NAME: Literal["", "CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "CrossEntropy"] = ""
+    NAME: str = ""
     LPLOSS: Lploss = Lploss()
 
 
@@ -145,10 +117,7 @@ class Train(Node):
     EPOCHS: Count = 0
     START_EPOCH: Count = 0
     PRETRAIN: Any = ""
-    DATASET: Literal[
-        "", "cifar10", "cifar100", "imagenet", "tiny-imagenet", "folder", "digits",
-        "aircraft", "caltech101", "dtd", "flowers", "food101", "pets",
-    ] = ""  # fmt: skip
+    DATASET: Literal["", Dataset] = ""
     LABEL_SMOOTHING: Fraction = 0
     BATCH_SIZE: AtLeastOne = 1  # per process
     GLOBAL_BATCH: AtLeastOne | None = None  # ours: pictures per optimizer step that the learning rate was chosen for
@@ -165,7 +134,7 @@ class RandomResizedCrop(Node):
     """A crop of a random share of the area, resized to `INPUTSHAPE`."""
 
     ENABLE: bool = False
-    SCALE: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = (0.08, 1.0)
+    SCALE: Annotated[tuple[Share, Share], AfterValidator(ascending)] = (0.08, 1.0)
     INTERPOLATION: Interpolation = "bilinear"
 
 
@@ -247,7 +216,7 @@ class AutoAugment(Node):
 
 
 class AugTrain(Node):
-    """Augmentation of `linear`; `ssl` has its own and takes mean and std alone."""
+    """How a picture is shown to what is trained with labels; pretraining has views of its own."""
 
     RANDOMRESIZEDCROP: RandomResizedCrop = RandomResizedCrop()
     RESIZE: Resize = Resize()
@@ -275,3 +244,30 @@ class Aug(Node):
 
     TRAIN: AugTrain = AugTrain()
     EVALUATION: AugEvaluation = AugEvaluation()
+
+
+class Setting(Node):
+    """Heads and loss of a self-supervised method."""
+
+    DIM: AtLeastOne = 128
+    HIDDEN_DIM: AtLeastOne = 2048
+    T: Positive = 0.07
+    MOCO_K: AtLeastOne = 65536
+    MOMENTUM: Fraction = 0.999  # of the momentum copy
+    MLP: bool = True  # a hidden layer in the projector
+
+
+class Root(Node):
+    """The keys that stand in no section, and the shared sections; `BASE_CONFIG` belongs to the files."""
+
+    DEVICE: Any = None
+    RANK: Any = 0
+    WORLD_SIZE: Any = 1
+    LOCAL_RANK: Any = 0
+    SEED: Count | None = None
+    OUTPUT: str = ""
+    EVALUATOR: Any = ""
+    EVALUATION_DOMAIN: Any = None
+    MODEL: Model = Model()
+    TRAIN: Train = Train()
+    AUG: Aug = Aug()

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError
 
-from lowbit.config.tree import Node, dump_config, leaves, load_config
+from lowbit.config.load import load_config
+from lowbit.config.tree import Node, dump_config, leaves
 from lowbit.errors import InputError
 
 
@@ -251,31 +252,33 @@ def test_a_long_way_round_is_still_a_cycle(shipped: Path, tmp_path: Path) -> Non
         load_config(Tree, tmp_path / "a.yaml", shipped=shipped)
 
 
-def test_dead_keys_are_listed_once_and_only_where_they_are_set(
+def test_unused_keys_are_listed_once_and_only_where_they_are_set(
     load: Callable[..., Tree], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    load("SEED: 1\n", dead=["TRAIN.RESUME", "TRAIN.RATE"], flags={"TRAIN.RESUME": "x"}, defaults={"TRAIN.RATE.BASE": 1})
+    load(
+        "SEED: 1\n", unused=["TRAIN.RESUME", "TRAIN.RATE"], flags={"TRAIN.RESUME": "x"}, defaults={"TRAIN.RATE.BASE": 1}
+    )
     assert caplog.messages == []
     load(
         "TRAIN:\n  RESUME: {any: thing}\n  RATE: {BASE: 1}\n",
         "TRAIN.RATE.TYPE=step",
-        dead=["TRAIN.RESUME", "TRAIN.RATE"],
+        unused=["TRAIN.RESUME", "TRAIN.RATE"],
     )
     assert len(caplog.messages) == 1
     assert "TRAIN.RESUME, TRAIN.RATE.BASE, TRAIN.RATE.TYPE" in caplog.messages[0]
     caplog.clear()
-    load("SEED: 1\n", "TRAIN.EPOCHS=3", dead=lambda config: ["SEED"] if config.TRAIN.EPOCHS == 3 else [])
+    load("SEED: 1\n", "TRAIN.EPOCHS=3", unused=lambda config: ["SEED"] if config.TRAIN.EPOCHS == 3 else [])
     assert caplog.messages[0].endswith("in this command: SEED")
 
 
-def test_dead_keys_are_told_by_the_first_process_alone(
+def test_unused_keys_are_told_by_the_first_process_alone(
     load: Callable[..., Tree], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for rank, told in (("0", 1), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
         caplog.clear()
-        load("SEED: 1\n", dead=["SEED"])
+        load("SEED: 1\n", unused=["SEED"])
         assert len(caplog.messages) == told
 
 

@@ -1,0 +1,43 @@
+"""Keys that a command reads, and keys that it accepts without effect: setting one of these gives a warning."""
+
+import functools
+import logging
+import operator
+import os
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from lowbit.config.tree import dump_config, leaves
+
+log = logging.getLogger(__name__)
+
+
+def paths(sections: Mapping[str, str]) -> set[str]:
+    """Full paths out of a table {section: its keys, separated by spaces}; the section "" is the root."""
+    return {f"{section}.{key}".lstrip(".") for section, keys in sections.items() for key in keys.split()}
+
+
+def is_unused(key: str, unused: Collection[str]) -> bool:
+    """Whether a key, or a section that it stands in, is among those without effect."""
+    return any(key == one or key.startswith(f"{one}.") for one in unused)
+
+
+def used_values(config: BaseModel, unused: Collection[str]) -> dict[str, Any]:
+    """The plain values of all other keys by full path, in the order of the tree."""
+    plain, used = dump_config(config), (key for key in leaves(type(config)) if not is_unused(key, unused))
+    return {key: functools.reduce(operator.getitem, key.split("."), plain) for key in used}
+
+
+def warn_unused(name: object, given: Iterable[str], unused: Collection[str]) -> None:
+    """List the keys without effect that were given, in one warning; by the first process of a run alone.
+
+    Args:
+        name: of the config.
+        given: the keys that its files and arguments set.
+        unused: keys and sections without effect.
+    """
+    found = [key for key in given if is_unused(key, unused)]
+    if found and os.environ.get("RANK", "0") == "0":  # the processes of a run have not met yet; they read the same
+        log.warning("config %s sets keys that have no effect in this command: %s", name, ", ".join(found))

@@ -1,0 +1,81 @@
+"""The shared sections, and a method's tree on them: keys of its own, other names of the loss, all else shared."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from lowbit.config import keys
+from lowbit.config.load import load_config
+from lowbit.config.tree import Node, annotation_of, dump_config, leaves, value_of
+from lowbit.config.values import Share
+from lowbit.errors import InputError
+
+
+class Criterion(keys.Criterion):
+    NAME: Literal["", "near", "far"] = ""
+
+
+class Loss(keys.Loss):
+    CRITERION: Criterion = Criterion()
+
+
+class Train(keys.Train):
+    LOSS: Loss = Loss()
+    DROP_LAST: bool = False
+
+
+class Widths(Node):
+    RANGE: tuple[Share, Share] = (0.25, 1.0)
+
+
+class Model(keys.Model):
+    WIDTHS: Widths = Widths()
+
+
+class Config(keys.Root):
+    MODEL: Model = Model()
+    TRAIN: Train = Train()
+    LEGACY: Any = ""
+
+
+TEXT = """
+SEED: 1
+LEGACY: {ANY: {KEY: [1, 2]}}
+MODEL: {ARCH: net, INPUTSHAPE: [32, 32], WIDTHS: {RANGE: "(0.5, 1.0)"}}
+TRAIN: {EPOCHS: 4, DROP_LAST: true, DATASET: cifar100, LOSS: {LAMBDA: 1.0e-4, CRITERION: {NAME: far}}}
+AUG: {TRAIN: {HORIZONTAL_FLIP: {PROB: 0.5}}}
+"""
+
+
+def load(folder: Path, *overrides: str) -> Config:
+    (folder / "a.yaml").write_text(TEXT)
+    return load_config(Config, folder / "a.yaml", overrides, shipped=folder)
+
+
+def test_a_method_adds_keys_and_names_to_the_shared_sections(tmp_path: Path) -> None:
+    config = load(tmp_path, "TRAIN.LR_SCHEDULER.BASE_LR=0.5")
+    assert (config.MODEL.WIDTHS.RANGE, config.MODEL.INPUTSHAPE) == ((0.5, 1.0), (32, 32))
+    assert config.TRAIN.DROP_LAST and config.TRAIN.EPOCHS == 4 and config.TRAIN.LR_SCHEDULER.BASE_LR == 0.5
+    assert config.TRAIN.LOSS.CRITERION.NAME == "far" and config.TRAIN.LOSS.LAMBDA == 1e-4
+    assert dump_config(config)["LEGACY"] == {"ANY": {"KEY": [1, 2]}}
+    for argument, said in (
+        ("TRAIN.LOSS.CRITERION.NAME=middle", "'near' or 'far'"),
+        ("TRAIN.DROPLAST=True", "'TRAIN.DROP_LAST'"),
+        ("MODEL.WIDTHS.RANGE=[0, 1]", "greater than 0"),
+    ):
+        with pytest.raises(InputError, match=said):
+            load(tmp_path, argument)
+
+
+def test_its_keys_are_the_shared_ones_and_its_own() -> None:
+    assert set(leaves(Config)) - set(leaves(keys.Root)) == {"MODEL.WIDTHS.RANGE", "TRAIN.DROP_LAST", "LEGACY"}
+    assert set(leaves(keys.Root)) < set(leaves(Config))
+
+
+def test_a_key_by_its_path() -> None:
+    assert value_of(Config(SEED=3), "SEED") == 3 and value_of(Config(), "AUG.TRAIN.RESIZE.KEEP_RATIO") is True
+    assert annotation_of(Config, "TRAIN") is Train and annotation_of(Config, "TRAIN.DROP_LAST") is bool
+    for path in ("TRAIN.X", "SEED.X", "X"):
+        with pytest.raises(KeyError):
+            annotation_of(Config, path)
