@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, Optimizer
 
 from bsq import target
@@ -25,13 +25,9 @@ from bsq.sgd import PlaneSGD
 from bsq.size import size
 from lowbit.data.batch import Batch
 from lowbit.train.protocol import Clock, Objective, Out, Pass
+from lowbit.train.supervised import batch_top1
 
 Watch = Callable[[Clock, nn.Module, Literal["before", "after"]], Mapping[str, float]]
-
-
-def top1(logits: Tensor, label: Tensor) -> Tensor:
-    """Accuracy of one batch in percent."""
-    return (logits.argmax(1) == label).to(logits.dtype).mean() * 100
 
 
 class BitSparsity(Objective):
@@ -95,7 +91,7 @@ class BitSparsity(Objective):
         logits = self.student(batch.views[0])
         ce = F.cross_entropy(logits, batch.label)
         reg, alpha = self._planes.lasso().to(ce.dtype), self._planes.strength
-        parts = {"ce": ce.detach(), "reg": reg, "top1": top1(logits.detach(), batch.label)}
+        parts = {"ce": ce.detach(), "reg": reg, "top1": batch_top1(logits.detach(), batch.label)}
         if self.aim is not None:
             parts["alpha"] = reg.new_tensor(alpha)
         return Out(ce + alpha * reg, parts)
@@ -177,7 +173,7 @@ class FineTune(Objective):
         assert batch.label is not None
         logits = self.student(batch.views[0])
         loss = F.cross_entropy(logits, batch.label)
-        return Out(loss, {"top1": top1(logits.detach(), batch.label)})
+        return Out(loss, {"top1": batch_top1(logits.detach(), batch.label)})
 
     @torch.no_grad()
     def after_step(self, clock: Clock, pas: Pass) -> None:

@@ -1,15 +1,15 @@
 """From a config to what `linear` and `default` train: a classifier at its bits, its optimizer, its learning rate."""
 
 import torch
-from timm.optim import Lars
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from lowbit.models.create import create_model
 from lowbit.quant.bitwidths import set_bits_, set_mode_
-from lowbit.train.schedule import Schedule, cosine, milestones
+from lowbit.train.optim import make_optimizer, make_schedule
+from lowbit.train.schedule import Schedule
 from ssql.config import Config, Quant
-from ssql.methods import parameter_groups, quantize_
+from ssql.methods import groups_of, quantize_
 
 
 def is_quantized(quant: Quant) -> bool:
@@ -41,17 +41,14 @@ def classifier(config: Config, size: tuple[int, int, int], classes: int) -> nn.M
 
 
 def optimizer(config: Config, net: nn.Module) -> Optimizer:
-    """SGD, or timm's LARS as probes have it (`lowbit.evaluate.probe`), over what is trained of a classifier."""
-    groups = parameter_groups(config, net)
+    """SGD or LARS over what is trained of a classifier."""
     lr, momentum = config.TRAIN.LR_SCHEDULER.BASE_LR, config.TRAIN.OPTIMIZER.MOMENTUM
-    if config.TRAIN.OPTIMIZER.NAME == "lars":
-        return Lars(groups, lr=lr, momentum=momentum, trust_coeff=0.001, trust_clip=False, always_adapt=True)
-    return SGD(groups, lr=lr, momentum=momentum)
+    return make_optimizer(groups_of(config, net), config.TRAIN.OPTIMIZER.NAME or "sgd", lr=lr, momentum=momentum)
 
 
 def rates(config: Config) -> dict[str, Schedule]:
     """By epoch: a cosine to 0, or times 0.1 at each milestone (none: constant), by `LR_SCHEDULER.TYPE`."""
     schedule = config.TRAIN.LR_SCHEDULER
-    if schedule.TYPE == "cosine":
-        return {"main": cosine(schedule.BASE_LR, per_step=False)}
-    return {"main": milestones(schedule.BASE_LR, schedule.DECAY_MILESTONES)}
+    name = "cosine" if schedule.TYPE == "cosine" else "step"
+    made = make_schedule(name, schedule.BASE_LR, milestones=schedule.DECAY_MILESTONES, per_step=False)
+    return {"main": made}

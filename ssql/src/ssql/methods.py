@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD
+from torch.optim import Optimizer
 
 from lowbit.errors import InputError
 from lowbit.losses.cosine import cosine_loss, squared_distance_loss
@@ -17,6 +17,7 @@ from lowbit.models.surgery import replace_, run_blank
 from lowbit.quant.bitwidths import quantize_uniform_
 from lowbit.quant.observers import ObserverConfig
 from lowbit.quant.uniform import WeightConfig
+from lowbit.train.optim import make_optimizer, parameter_groups
 from lowbit.train.schedule import Schedule, constant, cosine
 from ssql.bits import BitPolicy, derive_policy
 from ssql.config import Config, Quant
@@ -92,28 +93,21 @@ def drawing_of(config: Config) -> Drawing:
     return Drawing(w_range, a_range, equal=reversed_, sync=quant.SYNC_RANGES, shared_norm=quant.BN == "shared")
 
 
-def parameter_groups(config: Config, objective: nn.Module) -> list[dict[str, Any]]:
+def groups_of(config: Config, objective: nn.Module) -> list[dict[str, Any]]:
     """All trained parameters; groups for a fixed predictor rate and for what weight decay leaves out."""
     options, fixed = config.TRAIN.OPTIMIZER, config.SSL.SETTING.PREDICTOR_LR == "fixed"
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in objective.named_parameters():
-        if parameter.requires_grad:
-            decays = options.DECAY_NORM_AND_BIAS or parameter.dim() > 1
-            groups.setdefault((fixed and name.startswith("predictor."), decays), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": options.WEIGHT_DECAY if decays else 0.0,
-            "schedule": "fixed" if predictor else "main",
-        }
-        for (predictor, decays), parameters in groups.items()
-    ]
+    return parameter_groups(
+        objective,
+        options.WEIGHT_DECAY,
+        decay_norm_and_bias=options.DECAY_NORM_AND_BIAS,
+        fixed=("predictor.",) if fixed else (),
+    )
 
 
-def optimizer(config: Config, objective: nn.Module) -> SGD:
+def optimizer(config: Config, objective: nn.Module) -> Optimizer:
     """SGD, whatever `OPTIMIZER.NAME` says, as in the authors' program."""
-    groups = parameter_groups(config, objective)
-    return SGD(groups, lr=config.TRAIN.LR_SCHEDULER.BASE_LR, momentum=config.TRAIN.OPTIMIZER.MOMENTUM)
+    lr, momentum = config.TRAIN.LR_SCHEDULER.BASE_LR, config.TRAIN.OPTIMIZER.MOMENTUM
+    return make_optimizer(groups_of(config, objective), lr=lr, momentum=momentum)
 
 
 def rates(config: Config) -> dict[str, Schedule]:

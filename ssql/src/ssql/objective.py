@@ -33,6 +33,7 @@ from lowbit.losses.ranks import Shuffle, ranks_of
 from lowbit.models.momentum import momentum_copy, update_momentum_
 from lowbit.quant.bitwidths import in_mode, reset_ranges_, set_bits_, sync_ranges_
 from lowbit.train.protocol import Clock, Objective, Out, Pass
+from lowbit.train.supervised import batch_top1
 from ssql.bits import A_RANGE, W_RANGE, draw_bits
 
 Optimize = Callable[[nn.Module], Optimizer]
@@ -242,7 +243,7 @@ class MomentumContrast(SelfSupervised):
         key = self._key(clock, batch, x2)
         logits = self._logits(asked, key)
         loss = info_nce(logits)
-        parts = {"top1": (logits.argmax(1) == 0).to(loss.dtype).mean() * 100, **spread(asked)}
+        parts = {"top1": batch_top1(logits, 0), **spread(asked)}
         if self.drawing is not None:
             (q,) = self.quantized(x1)
             quantized = info_nce(self._logits(q, key))

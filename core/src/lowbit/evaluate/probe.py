@@ -1,14 +1,12 @@
 """The linear probe: a classifier on frozen features, by the protocol of MoCo and SimSiam.
 
 He et al., CVPR 2020 (arXiv 1911.05722), Sec. 4.1, and Chen and He, CVPR 2021 (arXiv 2011.10566), App. A: SGD with a
-large learning rate and no weight decay, or LARS; the backbone in evaluation mode, its batch norm as pretrained.
+large learning rate and no weight decay, or LARS (`lowbit.train.optim`); the backbone in evaluation mode, its batch norm
+as pretrained.
 
 Two ways to the same head: `train_head_` on features taken once (evaluation recipe), and the objective `LinearProbe` for
 `lowbit.train.loop.fit` where training augmentation shows other pictures in each epoch. Both take the same batches in
 the same order: without augmentation they give the same head.
-
-LARS is timm's with trust coefficient 0.001 and no clipping. It has to be told to adapt at weight decay 0: it would be
-plain SGD otherwise, while the original (LARC) adapts always.
 """
 
 import math
@@ -18,7 +16,6 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from timm.optim import Lars
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -27,9 +24,11 @@ from lowbit.data.hashing import permutation
 from lowbit.errors import InputError
 from lowbit.evaluate.classify import counts
 from lowbit.evaluate.features import Encode, Features, pooled, until_stopped
+from lowbit.train.optim import make_optimizer, make_schedule
 from lowbit.train.process import broadcast_
 from lowbit.train.protocol import Clock, Objective, Out, Pass
-from lowbit.train.schedule import Schedule, cosine, milestones
+from lowbit.train.schedule import Schedule
+from lowbit.train.supervised import batch_top1
 
 OptimizerName = Literal["sgd", "lars"]
 ScheduleName = Literal["multistep", "cosine"]
@@ -81,16 +80,13 @@ class ProbeOptions:
 
     def rate(self) -> Schedule:
         """The learning rate by time, for `Stage.lr`."""
-        if self.schedule == "cosine":
-            return cosine(self.lr, per_step=False)
-        return milestones(self.lr, self.milestones, self.gamma)
+        name = "cosine" if self.schedule == "cosine" else "step"
+        return make_schedule(name, self.lr, milestones=self.milestones, gamma=self.gamma, per_step=False)
 
     def optimizer_of(self, head: nn.Module) -> Optimizer:
         """The optimizer of a head."""
-        options: dict[str, Any] = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
-        if self.optimizer == "lars":
-            return Lars(head.parameters(), **options, trust_coeff=0.001, trust_clip=False, always_adapt=True)
-        return torch.optim.SGD(head.parameters(), **options)
+        rates = {"lr": self.lr, "momentum": self.momentum, "weight_decay": self.weight_decay}
+        return make_optimizer(head.parameters(), self.optimizer, **rates)
 
 
 def make_head(
@@ -211,5 +207,5 @@ class LinearProbe(Objective):
             raise ValueError("LinearProbe reads labels: build the loader with labels=True")
         logits = self.student(batch.views[0])
         loss = F.cross_entropy(logits, batch.label)
-        top1 = 100 * (logits.argmax(1) == batch.label).to(loss.dtype).mean()
+        top1 = batch_top1(logits, batch.label)
         return Out(loss, {"top1": top1})

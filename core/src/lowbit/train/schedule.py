@@ -44,3 +44,18 @@ def cosine(base: float, end: float = 0.0, *, per_step: bool = True) -> Schedule:
 def linear(base: float, end: float = 0.0) -> Schedule:
     """A straight line from `base` to `end` over the stage, moving every step."""
     return lambda clock: base + (end - base) * progress(clock)
+
+
+def warmed_up(schedule: Schedule, epochs: int) -> Schedule:
+    """`schedule` times a factor that rises linearly to 1 over the first `epochs` of the stage.
+
+    The first step has 1 / (steps of these epochs) of the rate, the last all of it; the schedule itself is not shifted.
+    """
+    if not epochs:
+        return schedule
+
+    def rate(clock: Clock) -> float:
+        step = clock.epoch * clock.steps_per_epoch + clock.step + 1
+        return schedule(clock) * min(1.0, step / (epochs * clock.steps_per_epoch))
+
+    return rate

@@ -3,12 +3,19 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
 from lowbit.train.protocol import Clock, Objective, Out, Pass
+
+
+def batch_top1(logits: Tensor, label: Tensor | int) -> Tensor:
+    """Accuracy of one batch in percent, in single precision at least; logits (B, C), label (B,) or one for all."""
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    return (logits.argmax(1) == label).to(dtype).mean() * 100
 
 
 class Supervised(Objective):
@@ -41,5 +48,4 @@ class Supervised(Objective):
             raise ValueError("Supervised reads labels: build the loader with labels=True")
         logits = self.student(batch.views[0])
         loss = F.cross_entropy(logits, batch.label)
-        top1 = (logits.argmax(1) == batch.label).to(loss.dtype).mean() * 100
-        return Out(loss, {"top1": top1})
+        return Out(loss, {"top1": batch_top1(logits.detach(), batch.label)})
