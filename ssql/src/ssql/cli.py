@@ -4,14 +4,12 @@ A flag given explicitly wins over `KEY.PATH=VALUE`, that over the YAML file; `--
 `-p` are one parameter each with `OUTPUT`, `SEED`, `MODEL.CHECKPOINT`, `TRAIN.NUM_WORKERS` and `TRAIN.PRINT_FREQ`.
 """
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
+from lowbit.cli.config import config_options
 from lowbit.cli.options import Decorator, apply_options, run_options
 from lowbit.cli.parsing import Group, Real
 from lowbit.errors import InputError
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from ssql.config import Config
     from ssql.unused_keys import Command
 
-OUTPUT = Path("./train_log")
 KEYS = {
     "output": "OUTPUT",
     "seed": "SEED",
@@ -45,55 +42,27 @@ def main() -> None:
     signals.guarded(lambda: cli(prog_name="ssql"))
 
 
-def config_options(training: bool = True) -> Decorator:
-    """`--config`, the authors' flags and `KEY.PATH=VALUE` arguments, then the shared options."""
-    count = click.IntRange(min=1)
-    chosen: list[Callable[..., Any]] = [
-        click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]..."),
-        click.option(
-            "--config", "name", required=True, metavar="NAME", help="A YAML file, or a shipped config's name."
-        ),
-        click.option("-p", "--print-freq", type=count, default=50, show_default=True, help="Steps between log lines."),
+def config_of(command: "Command", training: bool = True) -> Decorator:
+    """The config of a command, the authors' flags, and the shared options (`lowbit.cli.config`)."""
+
+    def read(name: str, overrides: tuple[str, ...], flags: dict[str, Any]) -> "Config":
+        from ssql.config import read_config
+
+        return read_config(command, name, overrides, flags)
+
+    workers, steps = click.IntRange(min=0), click.IntRange(min=1)
+    return config_options(
+        read,
+        KEYS,
+        click.option("-p", "--print-freq", type=steps, default=50, show_default=True, help="Steps between log lines."),
         # click stores values by name: this is another spelling of the shared --workers
-        click.option("--num_workers", "workers", type=click.IntRange(min=0), default=4, help="The same as --workers."),
-        run_options(output=OUTPUT, training=training),
-    ]
-    return apply_options(chosen)
-
-
-def resolve(
-    command: "Command", name: str, overrides: tuple[str, ...], options: RunOptions, print_freq: int
-) -> tuple["Config", RunOptions]:
-    """The config with what the command line says explicitly, and the shared options with what the config says.
-
-    Raises:
-        click.ClickException: what `ssql.config.read_config` refuses.
-    """
-    from ssql.config import read_config
-
-    context = click.get_current_context()
-    given = {**vars(options), "print_freq": print_freq}
-    flags: dict[str, Any] = {}
-    for parameter, key in KEYS.items():
-        if context.get_parameter_source(parameter) is ParameterSource.COMMANDLINE:
-            value = given[parameter]
-            flags[key] = "" if value is None else str(value) if isinstance(value, Path) else value
-    try:
-        config = read_config(command, name, overrides, flags)
-    except InputError as error:  # the processes of a run have not met yet: the first of each machine tells it
-        raise click.ClickException(str(error)) from error
-    resolved = dataclasses.replace(
-        options,
-        output=Path(config.OUTPUT) if config.OUTPUT else OUTPUT,
-        seed=config.SEED or 0,
-        resume=config.MODEL.CHECKPOINT or None,
-        workers=config.TRAIN.NUM_WORKERS,
+        click.option("--num_workers", "workers", type=workers, default=4, help="The same as --workers."),
+        run_options(output=Path("./train_log"), training=training),
     )
-    return config, resolved
 
 
 @cli.command("ssl")
-@config_options()
+@config_of("ssl")
 @click.option("--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH.")
 @click.option(
     "--probe-every",
@@ -105,15 +74,13 @@ def resolve(
 @click.option("--authors-layout", is_flag=True, help="Write checkpoint_authors.pth.tar at the end, too.")
 def ssl(
     name: str,
-    overrides: tuple[str, ...],
+    config: "Config",
     options: RunOptions,
-    print_freq: int,
     keep_global_batch: bool,
     probe_every: int,
     authors_layout: bool,
 ) -> None:
     """Pretrain without labels: SimSiam, BYOL, MoCo, SimCLR, and SSQL on them, as SSL.TYPE of the config says."""
-    config, options = resolve("ssl", name, overrides, options, print_freq)
     from ssql import pretrain
 
     how = pretrain.Choices(
@@ -122,10 +89,10 @@ def ssl(
     pretrain.pretrain(options, config, how)
 
 
-def classifying_options() -> Decorator:
+def classifying_options(command: "Command") -> Decorator:
     """The options of `linear` and `default`."""
-    chosen: list[Callable[..., Any]] = [
-        config_options(),
+    chosen: list[Decorator] = [
+        config_of(command),
         click.option("--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH."),
         click.option(
             "--cache-features", is_flag=True, help="Train a probe on the evaluation transform, features taken once."
@@ -135,23 +102,20 @@ def classifying_options() -> Decorator:
 
 
 @cli.command("linear")
-@classifying_options()
+@classifying_options("linear")
 def linear(**given: Any) -> None:
     """Judge a pretrained net: a probe on it (TRAIN.LINEAR_EVAL: True), or fine-tuning (False), at QUANT.W/A.BIT."""
     _classify("linear", **given)
 
 
 @cli.command("default")
-@classifying_options()
+@classifying_options("default")
 def default(**given: Any) -> None:
     """The authors' older `linear`: evaluates after every epoch and keeps model_best.pth.tar."""
     _classify("default", **given)
 
 
-def _classify(
-    command: "Command", name: str, overrides: tuple[str, ...], options: RunOptions, print_freq: int, **chosen: bool
-) -> None:
-    config, options = resolve(command, name, overrides, options, print_freq)
+def _classify(command: "Command", name: str, config: "Config", options: RunOptions, **chosen: bool) -> None:
     from ssql import linear
 
     linear.linear(options, config, linear.Choices(config_name=name, command=command, **chosen))
@@ -202,10 +166,9 @@ def sweep(
 
 
 @cli.command("draw")
-@config_options(training=False)
-def draw(name: str, overrides: tuple[str, ...], options: RunOptions, print_freq: int) -> None:
+@config_of("draw", training=False)
+def draw(name: str, config: "Config", options: RunOptions) -> None:
     """Draw a map (t-SNE) of training features of MODEL.PRETRAINED at QUANT.W/A.BIT: features.png and .csv."""
-    config, options = resolve("draw", name, overrides, options, print_freq)
     from ssql import draw as drawing
 
     drawing.draw(options, config, name)

@@ -1,0 +1,89 @@
+"""A config on the command line: `--config NAME`, `KEY.PATH=VALUE`, and flags that are one parameter with a key.
+
+A flag given explicitly wins over `KEY.PATH=VALUE`, that over the YAML file, that over the flag's default. Nothing of
+`lowbit.config` is imported before a command runs.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from lowbit.cli.options import Decorator, apply_options
+from lowbit.errors import InputError
+from lowbit.options import RunOptions
+
+Read = Callable[[str, tuple[str, ...], dict[str, Any]], Any]  # name, KEY.PATH=VALUE, flags by key -> the config
+
+
+def config_options(read: Read, keys: Mapping[str, str], *more: Decorator) -> Decorator:
+    """Give a command its config; it receives `name: str` (of the file), `config`, and `options: RunOptions` by it.
+
+    Args:
+        read: reads and checks the config.
+        keys: click's name of a parameter -> the key that it is one parameter with. Such parameters are handed to the
+            command in the config and, where they are shared options, in `options`; not by themselves.
+        more: further options, `run_options(...)` among them.
+    """
+    chosen: list[Decorator] = [
+        click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]..."),
+        click.option(
+            "--config", "name", required=True, metavar="NAME", help="A YAML file, or a shipped config's name."
+        ),
+        *more,
+    ]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapper(*, name: str, overrides: tuple[str, ...], options: RunOptions, **values: Any) -> Any:
+            config, options = resolve(read, keys, name, overrides, options)
+            own = {parameter: value for parameter, value in values.items() if parameter not in keys}
+            return command(name=name, config=config, options=options, **own)
+
+        return apply_options(chosen)(wrapper)
+
+    return decorate
+
+
+def resolve(
+    read: Read, keys: Mapping[str, str], name: str, overrides: tuple[str, ...], options: RunOptions
+) -> tuple[Any, RunOptions]:
+    """The config with what the command line says explicitly, and the shared options with what the config says.
+
+    Args:
+        read: as for `config_options`.
+        keys: likewise.
+        name: of the config.
+        overrides: `KEY.PATH=VALUE` arguments.
+        options: by the flags alone.
+
+    Raises:
+        click.ClickException: what `read` refuses.
+    """
+    from lowbit.config.tree import value_of
+
+    context = click.get_current_context()
+    given = [one for one in keys if context.get_parameter_source(one) is ParameterSource.COMMANDLINE]
+    try:
+        config = read(name, overrides, {keys[one]: _plain(context.params[one]) for one in given})
+    except InputError as error:  # the processes of a run have not met yet: the first of each machine reports it
+        raise click.ClickException(str(error)) from error
+    shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    found = {one: _unless_empty(value_of(config, keys[one]), shared[one]) for one in keys if one in shared}
+    return config, dataclasses.replace(options, **found)
+
+
+def _plain(value: Any) -> Any:
+    """A flag's value as a key holds it."""
+    return "" if value is None else str(value) if isinstance(value, Path) else value
+
+
+def _unless_empty(value: Any, default: Any) -> Any:
+    """A key's value as an option holds it; of an empty key the option's default."""
+    if value in (None, ""):
+        return default
+    return Path(value) if isinstance(default, Path) else value
