@@ -1,11 +1,16 @@
-"""Toy runs in processes of their own, and how two of them are compared."""
+"""Toy runs in processes of their own, and how two of them are compared; an accelerator for runs in this one."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from lowbit.train.process import make_accelerator
 
 TIMES = {"seconds", "images_per_second"}  # what may differ between equal runs
 
@@ -106,3 +111,10 @@ class Same:
 @pytest.fixture
 def same() -> type[Same]:
     return Same
+
+
+@pytest.fixture
+def accelerator() -> Iterator[Accelerator]:
+    yield make_accelerator("no", cpu=True)
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()

@@ -76,7 +76,7 @@ def work(s: Mapping[str, Any]) -> None:
     """One process of one run."""
     accelerator = make_accelerator("no", cpu=True)
     dtype = getattr(torch, s.get("dtype", "float64"))
-    plan = stages(s["toy"], s.get("bn", False), s.get("dropout", 0.0), dtype)
+    plan = stages(s["toy"], s.get("bn", False), s.get("dropout", 0.0), dtype, s.get("teacher", 0))
     if s.get("channels_last"):
         for stage in plan:
             stage.objective.to(memory_format=torch.channels_last)

@@ -22,13 +22,6 @@ from lowbit.train.schedule import constant
 from lowbit.train.supervised import Supervised
 
 
-@pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    yield make_accelerator("no", cpu=True)
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-
-
 class Fixed:
     """Three batches of 6, 6 and 4 pictures."""
 

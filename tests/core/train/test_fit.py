@@ -39,13 +39,6 @@ class Fixed:
             yield Batch((x,), torch.arange(n), (x.sum(1) > 0).long())
 
 
-@pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    yield make_accelerator("no", cpu=True)
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-
-
 def train(accelerator: Accelerator, *, epochs: int = 2, **settings: Any) -> tuple[Result, nn.Module]:
     torch.manual_seed(0)
     net = nn.Linear(5, 2)

@@ -123,6 +123,25 @@ class TwoOptimizers(Objective):
         return Out((self.head(clipped) - self.teacher(batch.views[0])).square().mean() + self.clip.square().sum())
 
 
+class Distilled(Objective):
+    """A frozen teacher that the program makes again: large, with batch norm, drawn from a seed of its own."""
+
+    rebuilt = ("teacher",)
+
+    def __init__(self, bn: bool | str, dropout: float, seed: int) -> None:
+        super().__init__()
+        self.trunk = trunk(bn, dropout)
+        torch.manual_seed(seed)
+        self.teacher = nn.Sequential(trunk("local", dropout), nn.Linear(WIDTH, 2000), nn.Linear(2000, WIDTH))
+        self.teacher.requires_grad_(False)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        return {"main": sgd(self.trunk)}
+
+    def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
+        return Out((self.trunk(batch.views[0]) - self.teacher(batch.views[0])).square().mean())
+
+
 class Swap(Objective):
     """Parameters replaced at an epoch's start, optimizer and DDP made anew, a clamp after each step; labels read."""
 
@@ -237,8 +256,8 @@ class Classes(Objective):
         return Out(F.cross_entropy(logits, batch.label), {"top1": top1})
 
 
-def stages(name: str, bn: bool | str, dropout: float, dtype: torch.dtype) -> list[Stage]:
-    """The stages of a toy run of three epochs, with weights that are a function of the name alone."""
+def stages(name: str, bn: bool | str, dropout: float, dtype: torch.dtype, teacher: int = 0) -> list[Stage]:
+    """The stages of a toy run of three epochs, with weights that are a function of the name and the teacher's seed."""
     torch.manual_seed(len(name))
     rates = {"main": milestones(0.05, [1, 2], 0.5)}
     if name == "two_stages":
@@ -247,6 +266,8 @@ def stages(name: str, bn: bool | str, dropout: float, dtype: torch.dtype) -> lis
     if name == "two_optimizers":
         both = {"main": cosine(0.05), "head": constant(0.02), "quant": constant(1e-3)}
         return [Stage(TwoOptimizers(bn, dropout).to(dtype), 3, both)]
+    if name == "distilled":
+        return [Stage(Distilled(bn, dropout, teacher).to(dtype), 3, rates)]
     kind: type[Heads | Swap | Queue] = {"heads": Heads, "swap": Swap, "queue": Queue}[name]
     return [Stage(kind(bn, dropout).to(dtype), 3, rates)]
 

@@ -48,10 +48,10 @@ def split(batch: Batch, parts: int) -> list[Batch]:
 
 
 def wrap(objective: Objective, processes: int) -> nn.Module:
-    """The objective under DDP, or itself on one process."""
+    """The objective under DDP, or itself on one process. What is `rebuilt` is equal on all ranks already."""
     if processes == 1:
         return objective
-    broadcast_(objective.parameters())
+    broadcast_(parameter for name, parameter in objective.named_parameters() if not objective.is_rebuilt(name))
     buffers = "forward_sync_buffers"  # the name of torch 2.15; `broadcast_buffers` warns there
     if buffers not in inspect.signature(DistributedDataParallel).parameters:
         buffers = "broadcast_buffers"
@@ -126,6 +126,9 @@ class Engine:
                         f"no learning rate for {group.get('schedule', name)}: Stage.lr has {sorted(self.rates)}"
                     )
         self._parameters = list(self.objective.parameters())
+        trained = [name for name, p in self.objective.named_parameters() if p.requires_grad]
+        if any(map(self.objective.is_rebuilt, trained)):
+            raise ValueError(f"{self.objective.rebuilt} are not in checkpoints: freeze them with requires_grad_(False)")
         self._module = wrap(self.objective, self.accelerator.num_processes)
         self._no_sync = getattr(self._module, "no_sync", nullcontext)
         self.objective.train()

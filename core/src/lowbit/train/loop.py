@@ -76,8 +76,10 @@ class _Loop:
         self.saved_at: Position | None = None  # of `checkpoint.pth.tar`, as far as this process wrote it
         self.record = Record(run, self.steps_per_epoch * sum(stage.epochs for stage in stages))
         if self.world > 1:
-            for stage in stages:
-                broadcast_(stage.objective.to(self.device).buffers())
+            for objective in (stage.objective.to(self.device) for stage in stages):
+                broadcast_(objective.buffers())
+                broadcast_(p for name, p in objective.named_parameters() if objective.is_rebuilt(name))
+        self.facts = facts(stages, loader, run)
         self.open_stage(run.resume)
 
     def open_stage(self, resume: Mapping[str, Any] | None) -> None:
@@ -227,7 +229,7 @@ class _Loop:
 
     def write(self, path: Path, notes: Mapping[str, Any] | None, *, keep_previous: bool = False) -> None:
         state = gather(self.engine, notes or self.record.notes(), self.position, self.run)
-        state["run"] = facts(self.stages, self.loader, self.run)
+        state["run"] = self.facts
         state["epoch"] = epochs_before(self.stages, self.position, self.steps_per_epoch)
         on_main(self.accelerator, lambda: write_checkpoint(path, state, keep_previous=keep_previous))
 

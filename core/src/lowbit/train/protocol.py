@@ -85,6 +85,9 @@ class Objective(nn.Module):
 
     Attributes:
         frozen: names of submodules that `train()` keeps in eval mode (teachers, momentum copies).
+        rebuilt: names of submodules that checkpoints leave out, since the command makes them again (a teacher read from
+            a file, the same on all ranks, without gradients). `train()` keeps them in eval mode, too. A resumed run
+            must have the same weights in them: the checkpoint has their digest.
         needs_labels: False leaves `batch.label` None, so that labels are provably unread.
         n_views: augmented views per picture.
         compiled: names of submodules that `--compile` compiles in place (the backbone, never the objective), and
@@ -95,6 +98,7 @@ class Objective(nn.Module):
     """
 
     frozen: Sequence[str] = ()
+    rebuilt: Sequence[str] = ()
     needs_labels: bool = False
     n_views: int = 1
     compiled: Mapping[str, bool | None] = {}
@@ -104,11 +108,15 @@ class Objective(nn.Module):
         self.records: list[dict[str, Any]] = []
 
     def train(self, mode: bool = True) -> "Objective":
-        """Set training mode, except for the `frozen` submodules."""
+        """Set training mode, except for the `frozen` and `rebuilt` submodules."""
         super().train(mode)
-        for name in self.frozen:
+        for name in (*self.frozen, *self.rebuilt):
             self.get_submodule(name).eval()
         return self
+
+    def is_rebuilt(self, name: str) -> bool:
+        """Whether a parameter or buffer of this name belongs to a `rebuilt` submodule."""
+        return name.startswith(tuple(f"{submodule}." for submodule in self.rebuilt))
 
     def optimizers(self) -> dict[str, Optimizer]:
         """Build the optimizers by name; called after `load_state_dict`, and again after a rebuild."""

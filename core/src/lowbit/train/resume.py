@@ -1,10 +1,12 @@
 """Whether a run can go on from a checkpoint, and where: what has to be the same, and what is only reported."""
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lowbit import __version__
 from lowbit.errors import InputError
@@ -31,7 +33,22 @@ def facts(stages: Sequence[Stage], loader: Loader, run: Run) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "mixed_precision": run.accelerator.mixed_precision,
         "options": dict(run.options),
+        "rebuilt": [
+            {name: digest(stage.objective.get_submodule(name)) for name in stage.objective.rebuilt} for stage in stages
+        ],
     }
+
+
+def digest(module: nn.Module) -> str:
+    """A hash of names, shapes, dtypes and bytes of a module's state dict; 16 hexadecimal digits."""
+    found = hashlib.blake2b(digest_size=8)
+    for name, value in module.state_dict().items():
+        if isinstance(value, Tensor):
+            found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            found.update(f"{name} {value!r}".encode())
+    return found.hexdigest()
 
 
 def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Loader, run: Run) -> Position:
@@ -45,6 +62,7 @@ def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Load
     try:
         position, then = Position(**state["position"]), dict(state["run"])
         then.get("options", {}).keys()
+        rebuilt_then = [dict(digests) for digests in then.get("rebuilt", [])]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             "--resume: the checkpoint holds weights but no run to go on with; name one of this program"
@@ -79,6 +97,13 @@ def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Load
                 f"--resume: the checkpoint was made with {name} {then['options'][name]}, this run has {value}: resume "
                 "with the options that the run was started with"
             )
+    for old, new in zip(rebuilt_then, now["rebuilt"], strict=False):
+        for name in sorted({*old, *new}):
+            if old.get(name) != new.get(name):
+                raise InputError(
+                    f"--resume: the checkpoint was made with other weights in {name} (digest {old.get(name)}, this run "
+                    f"has {new.get(name)}): resume with the options that the run was started with"
+                )
     if position.stage > len(stages) or (
         position.stage < len(stages) and position.epoch >= stages[position.stage].epochs
     ):

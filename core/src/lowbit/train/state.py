@@ -49,11 +49,17 @@ def rename(state: Mapping[str, Any], prefixes: Mapping[str, str]) -> dict[str, A
     return {new(key): value for key, value in state.items()}
 
 
+def saved_state(objective: Objective) -> dict[str, Any]:
+    """The objective's state dict without what is `rebuilt`; the tensors themselves."""
+    state = objective.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if not objective.is_rebuilt(name)}
+
+
 def local_buffers(objective: Objective, accelerator: Accelerator) -> dict[str, Tensor]:
     """The saved buffers whose values are not the same on all ranks, with this rank's values (a collective)."""
     if accelerator.num_processes == 1:
         return {}
-    saved = objective.state_dict(keep_vars=True)
+    saved = saved_state(objective)
     buffers = {name: buffer for name, buffer in objective.named_buffers() if name in saved}
     differs = torch.zeros(len(buffers), device=accelerator.device)
     for number, buffer in enumerate(buffers.values()):
@@ -90,7 +96,7 @@ def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Ru
         "release": __version__,
         "step": position.done,
         "position": position._asdict(),
-        "state_dict": on_cpu(rename(engine.objective.state_dict(), run.prefixes)),
+        "state_dict": on_cpu(rename(saved_state(engine.objective), run.prefixes)),
         "optimizer": on_cpu({name: optimizer.state_dict() for name, optimizer in engine.optimizers.items()}),
         "scaler": None if scaler is None else scaler.state_dict(),
         "ranks": gather_object([local]) if run.accelerator.num_processes > 1 else [local],
@@ -100,15 +106,16 @@ def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Ru
 
 
 def load_weights(state: Mapping[str, Any], objective: Objective, run: Run) -> None:
-    """Restore the objective, then what is this rank's alone.
+    """Restore the objective but for what is `rebuilt`, then what is this rank's alone.
 
     Raises:
         InputError: the weights are another net's.
     """
     try:
         weights = rename(state["state_dict"], {to: old for old, to in run.prefixes.items()})
-        check_kinds(weights, objective.state_dict())
-        objective.load_state_dict(weights)
+        now = objective.state_dict()
+        check_kinds(weights, now)
+        objective.load_state_dict({**weights, **{name: now[name] for name in now if objective.is_rebuilt(name)}})
     except (RuntimeError, KeyError) as error:  # KeyError: a layer that re-makes its parameters finds none
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"--resume: the checkpoint's weights do not fit this net: {reason}") from error
