@@ -12,7 +12,7 @@ forwards, and the seconds of both are printed), seeds 0, 1, 2. Before that, two 
 k-NN on 2,000 test pictures: 32 x 32 at 0.03 (about 34 % after 3 epochs), 16 x 16 at 0.06 (37 % after 12 of 12); a net
 that was hardly trained had 32 %. Each last checkpoint is swept over the paper's widths: weighted k-NN and a linear
 probe trained on float features, with the 10,000 pictures as bank and training set, on 5,000 test pictures; both also
-with batch norm estimated anew at the width. The budget is 40 minutes on two cores for all, sweeps included.
+with batch norm re-estimated at the width. The budget is 40 minutes on two cores for all, sweeps included.
 """
 
 import argparse
@@ -44,8 +44,8 @@ KEYS = (
 FIGURES = {
     "knn_top1": "weighted k-NN",
     "probe_top1": "float probe",
-    "knn_top1_bn": "weighted k-NN, batch norm anew",
-    "probe_top1_bn": "float probe, batch norm anew",
+    "knn_top1_bn": "weighted k-NN, batch norm re-estimated",
+    "probe_top1_bn": "float probe, batch norm re-estimated",
 }
 
 

@@ -10,6 +10,7 @@ from click.testing import Result
 from safetensors.torch import save_file
 from torch import nn
 
+from lowbit.data.fixed import seeded_subset
 from lowbit.data.recipe import DIGITS, plain
 from lowbit.errors import InputError
 from lowbit.evaluate.features import pooled
@@ -18,7 +19,7 @@ from lowbit.options import RunOptions
 from lowbit.quant.bitwidths import activations, in_mode, set_bits_
 from lowbit.train.session import Session
 from ssql.config import Calibration, Quant
-from ssql.evaluation import Backbone, calibrate, calibration_pictures, open_backbone, quantize
+from ssql.evaluation import Backbone, calibrate, open_backbone, quantize
 
 ARCH = "cifar_resnet8_1x1"
 
@@ -116,10 +117,10 @@ def test_pins_of_the_authors_list_need_no_head() -> None:
 def test_calibration_sees_the_same_pictures_each_time() -> None:
     with Session("ssql", RunOptions(workers=0), "digits") as session:
         pictures = session.pictures("train", 500)
-        some = calibration_pictures(Calibration(PICTURES=40), pictures)
-        other = calibration_pictures(Calibration(PICTURES=40, SEED=1), pictures)
+        some = seeded_subset(pictures, 40, 0)
+        other = seeded_subset(pictures, 40, 1)
         assert len(some) == 40 and not torch.equal(some.labels, other.labels)
-        assert len(calibration_pictures(Calibration(), pictures)) == 500
+        assert len(seeded_subset(pictures, 1024, 0)) == 500
         torch.manual_seed(0)
         backbone = Backbone(model=create_model(ARCH, num_classes=0), arch=ARCH, size=(3, 8, 8), config=None)
         net = quantize(backbone, Quant()).eval()

@@ -20,7 +20,7 @@ from lowbit.demo import NEEDED, prepare, run_stage, told_when_stopped, verdict
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
 from lowbit.evaluate.collapse import HEALTHY
 from lowbit.evaluate.probe import ProbeOptions
-from lowbit.evaluate.sweep import Row, draw
+from lowbit.evaluate.table import Row, plot
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions
@@ -36,7 +36,7 @@ BITS = parse_bits(DEFAULT)
 PROBE = ProbeOptions(lr=1.0, epochs=20, milestones=(12, 16))
 SHOWN = {  # of a row: in the table
     "probe_top1": "float probe",
-    "probe_top1_bn": "float probe, batch norm anew",
+    "probe_top1_bn": "float probe, batch norm re-estimated",
     "probe_top1_retrained": "probe trained at each",
     "knn_top1": "k-NN",
 }
@@ -62,14 +62,14 @@ def demo(options: RunOptions) -> int:
         judged = {name: _judged(series[name][0], trained[name], random) for name in KINDS}
         lines = list(table(series))
         (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        draw(series, folder.path / "demo.png")
+        plot(series, folder.path / "demo.png")
         rows = [{"method": name, **row} for name, found in series.items() for row in found]
         useful = all(net["useful"] for net in judged.values())
         facts = {"rows": rows, "random": random, "nets": judged, "probe_needed": NEEDED, "useful": useful}
         facts |= {"seed": options.seed, "global_batch": trained["SSQL"]["global_batch"]}
         folder.write_result({**facts, "seconds": time.perf_counter() - start})
     said = [f"{name}: {net['said']}" for name, net in judged.items()]
-    said.append(f"random weights with batch norm anew: float probe {random['probe_top1_bn']:.2f} %")
+    said.append(f"random weights, batch norm re-estimated: float probe {random['probe_top1_bn']:.2f} %")
     sys.stdout.write("\n".join([*lines, "", *said, f"written to {folder.path}"]) + "\n")
     return EXIT_DONE if useful else EXIT_FAULT
 

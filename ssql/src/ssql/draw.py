@@ -20,7 +20,7 @@ from lowbit.config.tree import dump_config
 from lowbit.data.pictures import Pictures, balanced_subset
 from lowbit.errors import InputError
 from lowbit.evaluate.features import extract
-from lowbit.evaluate.sweep import write_csv
+from lowbit.evaluate.table import write_csv
 from lowbit.files import replace_file
 from lowbit.options import RunOptions
 from lowbit.train.process import on_main

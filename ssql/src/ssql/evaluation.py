@@ -17,15 +17,17 @@ from torch import Tensor, nn
 
 from lowbit.checkpoint.check import check_kinds, first_bad
 from lowbit.checkpoint.read import read_checkpoint
-from lowbit.data.hashing import permutation
-from lowbit.data.loader import EvalLoader
+from lowbit.data.batch import Batch
+from lowbit.data.fixed import in_order, seeded_subset, shuffled
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
 from lowbit.errors import InputError
-from lowbit.evaluate.features import AsEvaluated, until_stopped
+from lowbit.evaluate.batchnorm import check_pictures
+from lowbit.evaluate.features import AsEvaluated
 from lowbit.export.backbone import KEY
 from lowbit.models.create import create_model
 from lowbit.quant.bitwidths import calibrate_ranges_
+from lowbit.train.process import until_stopped
 from lowbit.train.session import Session
 from ssql import authors
 from ssql.config import Calibration, Config, Quant
@@ -34,7 +36,6 @@ from ssql.methods import quantize_
 from ssql.views import channels_of
 
 PREFIXES = ("", "encoder_q.", "model.", "backbone.")  # of a net's own keys: bare (of `linear` too), of `ssl`, others'
-BATCH = 256  # pictures of a calibration batch
 Size = tuple[int, int, int]
 
 
@@ -203,19 +204,33 @@ def calibrate(model: nn.Module, calibration: Calibration, pictures: Pictures, re
     Raises:
         Stopped: a stop signal came.
     """
-    chosen = calibration_pictures(calibration, pictures)
-    common = {**session.loader_options(), "rank": 0, "world": 1}
-    loader = EvalLoader(chosen, recipe, batch_size=BATCH, **common)
-
-    def views() -> Iterator[Tensor]:
-        for batch in until_stopped(loader, session.accelerator):
-            yield batch.views[0]
-
-    calibrate_ranges_(AsEvaluated(model, session.accelerator), views())
+    chosen = seeded_subset(pictures, calibration.PICTURES, calibration.SEED)
+    loader = until_stopped(in_order(chosen, recipe, session.loader_options()), session.accelerator)
+    calibrate_ranges_(AsEvaluated(model, session.accelerator), (batch.views[0] for batch in loader))
     return len(chosen)
 
 
-def calibration_pictures(calibration: Calibration, pictures: Pictures) -> Pictures:
-    """`calibration.PICTURES` of a set (all of a smaller one), in an order drawn by `calibration.SEED`."""
-    order = permutation(len(pictures), calibration.SEED, "calibration")
-    return pictures.subset(torch.from_numpy(order[: calibration.PICTURES].copy()))
+def statistics_batches(
+    calibration: Calibration, pictures: Pictures, views: Recipe, session: Session
+) -> Iterator[Batch]:
+    """The pictures of the calibration as training sees them, for batch-norm statistics at the bits.
+
+    Args:
+        calibration: section QUANT.CALIBRATION.
+        pictures: the training set.
+        views: the recipe of training; the first view is for batch norm.
+        session: of the command.
+    """
+    chosen = seeded_subset(pictures, calibration.PICTURES, calibration.SEED)
+    return shuffled(chosen, views, session.loader_options(), seed=calibration.SEED)
+
+
+def check_statistics(net: nn.Module, calibration: Calibration, pictures: Pictures) -> None:
+    """Refuse batch-norm statistics of one picture.
+
+    Raises:
+        InputError: the net has batch norm, and there is one picture.
+    """
+    described = f"QUANT.CALIBRATION.PICTURES={calibration.PICTURES} of {len(pictures)} training pictures"
+    count = min(calibration.PICTURES, len(pictures))
+    check_pictures(net, count, f"{described} (--calibration, --limit-train)")

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from torch import nn
 
 from lowbit.data.datasets import DATASETS
+from lowbit.data.fixed import BATCH
 from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.quant.bitwidths import in_mode, set_bits_
 from lowbit.train.session import Session
 from ssql.config import Config, Quant
-from ssql.evaluation import BATCH, Backbone, calibrate, quantize
+from ssql.evaluation import Backbone, calibrate, quantize
 from ssql.variants import Bits
 
 

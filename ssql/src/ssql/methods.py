@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lowbit.errors import InputError
 from lowbit.losses.cosine import cosine_loss, squared_distance_loss
 from lowbit.models.create import create_model
-from lowbit.models.heads import Heads, build_heads
+from lowbit.models.heads import Heads, build_heads, linear_classifier
 from lowbit.models.surgery import replace_, run_blank
 from lowbit.quant.bitwidths import quantize_uniform_
 from lowbit.quant.observers import ObserverConfig
@@ -34,10 +34,7 @@ def attach_projector_(encoder: nn.Module, build: Callable[[int], Heads]) -> Head
     Raises:
         InputError: a net without a linear classifier.
     """
-    classifier = encoder.get_classifier()  # type: ignore[operator]  # timm's nets have it
-    name = next((name for name, module in encoder.named_modules() if module is classifier), "")
-    if not isinstance(classifier, nn.Linear) or not name:
-        raise InputError("MODEL.ARCH: this net has no linear classifier that a projector could replace; use another")
+    name, classifier = linear_classifier(encoder)
     heads = build(classifier.in_features)
     replace_(encoder, {name: heads.projector})
     return heads

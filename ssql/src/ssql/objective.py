@@ -49,7 +49,7 @@ class Drawing:
         equal: activations take the weights' number, drawn from `w_range`.
         sync: ranges of activations are those of all processes.
         shared_norm: batch norm's running statistics follow float and quantized passes alike, as in the authors'
-            program; else the float ones alone (a quantized net's are then estimated anew where it is evaluated).
+            program; else the float ones alone (a quantized net's are then re-estimated where it is evaluated).
     """
 
     w_range: tuple[int, int] = W_RANGE

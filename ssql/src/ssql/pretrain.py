@@ -21,21 +21,23 @@ from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures
 from lowbit.errors import InputError
 from lowbit.evaluate.collapse import HEALTHY
+from lowbit.evaluate.monitor import monitor_pretraining
 from lowbit.export.backbone import save_backbone
 from lowbit.options import RunOptions
 from lowbit.train.bn import sync_batchnorm_
+from lowbit.train.copies import keep_copies
+from lowbit.train.epochs import after_multiples, print_epoch_lines
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Result, Run, fit
 from lowbit.train.process import on_main
-from lowbit.train.protocol import Stage
+from lowbit.train.protocol import Objective, Stage
 from lowbit.train.session import Session
 from ssql import authors, load
-from ssql.config import Config
+from ssql.config import CRITERIA, Config
 from ssql.methods import build, rates
 from ssql.objective import SelfSupervised
 from ssql.plan import BatchPlan, batch_plan, check_named, check_start, refuse, say_plan, shared
 from ssql.views import recipes, side_of
-from ssql.watch import Watch
 
 AUTHORS = "checkpoint_authors.pth.tar"
 
@@ -143,8 +145,12 @@ def _pretrain(session: Session, config: Config, how: Choices, plan: BatchPlan) -
         assert folder is not None  # --output has a default
         plan.say_remark(session)
         sets = None if test is None else _sets(pictures, test, shown, common)
-        watch = Watch(session, folder, config, head, sets, how.probe_every)
-        result = fit([stage], loader, dataclasses.replace(run, folder=folder, probes=(watch,)))
+        criterion = config.TRAIN.LOSS.CRITERION.NAME or CRITERIA[str(config.SSL.TYPE).rpartition("_")[2]][0]
+        probes = [print_epoch_lines(session, folder, {"Loss": "loss", criterion: "loss"})]
+        if sets is not None:
+            probes.append(monitor_pretraining(encoder_of, *sets, session, every=how.probe_every))
+        probes.append(keep_copies(folder, session.accelerator, after_multiples(20, 50), head, load.PREFIXES))
+        result = fit([stage], loader, dataclasses.replace(run, folder=folder, probes=probes))
         _finish(session, config, how, objective, folder, head, result, {**facts, "pictures": len(pictures)})
     return result
 
@@ -171,6 +177,11 @@ def _objective(session: Session, config: Config, size: tuple[int, int, int]) -> 
         sync_batchnorm_(objective)
     session.place(objective)
     return objective
+
+
+def encoder_of(objective: Objective) -> nn.Module:
+    """The net that is evaluated."""
+    return objective.get_submodule("encoder_q")
 
 
 def _sets(train: Pictures, test: Pictures, shown: Any, common: Mapping[str, Any]) -> tuple[EvalLoader, EvalLoader]:

@@ -1,10 +1,10 @@
 """`ssql sweep`: one checkpoint at many bit-widths, one table.
 
-Each width is judged by weighted k-NN and by a linear probe on the features that the net gives there: one probe, trained
-on the features of `fp` (float, or with QUANT.FP=authors with the stem at 8/8) and carried along, or one trained at
-each width (the protocol of the paper). All figures come a second
-time with batch norm's statistics estimated anew at the width, from the pictures of the calibration under the views of
-pretraining: that is what a checkpoint of `QUANT.BN=float` needs, whose statistics have seen float passes alone.
+Each width is evaluated by weighted k-NN and by a linear probe on the features that the net gives there: one probe,
+trained on the features of `fp` (float, or with QUANT.FP=authors with the stem at 8/8) and carried along, or one trained
+at each width (the protocol of the paper). All figures come a second time with batch-norm statistics re-estimated at the
+width, from the pictures of the calibration under the views of pretraining: that is what a checkpoint of
+`QUANT.BN=float` needs, whose statistics have seen float passes alone.
 
 The net's ranges are found anew for each width, on `QUANT.CALIBRATION.PICTURES` training pictures as evaluation shows
 them. A float checkpoint gets the pins that SSQL has for its net.
@@ -20,21 +20,22 @@ import torch
 
 from lowbit.config.keys import Dataset
 from lowbit.config.tree import dump_config
+from lowbit.data.fixed import BATCH
 from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.evaluate.features import extract
 from lowbit.evaluate.knn import K
 from lowbit.evaluate.probe import ProbeOptions
-from lowbit.evaluate.sweep import Row, SweepOptions, Variant, table, write_sweep
-from lowbit.evaluate.sweep import sweep as judge
+from lowbit.evaluate.sweep import SweepOptions, Variant
+from lowbit.evaluate.sweep import sweep as evaluate
+from lowbit.evaluate.table import Row, table, write_sweep
 from lowbit.options import RunOptions
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
 from ssql.config import Config
-from ssql.evaluation import BATCH, Backbone, open_backbone
+from ssql.evaluation import Backbone, check_statistics, open_backbone, statistics_batches
 from ssql.judged import Judged, dataset_of
-from ssql.norm import check_norm, norm_batches
 from ssql.variants import FLOAT, Bits
 from ssql.views import channels_of, recipes
 
@@ -83,7 +84,7 @@ class Choices:
 
 
 def sweep(options: RunOptions, choices: Choices) -> list[Row] | None:
-    """Judge a checkpoint, say the table, write it where `options.output` is given. None after a dry run.
+    """Evaluate a checkpoint, say the table, write it where `options.output` is given. None after a dry run.
 
     Raises:
         InputError: before anything is written.
@@ -104,7 +105,7 @@ def sweep(options: RunOptions, choices: Choices) -> list[Row] | None:
         views, shown = (dataclasses.replace(recipe, channels=channels) for recipe in recipes(config, train, side))
         backbone = dataclasses.replace(backbone, size=(3, side, side))
         judged = Judged(session, backbone, config.QUANT, train, shown)
-        check_norm(judged.net, config.QUANT.CALIBRATION, train)
+        check_statistics(judged.net, config.QUANT.CALIBRATION, train)
         if options.dry_run:
             _say_plan(judged, test, choices, backbone)
             return None
@@ -133,7 +134,7 @@ def _rows(judged: Judged, test: Pictures, choices: Choices, views: Recipe) -> li
     session = judged.session
     variants = {bits: Variant(bits.name, partial(judged.at, bits)) for bits in (FLOAT, *choices.bits)}
     neighbours = min(K, len(judged.train))
-    return judge(
+    return evaluate(
         judged.net,
         [variants[bits] for bits in choices.bits],
         judged.loader(judged.train),
@@ -141,7 +142,7 @@ def _rows(judged: Judged, test: Pictures, choices: Choices, views: Recipe) -> li
         session.accelerator,
         SweepOptions(probe=choices.probe, retrain=choices.retrain, k=neighbours, seed=session.options.seed),
         reference=variants[FLOAT],
-        bn_batches=partial(norm_batches, judged.quant.CALIBRATION, judged.train, views, session),
+        bn_batches=partial(statistics_batches, judged.quant.CALIBRATION, judged.train, views, session),
     )
 
 
@@ -152,7 +153,7 @@ def _say_plan(judged: Judged, test: Pictures, choices: Choices, backbone: Backbo
     with judged.at(choices.bits[-1]):
         extract(judged.net, judged.loader(some), judged.session.accelerator)
     seconds = (time.perf_counter() - start) / (len(some) + judged.calibrated)
-    passes = 2 * len({FLOAT, *choices.bits})  # as it is, and with batch norm anew
+    passes = 2 * len({FLOAT, *choices.bits})  # own statistics of batch norm, and re-estimated ones
     judged.session.say_facts(
         {
             "net": backbone.arch,

@@ -26,7 +26,8 @@ from lowbit.evaluate.classify import classify
 from lowbit.evaluate.collapse import collapse_probe
 from lowbit.evaluate.features import extract
 from lowbit.evaluate.knn import knn
-from lowbit.evaluate.probe import LinearProbe, ProbeOptions, make_head, train_head_
+from lowbit.evaluate.linear import linear_probe
+from lowbit.evaluate.probe import ProbeOptions, make_head, train_head_
 from lowbit.evaluate.sweep import SweepOptions, Variant, sweep
 from lowbit.models.create import create_model
 from lowbit.train import signals
@@ -93,7 +94,9 @@ def work() -> dict[str, Any]:
     few = extract(net, loader(pictures("test", 5)), accelerator)  # one batch: a second process has none
     head = make_head(64, CLASSES, 0, dtype=torch.float64)
     train_head_(head, bank, OPTIONS, accelerator)
-    objective = LinearProbe(copy.deepcopy(net), make_head(64, CLASSES, 0, dtype=torch.float64), OPTIONS)
+    probed: Any = copy.deepcopy(net)
+    probed.fc = make_head(64, CLASSES, 0, dtype=torch.float64)
+    objective = linear_probe(probed, lambda student: OPTIONS.optimizer_of(probed.fc))
     fit(
         [Stage(objective, OPTIONS.epochs, {"main": OPTIONS.rate()})],
         training(**here),
@@ -110,7 +113,7 @@ def work() -> dict[str, Any]:
         "knn": knn(bank, queries, accelerator, k=10),
         "collapse": dict(collapse_probe(lambda objective: net, test, accelerator)(clock, Objective())),
         "head": head.weight.detach(),
-        "fitted": objective.student.head.weight.detach(),
+        "fitted": probed.fc.weight.detach(),
         "sweep": sweep(
             swept, variants, train, test, accelerator, SweepOptions(probe=OPTIONS, k=10, retrain=True),
             reference=variants[0], bn_batches=lambda: training().epoch(0),

@@ -1,4 +1,4 @@
-"""Batch norm estimated anew: in the net's dtype, under autocast of the forward alone, and undone."""
+"""Batch norm re-estimated: in the net's dtype, under autocast of the forward alone, and undone."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from lowbit.data.batch import Batch
-from lowbit.evaluate.batchnorm import batchnorm_anew
+from lowbit.evaluate.batchnorm import reestimated_batchnorm
 from lowbit.train.process import make_accelerator
 
 PICTURES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -37,7 +37,7 @@ def test_a_net_is_run_as_evaluation_runs_it(precision: str, dtype: torch.dtype) 
     net[0].register_forward_hook(lambda module, args, out: seen.append(out))
     before = {key: value.clone() for key, value in net.state_dict().items()}
     prepared: list[bool] = []
-    with batchnorm_anew(net, batches(prepared), make_accelerator(precision, cpu=True)):
+    with reestimated_batchnorm(net, batches(prepared), make_accelerator(precision, cpu=True)):
         assert prepared == [False]
         assert seen[0].dtype == (torch.bfloat16 if precision == "bf16" else dtype)
         torch.testing.assert_close(net[1].running_mean, seen[0].to(dtype).mean((0, 2, 3)), rtol=1e-5, atol=1e-6)

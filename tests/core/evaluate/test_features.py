@@ -10,10 +10,9 @@ from torch import nn
 
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError, Stopped
-from lowbit.evaluate.features import due, extract, outputs, pooled
+from lowbit.evaluate.features import extract, outputs, pooled
 from lowbit.models.create import create_model
 from lowbit.train import signals
-from lowbit.train.protocol import Clock
 
 
 @pytest.mark.parametrize("size", [1, 7, 23, 100])
@@ -95,8 +94,3 @@ def test_an_empty_set_and_pictures_that_were_not_pooled(accelerator: Accelerator
         extract(nn.Identity(), cut(torch.randn(0, 4), None, 2), accelerator)
     with pytest.raises(ValueError, match=r"\(B, D\)"):
         extract(nn.Identity(), cut(torch.randn(3, 4, 2), None, 2), accelerator)
-
-
-def test_a_probe_is_due_each_nth_epoch_and_at_the_end() -> None:
-    clock = Clock(0, 0, 8, 5, 5, 0)
-    assert [epoch for epoch in range(8) if due(clock._replace(epoch=epoch), 3)] == [2, 5, 7]

@@ -1,6 +1,7 @@
 """The linear probe: its optimum, its two ways, LARS, the schedule, what it leaves alone, the digits."""
 
 import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,21 @@ from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.recipe import CIFAR10, cifar_train, plain
 from lowbit.errors import InputError, Stopped
+from lowbit.evaluate.cached import FromFeatures
 from lowbit.evaluate.classify import classify
 from lowbit.evaluate.features import Features, extract
-from lowbit.evaluate.probe import LinearProbe, ProbedNet, ProbeOptions, make_head, score_head, train_head_
+from lowbit.evaluate.linear import linear_probe
+from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
 from lowbit.models.create import create_model
 from lowbit.train import signals
 from lowbit.train.loop import Run, fit
 from lowbit.train.protocol import Clock, Stage
 
 DOUBLE = torch.float64
+
+
+def head_optimizer(options: ProbeOptions, student: nn.Module) -> torch.optim.Optimizer:
+    return options.optimizer_of(student.net.get_classifier())  # type: ignore[operator, union-attr]
 
 
 def digits(split: Any, n: int) -> Any:
@@ -64,41 +71,42 @@ def test_cached_features_and_the_loop_give_the_same_head(
 ) -> None:
     """Without augmentation; ragged last batch, several epochs, a change of the rate."""
     torch.manual_seed(0)
-    net = create_model("cifar_resnet8_1x1", num_classes=0).double()
+    net: Any = create_model("cifar_resnet8_1x1", num_classes=10).double()
+    net.fc = make_head(64, 10, 1, dtype=DOUBLE)
     lr = 0.5 if optimizer == "sgd" else 20.0
     options = ProbeOptions(
         lr=lr, batch_size=32, epochs=3, milestones=(1,), schedule=schedule, optimizer=optimizer, weight_decay=1e-3
     )
     pictures = digits("train", 100)
     loader = Loader(pictures, plain(CIFAR10), global_batch=32, seed=5, dtype=DOUBLE)
-    objective = LinearProbe(net, make_head(64, 10, 1, dtype=DOUBLE), options)
+    objective = linear_probe(net, partial(head_optimizer, options))
     fit([Stage(objective, 3, {"main": options.rate()})], loader, Run(accelerator=accelerator, seed=5))
 
     cached = make_head(64, 10, 1, dtype=DOUBLE)
     start = cached.weight.detach().clone()
     features = extract(net, EvalLoader(pictures, plain(CIFAR10), batch_size=32, dtype=DOUBLE), accelerator)
     train_head_(cached, features, options, accelerator, seed=5)
-    torch.testing.assert_close(objective.student.head.weight, cached.weight, rtol=0, atol=1e-11)
-    torch.testing.assert_close(objective.student.head.bias, cached.bias, rtol=0, atol=1e-11)
+    torch.testing.assert_close(net.fc.weight, cached.weight, rtol=0, atol=1e-11)
+    torch.testing.assert_close(net.fc.bias, cached.bias, rtol=0, atol=1e-11)
     assert (cached.weight - start).abs().max() > 1e-3
 
 
 def test_the_loop_leaves_the_backbone_as_it_is(accelerator: Accelerator) -> None:
     torch.manual_seed(0)
-    net = create_model("cifar_resnet8_1x1", num_classes=10)
+    net: Any = create_model("cifar_resnet8_1x1", num_classes=10)
+    net.fc = make_head(64, 10, 0)
     before = copy.deepcopy(net.state_dict())
     options = ProbeOptions(lr=1.0, epochs=1)
-    objective = LinearProbe(net, make_head(64, 10, 0), options)
-    head = copy.deepcopy(objective.student.head.state_dict())
+    objective = linear_probe(net, partial(head_optimizer, options))
     loader = Loader(digits("train", 96), cifar_train(CIFAR10, 8, 1), global_batch=32, seed=0)
     fit([Stage(objective, 1, {"main": options.rate()})], loader, Run(accelerator=accelerator))
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert not any(torch.equal(value, head[name]) for name, value in objective.student.head.state_dict().items())
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"fc.weight", "fc.bias"}
     objective.train()
-    assert not any(module.training for module in net.modules()) and objective.student.head.training
+    assert not any(module.training for module in net.modules()) and objective.student.training
     optimized = [p for group in objective.optimizers()["main"].param_groups for p in group["params"]]
-    assert {id(p) for p in optimized} == {id(p) for p in objective.student.head.parameters()}
-    assert isinstance(objective.get_submodule(*objective.compiled), ProbedNet)
+    assert {id(p) for p in optimized} == {id(p) for p in net.fc.parameters()}
+    assert isinstance(objective.get_submodule(*objective.compiled), FromFeatures)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01])
@@ -151,10 +159,10 @@ def test_training_is_a_function_of_the_seed(accelerator: Accelerator, clouds: tu
 
 def test_scores_equal_those_of_the_whole_net(accelerator: Accelerator) -> None:
     torch.manual_seed(0)
-    net = create_model("cifar_resnet8_1x1", num_classes=10)
-    head = make_head(64, 10, 0)
+    net: Any = create_model("cifar_resnet8_1x1", num_classes=10)
+    net.fc = head = make_head(64, 10, 0)
     loader = EvalLoader(digits("test", 90), plain(CIFAR10), batch_size=40)
-    whole = classify(ProbedNet(net, head), loader, accelerator)
+    whole = classify(FromFeatures(net), loader, accelerator)
     found = score_head(head, extract(net, loader, accelerator))
     expected = [whole.top1, whole.top5, whole.loss]
     assert [found[f"probe_{name}"] for name in ("top1", "top5", "loss")] == pytest.approx(expected, rel=1e-6)

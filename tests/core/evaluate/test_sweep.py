@@ -20,7 +20,8 @@ from lowbit.errors import InputError, Stopped
 from lowbit.evaluate.features import Features, extract
 from lowbit.evaluate.knn import knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
-from lowbit.evaluate.sweep import SweepOptions, Variant, draw, sweep, table, write_csv, write_sweep
+from lowbit.evaluate.sweep import SweepOptions, Variant, sweep
+from lowbit.evaluate.table import plot, table, write_csv, write_sweep
 from lowbit.models.create import create_model
 from lowbit.train import signals
 from lowbit.train.bn import reestimate_batchnorm_
@@ -194,7 +195,7 @@ def test_files_read_back(tmp_path: Path) -> None:
 
 def test_a_table_shows_the_figures_that_there_are() -> None:
     assert list(table(ROWS)) == [
-        "| variant | float probe | k-NN | k-NN, batch norm anew |",
+        "| variant | float probe | k-NN | k-NN, batch norm re-estimated |",
         "|---|---|---|---|",
         "| fp | 91.50 | 88.25 | 88.50 |",
         "| 2w, 4f | 61.00 | 70.00 |  |",
@@ -202,7 +203,7 @@ def test_a_table_shows_the_figures_that_there_are() -> None:
 
 
 def test_one_picture_of_two_sweeps(tmp_path: Path) -> None:
-    draw({"SSQL": ROWS, "SimSiam": ROWS[1:]}, tmp_path / "both.png")
+    plot({"SSQL": ROWS, "SimSiam": ROWS[1:]}, tmp_path / "both.png")
     with Image.open(tmp_path / "both.png") as both:
         assert both.format == "PNG"
 
@@ -237,3 +238,37 @@ def test_fewer_levels_lose_digits(accelerator: Accelerator) -> None:
     fine, coarse = sweep(net, variants, loader("train"), loader("test"), accelerator, options, reference=variants[0])
     assert fine["probe_top1"] > coarse["probe_top1"] + 10
     assert fine["knn_top1"] > coarse["knn_top1"]
+
+
+def test_own_statistics_can_be_left_out(accelerator: Accelerator, net: Toy, sets: tuple[Any, Any]) -> None:
+    """At a width they mean nothing: no figure and no probe is of them."""
+    variants = [Variant("8", at(net), macs=48.0), Variant("4", at(net, width=4), macs=24.0)]
+    both = sweep(net, variants, *sets, accelerator, OPTIONS, reference=variants[0], bn_batches=training(sets))
+    seen: list[Tensor] = []
+    net.norm.register_forward_hook(lambda module, args, out: seen.append(module.running_mean.clone()))
+    alone = SweepOptions(probe=PROBE, k=15, seed=2, own_statistics=False)
+    rows = sweep(net, variants, *sets, accelerator, alone, reference=variants[0], bn_batches=training(sets))
+    assert seen and not any(torch.equal(mean, net.norm.running_mean) for mean in seen)
+    for row, other in zip(rows, both, strict=True):
+        assert list(row) == [
+            "variant", "macs", "top1", "probe", "probe_top1_bn", "knn_top1_bn", "knn_k", "knn_temperature",
+        ]  # fmt: skip
+        assert row["top1"] == row["probe_top1_bn"] == other["probe_top1_bn"]
+        assert row["knn_top1_bn"] == other["knn_top1_bn"]
+    with pytest.raises(ValueError, match="bn_batches"):
+        sweep(net, variants, *sets, accelerator, alone, reference=variants[0])
+
+
+def test_macs_have_a_column_and_an_axis(tmp_path: Path) -> None:
+    rows = [{**row, "macs": macs} for row, macs in zip(ROWS, (138.9e6, 35.04e6), strict=True)]
+    assert list(table(rows)) == [
+        "| variant | MACs, M | float probe | k-NN | k-NN, batch norm re-estimated |",
+        "|---|---|---|---|---|",
+        "| fp | 138.9 | 91.50 | 88.25 | 88.50 |",
+        "| 2w, 4f | 35.0 | 61.00 | 70.00 |  |",
+    ]
+    write_sweep(rows, tmp_path, "widths")
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        assert [float(row["macs"]) for row in csv.DictReader(file)] == [138.9e6, 35.04e6]
+    with Image.open(tmp_path / "sweep.png") as picture:
+        assert picture.format == "PNG"

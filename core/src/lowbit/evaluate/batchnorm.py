@@ -1,4 +1,4 @@
-"""Batch norm's statistics estimated anew for a while, at whatever bits or width a net is."""
+"""Batch-norm statistics re-estimated for a while, at whatever bits or width a net is."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,29 +9,46 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowbit.data.batch import Batch
-from lowbit.evaluate.features import AsEvaluated, until_stopped
+from lowbit.errors import InputError
+from lowbit.evaluate.features import AsEvaluated
 from lowbit.train.bn import reestimate_batchnorm_
+from lowbit.train.process import until_stopped
 
 
-def norms(net: nn.Module) -> list[_BatchNorm]:
+def tracked_batchnorms(net: nn.Module) -> list[_BatchNorm]:
     """The batch norms of a net that have statistics."""
     return [module for module in net.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
 
 
+def check_pictures(net: nn.Module, count: int, described: str) -> None:
+    """Refuse to re-estimate batch norm from one picture, which has no variance.
+
+    Args:
+        net: whose statistics are meant; any number will do for one without batch norm.
+        count: of pictures.
+        described: what they are, with the options that choose them, for the message.
+
+    Raises:
+        InputError: there is one picture, or none.
+    """
+    if count < 2 and tracked_batchnorms(net):
+        raise InputError(f"batch norm is re-estimated from {described}: give 2 or more")
+
+
 @contextmanager
-def batchnorm_anew(net: nn.Module, batches: Iterable[Batch], accelerator: Accelerator) -> Iterator[None]:
+def reestimated_batchnorm(net: nn.Module, batches: Iterable[Batch], accelerator: Accelerator) -> Iterator[None]:
     """Inside the block statistics are those of `batches`; the old ones come back at the end.
 
     Args:
         net: on the accelerator's device.
-        batches: of two pictures or more, under the *training* recipe; every process sees all of them, so that several
-            equal one.
+        batches: of two pictures or more, under the *training* recipe; every process sees all of them
+            (`lowbit.data.fixed.shuffled`), so that several equal one.
         accelerator: of the run.
 
     Raises:
         Stopped: a stop signal came (to any process).
     """
-    old = [(buffer, buffer.clone()) for norm in norms(net) for buffer in norm.buffers(recurse=False)]
+    old = [(buffer, buffer.clone()) for norm in tracked_batchnorms(net) for buffer in norm.buffers(recurse=False)]
     try:
         moved = (batch.to(accelerator.device) for batch in until_stopped(batches, accelerator))
         reestimate_batchnorm_(AsEvaluated(net, accelerator), moved)

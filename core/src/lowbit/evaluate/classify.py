@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,10 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lowbit.data.batch import Batch
-from lowbit.errors import InputError, Stopped
-from lowbit.train.process import first_ones_buffers, stop_agreed
-
-ASK_EVERY = 10  # batches between two questions whether to stop, where several processes have to agree
+from lowbit.errors import InputError
+from lowbit.train.process import first_ones_buffers, until_stopped
 
 
 class Batches(Protocol):
@@ -91,11 +89,8 @@ def classify(model: nn.Module, batches: Batches, accelerator: Accelerator) -> Sc
     total = torch.zeros(4, dtype=torch.float64, device=accelerator.device)
     rounds = int(accelerator.gather(torch.tensor([len(batches)], device=accelerator.device)).max())
     dtype = next((p.dtype for p in model.parameters()), None)
-    ask_every = 1 if accelerator.num_processes == 1 else ASK_EVERY
     with evaluating(model, accelerator):
-        for number, batch in zip(range(rounds), chain(batches, repeat(None)), strict=False):
-            if number % ask_every == 0 and stop_agreed(accelerator):
-                raise Stopped("evaluation was interrupted; its figures are lost")
+        for batch in until_stopped(islice(chain(batches, repeat(None)), rounds), accelerator):
             here = None if batch is None else batch.to(accelerator.device)
             if here is not None and here.label is not None:
                 with accelerator.autocast():

@@ -8,7 +8,8 @@ unit vectors here, not centred, so that a collapsed net has rank 1).
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lowbit.evaluate.classify import Batches
-from lowbit.evaluate.features import Encode, due, extract, outputs
+from lowbit.evaluate.features import Encode, extract, outputs
+from lowbit.train.epochs import after_every
 from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Probe
 
@@ -71,6 +73,7 @@ def collapse_probe(
     *,
     every: int = 1,
     encode: Encode = outputs,
+    context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext,
 ) -> Probe:
     """The collapse monitor, for `Run.probes`: `z_std`, `z_std_relative`, `effective_rank`.
 
@@ -80,11 +83,15 @@ def collapse_probe(
         accelerator: of the run.
         every: epochs between two probes; the last epoch always has one.
         encode: what of the net is asked for.
+        context: given the net, a context manager around its forwards: a width with the statistics that belong to it.
     """
+    due = after_every(every)
 
     def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
-        if not due(clock, every):
+        if not due(clock):
             return {}
-        return spread(extract(net_of(objective), batches, accelerator, encode).x)._asdict()
+        net = net_of(objective)
+        with context(net):
+            return spread(extract(net, batches, accelerator, encode).x)._asdict()
 
     return probe

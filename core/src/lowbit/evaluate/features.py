@@ -4,20 +4,18 @@ Processes take whole batches each (`lowbit.data.loader.EvalLoader`), and `Batch.
 also where unreadable pictures were left out. So N processes give what one gives, to the last bit of each forward.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from itertools import chain, islice, repeat
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from lowbit.errors import InputError, Stopped
-from lowbit.evaluate.classify import ASK_EVERY, Batches, evaluating
-from lowbit.train.process import stop_agreed
-from lowbit.train.protocol import Clock
+from lowbit.errors import InputError
+from lowbit.evaluate.classify import Batches, evaluating
+from lowbit.train.process import until_stopped
 
-T = TypeVar("T")
 Encode = Callable[[Any, Tensor], Tensor]  # (net, (B, C, H, W)) -> (B, D)
 
 
@@ -60,24 +58,6 @@ class AsEvaluated(nn.Module):
 def outputs(net: Any, x: Tensor) -> Tensor:
     """What the net returns, (B, D): of an encoder with its projector in the classifier's place, z."""
     return net(x)
-
-
-def due(clock: Clock, every: int) -> bool:
-    """Whether a probe that costs time runs after this epoch: each `every`-th one, and a stage's last."""
-    return (clock.epoch + 1) % every == 0 or clock.epoch + 1 == clock.epochs
-
-
-def until_stopped(items: Iterable[T], accelerator: Accelerator) -> Iterator[T]:
-    """The items, as many on every process, with a look at the stop signals between them.
-
-    Raises:
-        Stopped: a signal came, to any process.
-    """
-    ask_every = 1 if accelerator.num_processes == 1 else ASK_EVERY
-    for number, item in enumerate(items):
-        if number % ask_every == 0 and stop_agreed(accelerator):
-            raise Stopped("evaluation was interrupted; its figures are lost")
-        yield item
 
 
 def extract(net: nn.Module, batches: Batches, accelerator: Accelerator, encode: Encode = pooled) -> Features:

@@ -9,6 +9,8 @@ Ties: of equal similarities the earlier bank row is taken, of equal votes the sm
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,9 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.evaluate.classify import Batches
-from lowbit.evaluate.features import Encode, Features, due, extract, pooled, until_stopped
+from lowbit.evaluate.features import Encode, Features, extract, pooled
+from lowbit.train.epochs import after_every
+from lowbit.train.process import until_stopped
 from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Probe
 
@@ -115,11 +119,12 @@ def knn_probe(
     temperature: float = TEMPERATURE,
     every: int = 1,
     encode: Encode = pooled,
+    context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext,
 ) -> Probe:
     """K-NN during pretraining, for `Run.probes`.
 
     Args:
-        net_of: the net that is judged, out of the objective.
+        net_of: the net that is evaluated, out of the objective.
         bank: training pictures under the evaluation recipe.
         test: test pictures likewise.
         accelerator: of the run.
@@ -127,13 +132,16 @@ def knn_probe(
         temperature: of the votes.
         every: epochs between two probes; the last epoch always has one.
         encode: what of the net is asked for.
+        context: given the net, a context manager around its forwards: a width with the statistics that belong to it.
     """
+    due = after_every(every)
 
     def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
-        if not due(clock, every):
+        if not due(clock):
             return {}
         net = net_of(objective)
-        known, asked = extract(net, bank, accelerator, encode), extract(net, test, accelerator, encode)
+        with context(net):
+            known, asked = extract(net, bank, accelerator, encode), extract(net, test, accelerator, encode)
         return knn(known, asked, accelerator, k=k, temperature=temperature)
 
     return probe

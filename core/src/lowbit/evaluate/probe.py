@@ -4,31 +4,30 @@ He et al., CVPR 2020 (arXiv 1911.05722), Sec. 4.1, and Chen and He, CVPR 2021 (a
 large learning rate and no weight decay, or LARS (`lowbit.train.optim`); the backbone in evaluation mode, its batch norm
 as pretrained.
 
-Two ways to the same head: `train_head_` on features taken once (evaluation recipe), and the objective `LinearProbe` for
-`lowbit.train.loop.fit` where training augmentation shows other pictures in each epoch. Both take the same batches in
-the same order: without augmentation they give the same head.
+Two ways to the same head: `train_head_` on features taken once (evaluation recipe), and the objective of
+`lowbit.evaluate.linear.linear_probe` for `lowbit.train.loop.fit` where training augmentation shows other pictures in
+each epoch. Both take the same batches in the same order: without augmentation they give the same head.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from itertools import chain
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from lowbit.data.batch import Batch
-from lowbit.data.hashing import permutation
 from lowbit.errors import InputError
+from lowbit.evaluate.cached import FeatureLoader
 from lowbit.evaluate.classify import counts
-from lowbit.evaluate.features import Encode, Features, pooled, until_stopped
+from lowbit.evaluate.features import Features
 from lowbit.train.optim import make_optimizer, make_schedule
-from lowbit.train.process import broadcast_
-from lowbit.train.protocol import Clock, Objective, Out, Pass
+from lowbit.train.process import broadcast_, until_stopped
+from lowbit.train.protocol import Clock
 from lowbit.train.schedule import Schedule
-from lowbit.train.supervised import batch_top1
 
 OptimizerName = Literal["sgd", "lars"]
 ScheduleName = Literal["multistep", "cosine"]
@@ -42,7 +41,7 @@ class ProbeOptions:
     Attributes:
         lr: learning rate at the start, as it is (no scaling by the batch).
         momentum, weight_decay: of the optimizer.
-        batch_size: pictures per step, over all processes; `LinearProbe` takes its loader's.
+        batch_size: pictures per step, over all processes.
         epochs: passes over the training set.
         schedule: "multistep" (times `gamma` at each of `milestones`) or "cosine" to 0; either moves each epoch.
         milestones: 0-based epochs, ascending.
@@ -117,22 +116,20 @@ def train_head_(
         InputError: no labels, features that are not finite, training that diverged.
         Stopped: a stop signal came (to any process).
     """
-    x, label = train
-    if label is None:
+    if train.label is None:
         raise InputError("a linear probe needs labelled pictures")
-    if not x.isfinite().all():
+    if not train.x.isfinite().all():
         raise InputError("linear probe: some features are not finite; the net's weights are damaged or it diverged")
-    optimizer, rate, size = options.optimizer_of(head), options.rate(), options.batch_size
-    steps = -(-len(x) // size)
-    order = label.new_empty(0)
-    for number in until_stopped(range(options.epochs * steps), accelerator):
-        epoch, step = divmod(number, steps)
+    optimizer, rate = options.optimizer_of(head), options.rate()
+    loader = FeatureLoader(train, global_batch=options.batch_size, seed=seed)
+    batches = chain.from_iterable(loader.epoch(epoch) for epoch in range(options.epochs))
+    for number, batch in enumerate(until_stopped(batches, accelerator)):
+        epoch, step = divmod(number, len(loader))
         if step == 0:
-            order = torch.from_numpy(permutation(len(x), seed, "order", epoch)).to(x.device)
-            optimizer.param_groups[0]["lr"] = rate(Clock(0, epoch, options.epochs, 0, steps, seed))
-        here = order[step * size : (step + 1) * size]
+            optimizer.param_groups[0]["lr"] = rate(Clock(0, epoch, options.epochs, 0, len(loader), seed))
+        assert batch.label is not None
         optimizer.zero_grad()
-        F.cross_entropy(head(x[here]), label[here]).backward()
+        F.cross_entropy(head(batch.views[0]), batch.label).backward()
         optimizer.step()
     if accelerator.num_processes > 1:
         broadcast_(head.parameters())
@@ -156,56 +153,3 @@ def score_head(head: nn.Linear, test: Features) -> dict[str, float]:
     total = torch.stack([counts(F.linear(x, weight, head.bias), label) for x, label in parts]).sum(0)
     top1, top5, loss, pictures = total.tolist()
     return {"probe_top1": 100 * top1 / pictures, "probe_top5": 100 * top5 / pictures, "probe_loss": loss / pictures}
-
-
-class ProbedNet(nn.Module):
-    """A frozen backbone with a trained head, (B, C, H, W) -> (B, classes): what `classify` evaluates."""
-
-    def __init__(self, backbone: nn.Module, head: nn.Linear, encode: Encode = pooled) -> None:
-        super().__init__()
-        self.backbone = backbone.requires_grad_(False)
-        self.head = head
-        self._encode = encode
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits; the gradient ends at the head."""
-        with torch.no_grad():
-            h = self._encode(self.backbone, x)
-        return self.head(h)
-
-
-class LinearProbe(Objective):
-    """Cross-entropy of a head on a frozen backbone, for `fit`: the backbone stays in evaluation mode and as it is.
-
-    Args:
-        backbone: its parameters lose `requires_grad`.
-        head: see `make_head`.
-        options: the protocol; `Stage` gets its `epochs` and `{"main": options.rate()}`, the loader its batch.
-        encode: what of the backbone the head gets.
-    """
-
-    needs_labels = True
-    frozen = ("student.backbone",)
-    compiled = {"student": False}  # noqa: RUF012 (read-only)
-
-    def __init__(self, backbone: nn.Module, head: nn.Linear, options: ProbeOptions, encode: Encode = pooled) -> None:
-        super().__init__()
-        self.student = ProbedNet(backbone, head, encode)
-        self._options = options
-
-    def optimizers(self) -> dict[str, Optimizer]:
-        """One, named "main", of the head alone."""
-        return {"main": self._options.optimizer_of(self.student.head)}
-
-    def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
-        """`loss`, and the training accuracy `top1` in percent.
-
-        Raises:
-            ValueError: the loader gave no labels.
-        """
-        if batch.label is None:
-            raise ValueError("LinearProbe reads labels: build the loader with labels=True")
-        logits = self.student(batch.views[0])
-        loss = F.cross_entropy(logits, batch.label)
-        top1 = batch_top1(logits, batch.label)
-        return Out(loss, {"top1": top1})

@@ -1,21 +1,20 @@
 """One checkpoint as many variants (bits, widths), one table: k-NN, a float probe carried along, a probe per variant.
 
-Neutral to the method: a variant is a name and a callable that puts the net into it. Judged are
+Neutral to the method: a variant is a name and a callable that puts the net into it. Evaluated are
 
 - weighted k-NN, bank and queries both seen by the variant;
 - one probe, trained once on the features of the `reference` (the float or widest net) and carried to every variant;
-- on request a probe retrained at each variant (the protocol of the papers);
-- on request all of these a second time (`_bn`) with batch norm's statistics estimated anew at the variant, the probe
-  that is carried along being trained on the reference with its own estimated anew.
+- on request a probe retrained at each variant (the protocol of the papers).
+
+All of these are of the net's own batch-norm statistics, of those re-estimated at the variant (`_bn`), or of both; with
+re-estimated ones the probe that is carried along is trained on the reference with its own re-estimated, too. A net's
+own statistics mean nothing where they are those of another width.
 """
 
-import csv
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from io import BytesIO, StringIO
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
@@ -23,23 +22,16 @@ from torch import nn
 
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
-from lowbit.evaluate.batchnorm import batchnorm_anew
+from lowbit.evaluate.batchnorm import reestimated_batchnorm
 from lowbit.evaluate.classify import Batches
 from lowbit.evaluate.features import Encode, Features, extract, pooled
 from lowbit.evaluate.knn import TEMPERATURE, K, check_neighbours, knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
-from lowbit.files import replace_file
+from lowbit.evaluate.table import REESTIMATED, Row
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-Pairs = dict[str, tuple[Features, Features]]  # training and test set: "" as they are, "_bn" with batch norm anew
-FIGURES = {
-    "probe_top1": "float probe",
-    "probe_top1_retrained": "probe trained at each",
-    "knn_top1": "k-NN",
-}
-ANEW = ("_bn", ", batch norm anew")
+Pairs = dict[str, tuple[Features, Features]]  # training and test set: "" own statistics, "_bn" re-estimated ones
 
 
 class Variant(NamedTuple):
@@ -48,25 +40,29 @@ class Variant(NamedTuple):
     Attributes:
         name: what the table calls it; unique in a sweep.
         enter: puts the net into the variant; what it returns is a context manager that takes it out again, or None.
+        macs: multiply-accumulates of a picture, where variants differ in them.
     """
 
     name: str
     enter: Callable[[], AbstractContextManager[Any] | None]
+    macs: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """What is judged.
+    """What is evaluated.
 
     Attributes:
         probe: how probes are trained.
-        retrain: also train one at each variant (`--probe-per-bits`).
+        retrain: also train one at each variant.
+        own_statistics: evaluate with the net's own batch-norm statistics; False where only re-estimated ones fit.
         k, temperature: of k-NN.
         seed: of the probes.
     """
 
     probe: ProbeOptions
     retrain: bool = False
+    own_statistics: bool = True
     k: int = K
     temperature: float = TEMPERATURE
     seed: int = 0
@@ -84,7 +80,7 @@ def sweep(
     bn_batches: Callable[[], Iterable[Batch]] | None = None,
     encode: Encode = pooled,
 ) -> list[Row]:
-    """Judge a net at every variant; the net is left as it was.
+    """Evaluate a net at every variant; the net is left as it was.
 
     Args:
         net: the backbone, on the accelerator's device.
@@ -92,19 +88,20 @@ def sweep(
         train: labelled training pictures under the evaluation recipe: the bank, and what probes learn from.
         test: labelled test pictures.
         accelerator: of the run.
-        options: what is judged.
+        options: what is evaluated.
         reference: where the one probe is trained; it need not be among the variants.
         bn_batches: training batches under the *training* recipe, in random order; given, each figure also comes with
-            batch norm estimated anew. Every process sees all of them (a loader of one process), so that several
-            processes equal one.
+            batch-norm statistics re-estimated. Every process sees all of them (`lowbit.data.fixed.shuffled`), so that
+            several processes equal one.
         encode: what of the net is asked for.
 
     Returns:
-        A row per variant: `variant`; `top1` and `probe`, which says whose it is ("float": the reference's probe,
-        "retrained"); `probe_top1`, `probe_top1_retrained`, `knn_top1`, each also with `_bn` if asked for; `knn_k`,
-        `knn_temperature`. The same on every process.
+        A row per variant: `variant`; `macs` if it has any; `top1` and `probe`, which says whose it is ("float": the
+        reference's probe, "retrained"); `probe_top1`, `probe_top1_retrained`, `knn_top1`, each also (or only) with
+        `_bn` if asked for; `knn_k`, `knn_temperature`. The same on every process.
 
     Raises:
+        ValueError: neither statistics are asked for.
         InputError: two variants of one name, k beyond the bank, a probe that diverges, damaged weights.
         Stopped: a stop signal came (to any process).
     """
@@ -112,38 +109,42 @@ def sweep(
     if len(set(names)) != len(names):
         raise InputError(f"a sweep over {', '.join(names)}: name each variant once")
 
+    def features() -> tuple[Features, Features]:
+        return extract(net, train, accelerator, encode), extract(net, test, accelerator, encode)
+
     def see(variant: Variant) -> Pairs:
-        with _inside(variant):
-            found = {"": (extract(net, train, accelerator, encode), extract(net, test, accelerator, encode))}
+        found: Pairs = {}
+        with variant.enter() or nullcontext():
+            if options.own_statistics:
+                found[""] = features()
             if bn_batches is not None:
-                with batchnorm_anew(net, bn_batches(), accelerator):
-                    found["_bn"] = (extract(net, train, accelerator, encode), extract(net, test, accelerator, encode))
+                with reestimated_batchnorm(net, bn_batches(), accelerator):
+                    found[REESTIMATED] = features()
+        if not found:
+            raise ValueError("a sweep without the net's own statistics needs bn_batches")
         return found
 
     first = see(reference)
-    check_neighbours(options.k, options.temperature, len(first[""][0].x))
+    check_neighbours(options.k, options.temperature, len(next(iter(first.values()))[0].x))
     heads = {suffix: _trained(pair, options, accelerator) for suffix, pair in first.items()}
     rows = []
     for variant in variants:
         figures: dict[str, float] = {}
         for suffix, pair in (first if variant == reference else see(variant)).items():
-            judged = _figures(heads[suffix], pair, options, accelerator)
-            figures |= {key + suffix: value for key, value in judged.items()}
+            found = _figures(heads[suffix], pair, options, accelerator)
+            figures |= {key + suffix: value for key, value in found.items()}
         log.info("%s: %s", variant.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
-        rows.append(_row(variant.name, figures, options))
+        rows.append(_row(variant, figures, options))
     return rows
 
 
-def _row(name: str, figures: Mapping[str, float], options: SweepOptions) -> Row:
+def _row(variant: Variant, figures: Mapping[str, float], options: SweepOptions) -> Row:
     """A line of the table, its main figure first."""
-    whose = "retrained" if options.retrain else "float"
-    top1 = figures["probe_top1_retrained" if options.retrain else "probe_top1"]
+    whose, key = ("retrained", "probe_top1_retrained") if options.retrain else ("float", "probe_top1")
+    top1 = figures[key if options.own_statistics else key + REESTIMATED]
+    cost = {} if variant.macs is None else {"macs": variant.macs}
     settings = {"knn_k": options.k, "knn_temperature": options.temperature}
-    return {"variant": name, "top1": top1, "probe": whose, **figures, **settings}
-
-
-def _inside(variant: Variant) -> AbstractContextManager[Any]:
-    return variant.enter() or nullcontext()
+    return {"variant": variant.name, **cost, "top1": top1, "probe": whose, **figures, **settings}
 
 
 def _trained(pair: tuple[Features, Features], options: SweepOptions, accelerator: Accelerator) -> nn.Linear:
@@ -167,72 +168,3 @@ def _figures(
         found["probe_top1_retrained"] = score_head(own, pair[1])["probe_top1"]
     neighbours = knn(*pair, accelerator, k=options.k, temperature=options.temperature)
     return {**found, "knn_top1": neighbours["knn_top1"]}
-
-
-def table(rows: Sequence[Row]) -> Iterator[str]:
-    """The figures of a sweep as a Markdown table, in percent."""
-    said = {key + suffix: title + more for key, title in FIGURES.items() for suffix, more in (("", ""), ANEW)}
-    shown = [key for key in said if any(key in row for row in rows)]
-    yield f"| variant | {' | '.join(said[key] for key in shown)} |"
-    yield "|---" * (1 + len(shown)) + "|"
-    for row in rows:
-        yield f"| {row['variant']} | {' | '.join(f'{row[key]:.2f}' if key in row else '' for key in shown)} |"
-
-
-def write_sweep(rows: Sequence[Row], folder: Path, label: str) -> None:
-    """`sweep.csv` and `sweep.png` in a folder that exists; one process calls it.
-
-    Args:
-        rows: of `sweep`; keys that only some rows have leave a gap in the others.
-        folder: an earlier sweep there is replaced.
-        label: the checkpoint's name in the picture.
-
-    Raises:
-        InputError: the folder cannot be written to.
-    """
-    write_csv(rows, folder / "sweep.csv")
-    draw({label: rows}, folder / "sweep.png")
-
-
-def write_csv(rows: Sequence[Row], path: Path) -> None:
-    """The rows as CSV, its columns in the order in which keys first come.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    replace_file(path, text.getvalue().encode())
-
-
-def draw(series: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """Accuracy by variant: a panel per kind of figure, a line per sweep, dashed with batch norm estimated anew.
-
-    Args:
-        series: rows of one or several sweeps, by the name of the checkpoint.
-        path: of the PNG.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(row["variant"] for rows in series.values() for row in rows))
-    shown = [key for key in FIGURES if any(key in row for rows in series.values() for row in rows)]
-    figure = Figure(figsize=(1 + 4.4 * len(shown), 3.8), layout="constrained")
-    for axes, key in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
-        for number, (label, rows) in enumerate(series.items()):
-            for suffix, style, said in (("", "-", label), (ANEW[0], "--", label + ANEW[1])):
-                points = [(names.index(row["variant"]), row[key + suffix]) for row in rows if key + suffix in row]
-                if points:
-                    axes.plot(*zip(*points, strict=True), style, marker="o", color=f"C{number % 10}", label=said)
-        axes.set(title=FIGURES[key], ylabel="top-1, %")
-        axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 5 else 0)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    picture = BytesIO()
-    figure.savefig(picture, dpi=120, format="png")
-    replace_file(path, picture.getvalue())

@@ -50,6 +50,20 @@ HEADS: dict[str, HeadPlan] = {
 }
 
 
+def linear_classifier(net: nn.Module) -> tuple[str, nn.Linear]:
+    """Name and module of a timm net's last layer, whose place a projector or another classifier takes.
+
+    Raises:
+        InputError: the net does not end in one linear layer.
+    """
+    layer = net.get_classifier() if hasattr(net, "get_classifier") else None  # type: ignore[operator]  # timm's
+    name = next((name for name, module in net.named_modules() if module is layer), "")
+    if not isinstance(layer, nn.Linear) or not name:
+        of = (getattr(net, "pretrained_cfg", None) or {}).get("architecture") or type(net).__name__
+        raise InputError(f"{of} has no linear classifier (one linear layer at its end): use another net")
+    return name, layer
+
+
 class Heads(NamedTuple):
     """A method's heads: `projector` (B, features) -> (B, dim), `predictor` (B, dim) -> (B, dim) or None."""
 

@@ -1,4 +1,4 @@
-"""Batch norm over all processes, and its statistics estimated anew.
+"""Batch norm over all processes, and its statistics re-estimated.
 
 torch's SyncBatchNorm refuses the CPU and drops the activation that timm's fused classes carry. Here the mean and the
 centred squares are each summed over all ranks by a function whose backward is the same sum, so that first and second

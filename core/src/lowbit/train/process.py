@@ -11,15 +11,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from lowbit.errors import InputError
+from lowbit.errors import InputError, Stopped
 from lowbit.train import signals
+
+ASK_EVERY = 10  # items between two questions whether to stop, where several processes have to agree
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +156,19 @@ def stop_agreed(accelerator: Accelerator) -> bool:
         return mine
     flag = torch.tensor([int(mine)], device=accelerator.device)
     return bool(accelerator.reduce(flag, "sum").item())
+
+
+def until_stopped(items: Iterable[T], accelerator: Accelerator, what: str = "evaluation") -> Iterator[T]:
+    """The items, as many on every process, with a look at the stop signals between them.
+
+    Raises:
+        Stopped: a signal came, to any process; it says that `what` was interrupted.
+    """
+    ask_every = 1 if accelerator.num_processes == 1 else ASK_EVERY
+    for number, item in enumerate(items):
+        if number % ask_every == 0 and stop_agreed(accelerator):
+            raise Stopped(f"{what} was interrupted; its figures are lost")
+        yield item
 
 
 def finish(accelerator: Accelerator) -> None:

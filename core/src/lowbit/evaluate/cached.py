@@ -1,13 +1,15 @@
-"""A frozen net's features, taken once: what a probe is trained on where every epoch shows the same pictures."""
+"""A frozen net's features, taken once: what a classifier is trained on where every epoch shows the same pictures."""
 
 from collections.abc import Iterator
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lowbit.data.batch import Batch
 from lowbit.data.hashing import permutation
-from lowbit.evaluate.features import Features
+from lowbit.evaluate.classify import Batches
+from lowbit.evaluate.features import Features, extract
 
 
 class FromFeatures(nn.Module):
@@ -59,7 +61,35 @@ class FeatureLoader:
         rank, world = (0, 1) if whole else (self.rank, self.world)
         (x, label), n = self.features, len(self.features.x)
         order = torch.from_numpy(permutation(n, self.seed, "order", epoch)) if self.shuffle else torch.arange(n)
-        for batch in order.split(self.global_batch)[start:]:
+        for batch in order.to(x.device).split(self.global_batch)[start:]:
             n = len(batch)
-            here = batch[n * rank // world : n * (rank + 1) // world].to(x.device)
+            here = batch[n * rank // world : n * (rank + 1) // world]
             yield Batch((x[here],), here, None if label is None else label[here], len(here) * world / n)
+
+
+def cached(
+    net: nn.Module,
+    batches: Batches,
+    accelerator: Accelerator,
+    *,
+    global_batch: int,
+    seed: int = 0,
+    shuffle: bool = True,
+) -> FeatureLoader:
+    """What a net's last layer gets of a set, this process's part of batches of `global_batch`.
+
+    Args:
+        net: on the accelerator's device; evaluation mode, without gradients.
+        batches: this process's pictures, as of `EvalLoader`.
+        accelerator: of the run.
+        global_batch: rows per step, over all processes.
+        seed: of the order.
+        shuffle: a new order each epoch, else the set's.
+
+    Raises:
+        Stopped: a stop signal came (to any process).
+        InputError: the set is empty.
+    """
+    found = extract(net, batches, accelerator)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    return FeatureLoader(found, global_batch=global_batch, seed=seed, rank=rank, world=world, shuffle=shuffle)

@@ -1,0 +1,47 @@
+"""What a pretraining without labels is watched by: k-NN accuracy and collapse of its encoder, after chosen epochs."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from lowbit.data.loader import EvalLoader
+from lowbit.evaluate.collapse import collapse_probe
+from lowbit.evaluate.knn import K, knn_probe
+from lowbit.train.protocol import Clock, Objective
+from lowbit.train.run import Probe
+from lowbit.train.session import Session
+
+
+def monitor_pretraining(
+    net_of: Callable[[Objective], nn.Module],
+    bank: EvalLoader,
+    test: EvalLoader,
+    session: Session,
+    *,
+    every: int,
+    context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext,
+) -> Probe:
+    """For `Run.probes`: the figures of `knn_probe` and `collapse_probe`, and a line of the record.
+
+    Args:
+        net_of: the encoder with its projector, out of the objective.
+        bank: training pictures under the evaluation recipe.
+        test: test pictures likewise; the only place where labels are read.
+        session: of the command.
+        every: epochs between two evaluations; the last epoch always has one.
+        context: given the net, a context manager around its forwards.
+    """
+    k, accelerator = min(K, len(bank.pictures)), session.accelerator
+    accuracy = knn_probe(net_of, bank, test, accelerator, k=k, every=every, context=context)
+    collapse = collapse_probe(net_of, test, accelerator, every=every, context=context)
+
+    def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
+        values = {**accuracy(clock, objective), **collapse(clock, objective)}
+        if values:
+            top1, std, rank = (values[key] for key in ("knn_top1", "z_std_relative", "effective_rank"))
+            session.say(f" * k-NN Acc@1 {top1:.3f} z_std*sqrt(D) {std:.3f} effective rank {rank:.1f}")
+        return values
+
+    return probe

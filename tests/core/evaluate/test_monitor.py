@@ -1,0 +1,78 @@
+"""What pretraining is watched by: both figures and their line, and a width whose statistics are put around them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lowbit.evaluate.collapse import collapse_probe, spread
+from lowbit.evaluate.features import Features, extract, outputs
+from lowbit.evaluate.knn import knn, knn_probe
+from lowbit.evaluate.monitor import monitor_pretraining
+from lowbit.train.protocol import Clock, Objective
+
+CLOCK = Clock(0, 1, 5, 1, 1, 0)
+
+
+class Said:
+    """What a session is asked for here."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator, self.lines = accelerator, []
+
+    def say(self, *lines: str) -> None:
+        self.lines += lines
+
+
+@pytest.fixture
+def objective() -> Objective:
+    torch.manual_seed(0)
+    found = Objective()
+    found.encoder = nn.Linear(6, 4, dtype=torch.float64)
+    return found
+
+
+@pytest.fixture
+def sets(clouds: tuple[Features, Features], cut: Any) -> tuple[Any, Any]:
+    bank, test = (cut(part.x, part.label, 50) for part in clouds)
+    bank.pictures = range(len(bank.x))
+    return bank, test
+
+
+def encoder_of(objective: Objective) -> nn.Module:
+    return objective.get_submodule("encoder")
+
+
+def test_both_figures_and_their_line(accelerator: Accelerator, objective: Objective, sets: tuple[Any, Any]) -> None:
+    session: Any = Said(accelerator)
+    probe = monitor_pretraining(encoder_of, *sets, session, every=2)
+    assert probe(CLOCK._replace(epoch=0), objective) == {} and not session.lines
+    values = probe(CLOCK, objective)
+    bank, test = (extract(objective.encoder, batches, accelerator) for batches in sets)
+    assert values == {**knn(bank, test, accelerator, k=120), **spread(objective.encoder(sets[1].x))._asdict()}
+    (line,) = session.lines
+    assert line.startswith(f" * k-NN Acc@1 {values['knn_top1']:.3f} z_std*sqrt(D) {values['z_std_relative']:.3f}")
+
+
+def test_a_width_brings_its_own_statistics(
+    accelerator: Accelerator, objective: Objective, sets: tuple[Any, Any]
+) -> None:
+    """Forwards run inside the context, and nothing of it stays."""
+    inside: list[bool] = []
+
+    @contextmanager
+    def narrow(net: nn.Module) -> Iterator[None]:
+        handle = net.register_forward_hook(lambda module, args, out: inside.append(True) or out[:, :2])
+        yield
+        handle.remove()
+
+    found = collapse_probe(encoder_of, sets[1], accelerator, context=narrow)(CLOCK, objective)
+    assert found == spread(objective.encoder(sets[1].x)[:, :2])._asdict()
+    at_width = knn_probe(encoder_of, *sets, accelerator, k=9, context=narrow)(CLOCK, objective)
+    bank, test = (extract(objective.encoder, part, accelerator, lambda net, x: outputs(net, x)[:, :2]) for part in sets)
+    assert at_width == knn(bank, test, accelerator, k=9)
+    assert inside and objective.encoder(sets[1].x).shape[1] == 4

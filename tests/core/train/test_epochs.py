@@ -1,0 +1,49 @@
+"""Which epochs are due, and copies of the weights after them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from lowbit.checkpoint.read import read_checkpoint
+from lowbit.train.copies import keep_copies
+from lowbit.train.epochs import Due, after_every, after_multiples
+from lowbit.train.folder import RunFolder
+from lowbit.train.protocol import Clock, Objective
+
+
+def epochs_of(due: Due, epochs: int) -> list[int]:
+    return [epoch for epoch in range(epochs) if due(Clock(0, epoch, epochs, 4, 4, 0))]
+
+
+@pytest.mark.parametrize(
+    ("due", "epochs", "expected"),
+    [
+        (after_every(1), 3, [0, 1, 2]),
+        (after_every(3), 8, [2, 5, 7]),
+        (after_every(4), 10, [3, 7, 9]),
+        (after_multiples(20, 50), 112, [0, 20, 40, 50, 60, 80, 100, 111]),
+        (after_multiples(20, first=False), 45, [20, 40, 44]),
+        (after_multiples(20, first=False), 1, [0]),
+    ],
+)
+def test_due_epochs(due: Due, epochs: int, expected: list[int]) -> None:
+    assert epochs_of(due, epochs) == expected
+
+
+def test_copies_hold_the_weights_under_the_files_keys(tmp_path: Path) -> None:
+    objective = Objective()
+    objective.encoder = nn.Linear(2, 3)
+    with RunFolder(tmp_path) as folder:
+        header = {"format": 1, "package": "toy", "arch": "line"}
+        probe = keep_copies(folder, Accelerator(cpu=True), after_multiples(2), header, {"encoder.": "net."})
+        for epoch in range(4):
+            assert probe(Clock(0, epoch, 4, 5, 5, 0, done=5 * epoch + 5), objective) == {}
+    names = sorted(path.name for path in tmp_path.glob("*.pth.tar"))
+    assert names == [f"checkpoint_{epoch:04d}.pth.tar" for epoch in (0, 2, 3)]
+    found = read_checkpoint(tmp_path / names[1])
+    assert {key: value for key, value in found.items() if key != "state_dict"} == {**header, "epoch": 3, "step": 15}
+    assert list(found["state_dict"]) == ["net.weight", "net.bias"]
+    assert torch.equal(found["state_dict"]["net.weight"], objective.encoder.weight)
