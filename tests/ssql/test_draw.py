@@ -11,7 +11,7 @@ from click.testing import Result
 from PIL import Image
 
 from lowbit.models.create import create_model
-from ssql.draw import tsne
+from ssql.commands.draw import tsne
 
 Ssql = Callable[..., Result]
 

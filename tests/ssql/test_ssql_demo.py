@@ -12,7 +12,7 @@ from click.testing import Result
 
 from lowbit.demo import is_demo, prepare
 from lowbit.errors import Stopped
-from ssql import demo
+from ssql.commands import demo
 from ssql.variants import parse_bits
 
 Ssql = Callable[..., Result]

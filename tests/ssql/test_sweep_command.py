@@ -163,7 +163,7 @@ def test_milestones_of_short_probes(
     ssql: Ssql, monkeypatch: pytest.MonkeyPatch, epochs: int, milestones: list[int]
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("ssql.sweep.sweep", lambda options, choices: seen.append(choices))
+    monkeypatch.setattr("ssql.commands.sweep.sweep", lambda options, choices: seen.append(choices))
     ssql("sweep", "nothing", "--probe-epochs", epochs)
     assert list(seen[0].probe.milestones) == milestones
 

@@ -81,7 +81,7 @@ def ssl(
     authors_layout: bool,
 ) -> None:
     """Pretrain without labels: SimSiam, BYOL, MoCo, SimCLR, and SSQL on them, as SSL.TYPE of the config says."""
-    from ssql import pretrain
+    from ssql.commands import pretrain
 
     how = pretrain.Choices(
         config_name=name, keep_global_batch=keep_global_batch, probe_every=probe_every, authors_layout=authors_layout
@@ -116,7 +116,7 @@ def default(**given: Any) -> None:
 
 
 def _classify(command: "Command", name: str, config: "Config", options: RunOptions, **chosen: bool) -> None:
-    from ssql import linear
+    from ssql.commands import linear
 
     linear.linear(options, config, linear.Choices(config_name=name, command=command, **chosen))
 
@@ -155,7 +155,7 @@ def sweep(
 ) -> None:
     """Judge CKPT, a checkpoint of ours or of the authors or a backbone, at several bit-widths: k-NN and a probe."""
     from lowbit.evaluate.probe import ProbeOptions
-    from ssql import sweep as sweeps
+    from ssql.commands import sweep as sweeps
 
     milestones = sorted({-(-probe_epochs * part // 100) for part in (60, 80)} - {probe_epochs})
     choices = sweeps.Choices(
@@ -169,7 +169,7 @@ def sweep(
 @config_of("draw", training=False)
 def draw(name: str, config: "Config", options: RunOptions) -> None:
     """Draw a map (t-SNE) of training features of MODEL.PRETRAINED at QUANT.W/A.BIT: features.png and .csv."""
-    from ssql import draw as drawing
+    from ssql.commands import draw as drawing
 
     drawing.draw(options, config, name)
 
@@ -179,6 +179,6 @@ def draw(name: str, config: "Config", options: RunOptions) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="For everything.")
 def demo(options: RunOptions) -> int:
     """The digits: SimSiam and SSQL trained alike, and swept over bit-widths; a table, a picture, result.json."""
-    from ssql import demo as demos
+    from ssql.commands import demo as demos
 
     return demos.demo(options)

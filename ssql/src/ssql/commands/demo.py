@@ -25,7 +25,7 @@ from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions
 from lowbit.train.folder import RunFolder
-from ssql import pretrain, sweep
+from ssql.commands import pretrain, sweep
 from ssql.config import read_config
 from ssql.variants import DEFAULT, FLOAT, Bits, parse_bits
 

@@ -1,0 +1,1 @@
+"""The commands of SSQL, one file each: what is special about it."""
