@@ -135,6 +135,22 @@ def test_carry_labels_and_modes(accelerator: Accelerator) -> None:
     assert objective.seen == [(0, None, True, True), (1, None, True, True), (0, 1, True, True), (1, 1, True, True)]
 
 
+def test_a_carry_is_kept_no_longer_than_to_the_next_pass(accelerator: Accelerator) -> None:
+    class Once(Two):
+        """Its first pass alone carries something, of each part."""
+
+        def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
+            out = super().forward(batch, clock, pas, carry)
+            return out._replace(carry=10 + clock.micro if pas.variant == 1 else None)
+
+    objective = Once([Pass(variant, step=("a", "b")) for variant in (1, 2, 3)])
+    engine = Engine(stage_of(objective), Run(accelerator=accelerator, accumulate=2), Meter())
+    engine.build()
+    engine.batch(next(Fixed().epoch(0)), clock())
+    assert [carry for _, carry, *_ in objective.seen] == [None, None, 10, 11, None, None]
+    assert objective.calls[-1] == "after_batch 0 [None, None]"
+
+
 def test_the_order_of_calls(accelerator: Accelerator) -> None:
     """Hooks of the batch once, those of a step after all parts of its passes; none for a pass that does not step."""
     objective = Two([Pass(1, step=("a",)), Pass(2, step=()), Pass(3, step=("a", "b"))])
