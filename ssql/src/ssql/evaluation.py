@@ -33,7 +33,7 @@ from ssql import authors
 from ssql.config import Calibration, Config, Quant
 from ssql.load import told
 from ssql.methods import quantize_
-from ssql.views import channels_of
+from ssql.pictures import channels_of
 
 PREFIXES = ("", "encoder_q.", "model.", "backbone.")  # of a net's own keys: bare (of `linear` too), of `ssl`, others'
 Size = tuple[int, int, int]

@@ -6,12 +6,13 @@ A method's tree is a subclass of `Root` with its own sections, and with subclass
 No other file of this package holds a path of keys.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from lowbit.config.tree import Node
 from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, Positive, Share, Size, ascending
+from lowbit.errors import InputError
 
 EXAMPLE = "TRAIN.EPOCHS=100"  # of an argument
 Interpolation = Literal["bilinear", "bicubic"]
@@ -29,6 +30,18 @@ class Model(Node):
     PRETRAINED: str = ""  # weights to start from or to evaluate
     NUM_CLASSES: Count = 0
     INPUTSHAPE: Size = (-1, -1)
+
+    @property
+    def side(self) -> int | None:
+        """Height and width of what the net sees, in pixels; None: not stated.
+
+        Raises:
+            InputError: not square.
+        """
+        height, width = self.INPUTSHAPE
+        if height != width:
+            raise InputError(f"MODEL.INPUTSHAPE={[height, width]}: views are square, give two equal sizes")
+        return height if height > 0 else None
 
 
 class LrScheduler(Node):
@@ -218,6 +231,7 @@ class AutoAugment(Node):
 class AugTrain(Node):
     """How a picture is shown to what is trained with labels; pretraining has views of its own."""
 
+    PATH: ClassVar[str] = "AUG.TRAIN"
     RANDOMRESIZEDCROP: RandomResizedCrop = RandomResizedCrop()
     RESIZE: Resize = Resize()
     HORIZONTAL_FLIP: Flip = Flip()
@@ -234,6 +248,7 @@ class AugTrain(Node):
 class AugEvaluation(Node):
     """The transform of an evaluated picture."""
 
+    PATH: ClassVar[str] = "AUG.EVALUATION"
     RESIZE: Resize = Resize()
     CENTERCROP: CenterCrop = CenterCrop()
     NORMLIZATION: Normalization = Normalization()

@@ -29,9 +29,14 @@ class Channels(NamedTuple):
 
 
 CIFAR10 = Channels((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # the std most papers use (means of pictures')
-CIFAR100 = Channels((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
 IMAGENET = Channels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DIGITS = Channels((0.3053,) * 3, (0.3760,) * 3)
+CHANNELS = {"cifar10": CIFAR10, "cifar100": CIFAR10, "digits": DIGITS}  # most papers give CIFAR-100 CIFAR-10's
+
+
+def dataset_channels(dataset: str) -> Channels:
+    """Mean and std of a dataset by its name; those of ImageNet where it has none of its own."""
+    return CHANNELS.get(dataset, IMAGENET)
 
 
 class Colour(Protocol):
@@ -129,6 +134,11 @@ class Recipe:
     channels: Channels
     geometry: Geometry
     colour: tuple[Colour, ...] = ()
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a picture looks different each time."""
+        return bool(self.colour) or not isinstance(self.geometry, Keep | ResizedCenterCrop)
 
     def draw_geometry(self, draws: Draws, height: int, width: int) -> Table:
         """Where the V views of B pictures of one size are cut, (V B, k), view after view."""

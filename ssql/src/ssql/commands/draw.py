@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lowbit.config.tree import dump_config
 from lowbit.data.pictures import Pictures, balanced_subset
+from lowbit.data.views import side_of
 from lowbit.errors import InputError
 from lowbit.evaluate.features import extract
 from lowbit.evaluate.table import write_csv
@@ -28,10 +29,9 @@ from lowbit.train.session import Session
 from ssql.config import Config
 from ssql.evaluation import open_backbone
 from ssql.judged import Judged, dataset_of
+from ssql.pictures import transforms_of
 from ssql.plan import refuse
-from ssql.transforms import recipes
 from ssql.variants import Bits
-from ssql.views import side_of
 
 PICTURES = 51 * 100
 PERPLEXITY = 30.0
@@ -65,9 +65,9 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
             pictures = pictures.subset(balanced_subset(pictures.labels, PICTURES))
         if len(pictures) < FEWEST:
             raise InputError(f"t-SNE of {len(pictures)} pictures: give {FEWEST} or more (--limit-train)")
-        side = side_of(config, pictures)
+        side = side_of(pictures, config.MODEL.side)
         backbone = open_backbone(path, config.MODEL.ARCH or None, (3, side, side))
-        judged = Judged(session, backbone, config.QUANT, pictures, recipes(config, pictures, side)[1])
+        judged = Judged(session, backbone, config.QUANT, pictures, transforms_of(config, pictures, side)[1])
         facts = {"arch": backbone.arch, "pictures": len(pictures), "w_bits": bits.w, "a_bits": bits.a}
         if options.dry_run:
             session.say_facts(facts)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
+from lowbit.data.views import side_of
 from lowbit.errors import InputError
 from lowbit.evaluate.cached import FeatureLoader, cached
 from lowbit.evaluate.classify import Batches
@@ -53,10 +54,9 @@ from ssql.classifier import classifier, is_quantized, optimizer, rates
 from ssql.config import Config
 from ssql.evaluation import calibrate, check_statistics, open_backbone, statistics_batches
 from ssql.judged import dataset_of
+from ssql.pictures import channels_of, transforms_of
 from ssql.plan import BatchPlan, batch_plan, check_named, check_start, refuse, say_plan, shared
-from ssql.transforms import is_random, recipes
 from ssql.unused_keys import Command
-from ssql.views import channels_of, side_of
 
 VALIDATE_EVERY = 20  # epochs, the authors'
 EVAL_BATCH = 256  # pictures, the authors' largest
@@ -133,7 +133,7 @@ class Task:
     @property
     def cached(self) -> bool:
         """Whether features are taken once, since every epoch shows the same pictures to the same net."""
-        return self.probing and not is_random(self.views)
+        return self.probing and not self.views.is_random
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -209,8 +209,8 @@ def open_task(session: Session, config: Config, how: Choices, plan: BatchPlan) -
     """
     pictures, held = session.train_and_held()
     test = session.pictures("test", session.options.limit_eval)
-    side, classes = side_of(config, pictures), classes_of(config, pictures)
-    views, shown = recipes(config, pictures, side)
+    side, classes = side_of(pictures, config.MODEL.side), classes_of(config, pictures)
+    views, shown = transforms_of(config, pictures, side)
     size = (3, side, side)
     net, weights = open_net(session, config, size, classes)
     if how.cache_features:

@@ -19,6 +19,7 @@ from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.datasets import DATASETS
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures
+from lowbit.data.views import side_of
 from lowbit.errors import InputError
 from lowbit.evaluate.collapse import HEALTHY
 from lowbit.evaluate.monitor import monitor_pretraining
@@ -36,8 +37,8 @@ from ssql import authors, load
 from ssql.config import CRITERIA, Config
 from ssql.methods import build, rates
 from ssql.objective import SelfSupervised
+from ssql.pictures import views_of
 from ssql.plan import BatchPlan, batch_plan, check_named, check_start, refuse, say_plan, shared
-from ssql.views import recipes, side_of
 
 AUTHORS = "checkpoint_authors.pth.tar"
 
@@ -114,9 +115,9 @@ def _pretrain(session: Session, config: Config, how: Choices, plan: BatchPlan) -
     options = session.options
     pictures = session.pictures("train", options.limit_train)
     test = session.pictures("test", options.limit_eval) if how.probe_every else None
-    side = side_of(config, pictures)
+    side = side_of(pictures, config.MODEL.side)
     size = (3, side, side)
-    views, shown = recipes(config, pictures, side)
+    views, shown = views_of(config, pictures, side)
     common = session.loader_options()
     loader = Loader(
         pictures, views, global_batch=plan.total, seed=options.seed, n_views=2, labels=False,

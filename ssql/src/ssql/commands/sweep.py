@@ -36,8 +36,8 @@ from lowbit.train.session import Session
 from ssql.config import Config
 from ssql.evaluation import Backbone, check_statistics, open_backbone, statistics_batches
 from ssql.judged import Judged, dataset_of
+from ssql.pictures import channels_of, views_of
 from ssql.variants import FLOAT, Bits
-from ssql.views import channels_of, recipes
 
 NAMES = get_args(Dataset)
 TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
@@ -102,7 +102,7 @@ def sweep(options: RunOptions, choices: Choices) -> list[Row] | None:
         train, test = session.pictures("train", options.limit_train), session.pictures("test", options.limit_eval)
         side = _side(backbone, train)
         channels = backbone.normalization or channels_of(config)
-        views, shown = (dataclasses.replace(recipe, channels=channels) for recipe in recipes(config, train, side))
+        views, shown = (dataclasses.replace(recipe, channels=channels) for recipe in views_of(config, train, side))
         backbone = dataclasses.replace(backbone, size=(3, side, side))
         judged = Judged(session, backbone, config.QUANT, train, shown)
         check_statistics(judged.net, config.QUANT.CALIBRATION, train)

@@ -8,10 +8,10 @@ import torch
 from lowbit.data.geometry import Geometry, Keep, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import FolderPictures, MemoryPictures, Pictures
 from lowbit.data.recipe import CIFAR10, DIGITS, IMAGENET, ColorJitter
+from lowbit.data.views import side_of
 from lowbit.errors import InputError
 from ssql.config import Config, read_config
-from ssql.transforms import is_random, recipes
-from ssql.views import side_of
+from ssql.pictures import transforms_of
 
 FILES = FolderPictures("files", ["a"], [Path("a.png")], torch.zeros(1).long())
 
@@ -27,28 +27,28 @@ def config_of(*keys: str, name: str = "configs/base/evaluation.yaml") -> Config:
 
 def geometries(pictures: Pictures, *keys: str) -> tuple[Geometry, Geometry]:
     config = config_of(*keys)
-    train, shown = recipes(config, pictures, side_of(config, pictures))
+    train, shown = transforms_of(config, pictures, side_of(pictures, config.MODEL.side))
     return train.geometry, shown.geometry
 
 
 def test_cifar_nets_on_cifar_have_the_authors_transforms_whatever_aug_says() -> None:
     for dataset in ("cifar10", "cifar100"):
         keys = (f"TRAIN.DATASET={dataset}", "AUG.TRAIN.RANDOMCROP.ENABLE=True", "AUG.EVALUATION.RESIZE.ENABLE=True")
-        train, shown = recipes(config_of(*keys, name="cifar/resnet18_linear_eval_cifar.yaml"), memory(32), 32)
+        train, shown = transforms_of(config_of(*keys, name="cifar/resnet18_linear_eval_cifar.yaml"), memory(32), 32)
         assert train.geometry == RandomResizedCrop(32, (0.8, 1.0), interpolation="bicubic")
         assert shown.geometry == ResizedCenterCrop(36, 32, "bicubic")
         assert train.channels == shown.channels == CIFAR10 and not train.colour
-        assert is_random(train) and not is_random(shown)
+        assert train.is_random and not shown.is_random
     with pytest.raises(InputError, match="at 32 pixels, not 64"):
-        recipes(config_of(name="cifar/resnet18_linear_eval_cifar.yaml"), memory(32), 64)
+        transforms_of(config_of(name="cifar/resnet18_linear_eval_cifar.yaml"), memory(32), 64)
 
 
 def test_the_shipped_configs() -> None:
-    train, shown = recipes(config_of(name="imagenet/resnet18_linear_eval_imagenet.yaml"), FILES, 224)
+    train, shown = transforms_of(config_of(name="imagenet/resnet18_linear_eval_imagenet.yaml"), FILES, 224)
     assert train.geometry == RandomResizedCrop(224, (0.08, 1.0))
     assert shown.geometry == ResizedCenterCrop(256, 224)
     assert train.channels == shown.channels == IMAGENET
-    train, shown = recipes(config_of(name="cifar/resnet50_finetune_cifar.yaml"), memory(32), 224)
+    train, shown = transforms_of(config_of(name="cifar/resnet50_finetune_cifar.yaml"), memory(32), 224)
     assert train.geometry == RandomResizedCrop(224, (0.08, 1.0))
     assert shown.geometry == ResizedCenterCrop(224, 224)
     assert train.channels == CIFAR10  # as the authors', though the net saw ImageNet
@@ -96,14 +96,14 @@ def test_geometry_by_config(pictures: Pictures, keys: tuple[str, ...], train: Ge
 
 def test_jitter_and_channels() -> None:
     keys = (SMALL, "AUG.TRAIN.COLOR_JITTER.PROB=0.3", "AUG.TRAIN.COLOR_JITTER.HUE=0.2", "TRAIN.DATASET=digits")
-    train, shown = recipes(config_of(*keys), memory(8), 8)
+    train, shown = transforms_of(config_of(*keys), memory(8), 8)
     assert train.colour == (ColorJitter(0.4, 0.4, 0.2, 0.2, p=0.3),) and not shown.colour
-    assert train.channels == shown.channels == DIGITS and is_random(train)
+    assert train.channels == shown.channels == DIGITS and train.is_random
     keys = (SMALL, "AUG.TRAIN.NORMLIZATION.MEAN=[0.1, 0.2, 0.3]", "AUG.TRAIN.NORMLIZATION.STD=[1, 2, 3]")
-    train, shown = recipes(config_of(*keys), memory(8), 8)
+    train, shown = transforms_of(config_of(*keys), memory(8), 8)
     assert train.channels == shown.channels == ((0.1, 0.2, 0.3), (1, 2, 3))
     keys += ("AUG.EVALUATION.NORMLIZATION.MEAN=[0, 0, 0]", "AUG.EVALUATION.NORMLIZATION.STD=[1, 1, 1]")
-    assert recipes(config_of(*keys), memory(8), 8)[1].channels == ((0, 0, 0), (1, 1, 1))
+    assert transforms_of(config_of(*keys), memory(8), 8)[1].channels == ((0, 0, 0), (1, 1, 1))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""How pictures are shown in pretraining: two random views for training, one plain view for k-NN and probes."""
+
+from lowbit.data.geometry import RandomResizedCrop, ResizedCenterCrop
+from lowbit.data.pictures import MemoryPictures, Pictures
+from lowbit.data.recipe import Channels, ColorJitter, Recipe, imagenet_eval, plain, ssl_views
+from lowbit.errors import InputError
+
+WITHOUT_BLUR = ("cifar10", "cifar100")
+DIGITS_SCALE = (0.6, 1.0)  # a fifth of a digit is none, and a mirrored one is another
+FOLDER_SIDE, FOLDER_RESIZE = 224, 256
+
+
+def side_of(pictures: Pictures, stated: int | None = None) -> int:
+    """Height and width of what the net sees: what is stated, else the pictures' own, 224 for files.
+
+    Raises:
+        InputError: not square.
+    """
+    if stated is not None:
+        return stated
+    height, width = pictures.size if isinstance(pictures, MemoryPictures) else (FOLDER_SIDE, FOLDER_SIDE)
+    if height != width:
+        raise InputError(f"the pictures of {pictures.name} are {height}x{width}, and views are square: state a size")
+    return height
+
+
+def view_recipes(dataset: str, pictures: Pictures, side: int, channels: Channels) -> tuple[Recipe, Recipe]:
+    """(both views of a training picture, the picture that a probe sees).
+
+    Args:
+        dataset: its name.
+        pictures: of either set; those in memory are of one size.
+        side: height and width of what the net sees, in pixels.
+        channels: of the normalisation.
+    """
+    train = ssl_views(side, channels, blur=dataset not in WITHOUT_BLUR)
+    if dataset == "digits":
+        train = Recipe(channels, RandomResizedCrop(side, DIGITS_SCALE, flip=0.0), (ColorJitter(),))
+    if not isinstance(pictures, MemoryPictures):
+        return train, imagenet_eval(side, round(side * FOLDER_RESIZE / FOLDER_SIDE), channels)
+    shown = plain(channels) if pictures.size == (side, side) else Recipe(channels, ResizedCenterCrop(side, side))
+    return train, shown
