@@ -60,6 +60,13 @@ def test_a_classifier_of_any_width_is_left_out(tmp_path: Path, prefix: str) -> N
     assert equal(open_backbone(tmp_path / "net.pt", ARCH).model, dict(state))
 
 
+def test_floats_of_another_package_are_read(tmp_path: Path) -> None:
+    state = create_model(ARCH, num_classes=10).state_dict()
+    held = {f"module.{key}": value for key, value in state.items()} | {"module.relu.alpha": torch.ones(1)}
+    torch.save({"format": 1, "package": "bsq", "arch": ARCH, "state_dict": held}, tmp_path / "net.pth.tar")
+    assert equal(open_backbone(tmp_path / "net.pth.tar").model, dict(state))
+
+
 def test_the_authors_layouts(tmp_path: Path, recorded: Any) -> None:
     for name, arch in (("cifar_resnet18_ssql_simsiam_cifar", "cifar_resnet18"), ("cifar_resnet18_moco_cifar", None)):
         theirs = {key: torch.ones(shape) for key, shape in recorded.json("keys")["ssl_checkpoint"][name]}
@@ -78,7 +85,8 @@ def test_the_authors_layouts(tmp_path: Path, recorded: Any) -> None:
         (lambda state: state | {"layer2.1.conv1.weight": torch.zeros(2)}, "layer2.1.conv1.weight"),
         (lambda state: state | {"conv1.weight": torch.zeros(8, 3, 3, 3)}, "conv1.weight"),
         (lambda state: state | {"conv1.weight": torch.zeros(16, 3, 3, 3).int()}, "integers"),
-        (lambda state: {"package": "bsq", "state_dict": state}, "of bsq"),
+        (lambda state: {"package": "bsq", "state_dict": {f"{key}s": value for key, value in state.items()}}, "none of"),
+        (lambda state: {"state_dict": state, "package": "bsq", "arch": "resnet18"}, "not a cifar_resnet8_1x1"),
         (lambda state: {"state_dict": {"conv1.weight": 3}}, "no state_dict"),
     ],
 )

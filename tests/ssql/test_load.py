@@ -197,7 +197,7 @@ def test_the_flag_writes_a_file_of_theirs(
     line = ("ssl", "--config", small, "--output", tmp_path, *limits, "TRAIN.EPOCHS=1", "--authors-layout")
     assert "cifar_resnet8_1x1 is none of the authors' nets" in ssql(*line, code=2).stderr
     assert not list(tmp_path.iterdir())
-    monkeypatch.setitem(authors.DEPTHS, ((1, 1, 1, 0), False), "8_1x1")  # as if it were one of theirs
+    monkeypatch.setattr(authors, "NETS", [*authors.NETS, "cifar_resnet8_1x1"])  # as if it were one of theirs
     ssql(*line)
     assert not os.path.lexists(digits_run[0] / "checkpoint_authors.pth.tar")
     saved = torch.load(tmp_path / "checkpoint_authors.pth.tar", weights_only=True)

@@ -8,7 +8,7 @@ Their files do not say which net they are of: it is told by the keys. Only ResNe
 """
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from lowbit.checkpoint.check import check_kinds
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.heads import Heads, projector
+from lowbit.models.layouts import blocks_of, resnet_of
 from lowbit.quant.bitwidths import activations
 from ssql.bits import derive_policy, short
 from ssql.config import Quant
@@ -24,12 +25,7 @@ from ssql.methods import attach_projector_, quantize_
 PREFIX = "module."
 ENCODER, WRAPPED, LINEAR = "encoder_q.", "encoder_q.model.", "model."
 OUTPUT = ".output_quantizer.observer."
-DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {  # (blocks of each stage, whether they are bottlenecks)
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), False): 34,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-}
+NETS = ["cifar_resnet18", "cifar_resnet34", "cifar_resnet50", "resnet18", "resnet34", "resnet50", "resnet101"]
 
 
 class Theirs(NamedTuple):
@@ -40,9 +36,12 @@ class Theirs(NamedTuple):
     wrapped: bool
 
 
-def parse(state: Mapping[str, Tensor]) -> Theirs | None:
-    """The encoder of a state dict of theirs (of `ssl`, or of `linear` with its classifier); None if it is none."""
-    state = {key.removeprefix(PREFIX): value for key, value in state.items()}
+def parse(checkpoint: Mapping[str, Any]) -> Theirs | None:
+    """The encoder of a checkpoint of theirs (of `ssl`, or of `linear` with its classifier); None if it is none."""
+    state = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        return None
+    state = {str(key).removeprefix(PREFIX): value for key, value in state.items()}
     for prefix in (WRAPPED, ENCODER, LINEAR):
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if "conv1.weight" in inner:
@@ -83,12 +82,10 @@ def arch_of(state: Mapping[str, Tensor]) -> str:
     Raises:
         InputError: none that is known.
     """
-    blocks = {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")}
-    counts = tuple(sum(stage == f"layer{number}" for stage, *_ in blocks) for number in (1, 2, 3, 4))
-    depth = DEPTHS.get((counts, "layer1.0.conv3.weight" in state))
-    if depth is None:
-        raise InputError(f"the checkpoint's net has {counts} blocks, which is none of the authors' ResNets")
-    return f"cifar_resnet{depth}" if state["conv1.weight"].shape[-1] == 3 else f"resnet{depth}"
+    arch = resnet_of(state)
+    if arch not in NETS:
+        raise InputError(f"the checkpoint's net has {blocks_of(state)} blocks, which is none of the authors' ResNets")
+    return arch
 
 
 def build(theirs: Theirs) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Checkpoint files read without running code."""
+"""Checkpoint files read without running code: those of `torch.save`, of any version, and safetensors."""
 
 import errno
 import logging
@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from lowbit.checkpoint.check import first_bad
+from lowbit.checkpoint.pickled import HARMLESS, foreign, protocol
 from lowbit.checkpoint.write import CHECKPOINT
 from lowbit.errors import InputError
 from lowbit.files import previous
+
+METADATA = "metadata"
 
 log = logging.getLogger(__name__)
 
@@ -25,46 +29,104 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         InputError: missing, truncated, altered, not a checkpoint, holding code, or holding NaN or infinity.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is not a file: name a checkpoint, such as RUN/{CHECKPOINT}")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and path.is_file():
         raise InputError(f"{path} is an export, not a checkpoint: name a *.pth.tar file (lowbit.load reads both)")
-    try:
-        _check_sums(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols; what matters is said below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the kinds of damage raise a dozen types; none of them is our fault
-        # torch advises to run the file's code; bare keys; no words; EINVAL where it seeks beyond the end
-        vague = isinstance(error, pickle.UnpicklingError | LookupError | EOFError)
-        if vague or (isinstance(error, OSError) and error.errno == errno.EINVAL):
-            reason = "it holds something else, or is cut off"
-        else:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(
-            f"{path} is damaged, or no checkpoint of tensors and plain values (a file that holds code is never run): "
-            f"{reason}; name another file"
-        ) from error
-    if not isinstance(state, dict):
-        raise InputError(f"{path} holds a {type(state).__name__}, not the dict that a checkpoint is; name another file")
+    state = _read_torch(path)
     found = first_bad(state)
     if found is not None:
         raise InputError(f"{path} holds NaN or infinity in {found}: that run diverged; name a checkpoint from before")
     return state
 
 
-def _check_sums(path: Path) -> None:
+def read_file(path: Path | str) -> dict[str, Any]:
+    """Read any file of weights to the CPU without running any code of it; whether they are finite is not looked at.
+
+    Returns:
+        What the file holds; of safetensors {"state_dict": tensors, "metadata": {name: text}}.
+
+    Raises:
+        InputError: missing, truncated, altered, or holding code.
+    """
+    path = Path(path)
+    return _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: a length of 8 bytes, then JSON."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:
+        return False
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
+            return {"state_dict": tensors, METADATA: dict(file.metadata() or {})}
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged ({reason}); name another file") from error
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path} is not a file: name a checkpoint, such as RUN/{CHECKPOINT}")
+    try:
+        _check_archive(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(HARMLESS)):
+            warnings.simplefilter("ignore")  # of pickle protocols; what matters is said below
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # the kinds of damage raise a dozen types; none of them is our fault
+        raise InputError(_why_not(path, error)) from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__}, not the dict that a checkpoint is; name another file")
+    return state
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """In one line: what keeps a file from being read."""
+    if protocol(path) > 2:
+        return (
+            f"{path} was saved with pickle_protocol={protocol(path)}, which torch reads by running it alone: save "
+            "its state_dict alone, with torch.save's default"
+        )
+    if isinstance(error, pickle.UnpicklingError) and (names := foreign(path)):
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        whole = any(name.startswith("torch.nn.modules.") for name in names)
+        what = f"a whole net ({shown})" if whole else f"{shown} beside the weights"
+        return f"{path} holds {what}: save its state_dict alone (code of a file is never run)"
+    # torch advises to run the file's code; bare keys; no words; EINVAL where it seeks beyond the end
+    vague = isinstance(error, pickle.UnpicklingError | LookupError | EOFError)
+    if vague or (isinstance(error, OSError) and error.errno == errno.EINVAL):
+        reason = "it holds something else, or is cut off"
+    else:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return (
+        f"{path} is damaged, or no checkpoint of tensors and plain values (a file that holds code is never run): "
+        f"{reason}; name another file"
+    )
+
+
+def _check_archive(path: Path) -> None:
     """A file of torch.save is a zip archive with a checksum of each tensor, which torch.load does not look at.
 
     Raises:
         BadZipFile: a checksum is wrong. Files of before torch 1.6 are no archives and have none; torch can also be told
             to write none.
+        InputError: it is TorchScript.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip() if any(entry.CRC for entry in archive.infolist()) else None
+            script = any("/code/" in name for name in archive.namelist())
         if wrong is not None:
             raise zipfile.BadZipFile(f"the checksum of {wrong} is wrong")
+        if script:
+            raise InputError(f"{path} is TorchScript: save its state_dict alone (code of a file is never run)")
 
 
 def newest_good(folder: Path, name: str = CHECKPOINT) -> tuple[Path, dict[str, Any]] | None:

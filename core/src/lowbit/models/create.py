@@ -40,3 +40,9 @@ def create_model(arch: str, **arguments: Any) -> nn.Module:
     except (TypeError, ValueError, AssertionError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"{arch} cannot be built with {arguments}: {text}") from error
+
+
+def classifiers(model: nn.Module) -> tuple[str, ...]:
+    """What the keys of a timm net's last layer begin with, such as `fc.`; of nets with two heads, both."""
+    found = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return tuple(f"{name}." for name in ((found,) if isinstance(found, str) else found))

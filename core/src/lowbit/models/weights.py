@@ -1,0 +1,262 @@
+"""Any file to the weights of a net, by its content: never by its name or folder, never running code of it.
+
+Every tensor of the backbone has to be in the file (batch norm's counters excepted), in the net's shape and as floating
+point. What stands beside it is left out: heads, projectors, predictors, queues, state of quantizers at activations.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from lowbit.checkpoint.check import check_kinds, first_bad, tensors
+from lowbit.checkpoint.read import METADATA, read_file
+from lowbit.errors import InputError
+from lowbit.models.create import classifiers, create_model
+from lowbit.models.layouts import Branch, choose
+
+KEY = "lowbit.backbone"  # in the metadata of our own safetensors: JSON, {"arch": timm name}
+COUNTER = "num_batches_tracked"
+SHOWN = 3  # keys in a message
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file of weights holds.
+
+    Attributes:
+        name: of the file, for messages.
+        content: as it was read.
+    """
+
+    name: str
+    content: Mapping[str, Any]
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its dotted place: `state_dict.module.conv1.weight`."""
+        return dict(tensors(self.content))
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        """What the file says beside its tensors."""
+        said = {key: value for key, value in self.content.items() if next(tensors(value), None) is None}
+        if not self._described:
+            return said
+        try:
+            return said | json.loads(said[METADATA][KEY])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.name}: its metadata is damaged ({error}); name another file") from error
+
+    @property
+    def _described(self) -> bool:
+        """Whether it is a backbone that we exported."""
+        metadata = self.content.get(METADATA)
+        return isinstance(metadata, Mapping) and KEY in metadata
+
+    @property
+    def ours(self) -> bool:
+        """Whether a package of this house wrote it, so that what it says of its net is binding."""
+        return "package" in self.content or self._described
+
+    @property
+    def arch(self) -> str | None:
+        """The timm name of its net, as far as it says one."""
+        arch = self.said.get("arch")
+        return arch if isinstance(arch, str) and timm.is_model(arch) else None
+
+
+def read_weights(path: Path | str) -> Weights:
+    """Read a file: `torch.save`'s (any version) or safetensors, ours or anybody's.
+
+    Raises:
+        InputError: missing, damaged, holding code or no tensors; of ours also one that holds NaN or infinity.
+    """
+    weights = Weights(str(path), read_file(path))
+    if not weights.tensors:
+        raise InputError(f"{path} holds no state_dict of tensors; name another file")
+    found = first_bad(weights.content) if weights.ours else None
+    if found is not None:
+        raise InputError(f"{path} holds NaN or infinity in {found}: that run diverged; name a checkpoint from before")
+    return weights
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A net without its last layer, out of a file.
+
+    Attributes:
+        model: a timm net of 0 classes, float, in evaluation mode.
+        arch: its timm name.
+        said: what the file says beside its tensors.
+    """
+
+    model: nn.Module
+    arch: str
+    said: Mapping[str, Any]
+
+
+def open_backbone(path: Path | str, arch: str | None = None) -> Backbone:
+    """The backbone in any file.
+
+    Args:
+        path: the file.
+        arch: timm name; needed where the file does not say.
+
+    Raises:
+        InputError: it cannot be read, nobody says which net it is, or its tensors are not all those of the net.
+    """
+    return backbone(read_weights(path), arch)
+
+
+def backbone(weights: Weights, arch: str | None = None) -> Backbone:
+    """The same from what was read."""
+    name = check_arch(weights, arch)
+    with torch.random.fork_rng(devices=[]):
+        model = create_model(name, num_classes=0)
+    load_(model, weights)
+    return Backbone(model.eval(), name, weights.said)
+
+
+def check_arch(weights: Weights, arch: str | None) -> str:
+    """The net to build: what a file of ours says, the caller's `arch`, or what a file of others says.
+
+    Raises:
+        InputError: they differ in a file of ours, or nobody says it.
+    """
+    if weights.ours and weights.arch is not None and arch not in (None, weights.arch):
+        raise InputError(f"{weights.name} holds a {weights.arch}, not a {arch}")
+    found = arch or weights.arch
+    if found is None:
+        raise InputError(f"{weights.name} does not say which net it holds: name timm's (--arch)")
+    return found
+
+
+def branch_of(weights: Weights, model: nn.Module) -> Branch:
+    """The encoder of a file that is read into a net; a choice is reported in a log line.
+
+    Raises:
+        InputError: see `lowbit.models.layouts.choose`.
+    """
+    try:
+        branch = choose(weights.tensors, model)
+    except InputError as error:
+        raise InputError(f"{weights.name}: {error}") from error
+    if branch.others or not branch.plain:
+        left = f" (left out: {', '.join(other or 'the one without prefix' for other in branch.others)})"
+        log.info("%s: the encoder under %s is read%s", weights.name, branch.prefix, left if branch.others else "")
+    return branch
+
+
+def load_(
+    model: nn.Module,
+    weights: Weights,
+    *,
+    new_head: bool = False,
+    may_lack: Callable[[str], bool] = lambda key: False,
+) -> Branch:
+    """Give a net the weights of a file.
+
+    Args:
+        model: a timm net, with or without a classifier.
+        weights: of the file.
+        new_head: a classifier that the file lacks, or has for another number of classes, stays as the net has it.
+        may_lack: keys that stay as the net has them where the file has none.
+
+    Returns:
+        What was read, with all that was left out.
+
+    Raises:
+        InputError: tensors that are missing, of another shape or kind, not finite, or of another net.
+    """
+    branch, own = branch_of(weights, model), model.state_dict()
+    heads = classifiers(model)
+    head = {key for key in own if key.startswith(heads)}
+    try:
+        if head and not _has_head(branch, own, head):
+            if not new_head:
+                raise InputError(_no_head(branch, own, head))
+            log.warning("%s: the last layer (%s) is drawn, the file has none that fits", weights.name, min(head))
+        elif head:
+            head = set()
+        given = {key: branch.state[key] for key in own if key in branch.state and key not in head}
+        needed = [key for key in own if not (key in head or key.endswith(COUNTER) or may_lack(key))]
+        _check_fit(branch, model, given, [key for key in needed if key not in given])
+    except InputError as error:
+        other = f" (the file says that it is a {weights.arch})" if weights.arch is not None else ""
+        raise InputError(f"{weights.name}: {error}{other}") from error
+    changed = {str(t.dtype)[6:] for key, t in given.items() if t.dtype != own[key].dtype and not key.endswith(COUNTER)}
+    if changed:
+        log.info("%s: weights in %s are converted", weights.name, " and ".join(sorted(changed)))
+    model.load_state_dict({**own, **given})
+    return branch
+
+
+def _has_head(branch: Branch, own: Mapping[str, Tensor], head: set[str]) -> bool:
+    return branch.plain and all(key in branch.state and branch.state[key].shape == own[key].shape for key in head)
+
+
+def _no_head(branch: Branch, own: Mapping[str, Tensor], head: set[str]) -> str:
+    key = min(head, key=lambda key: -own[key].dim())
+    classes = own[key].shape[0]
+    if branch.plain and key in branch.state:
+        return f"it is a net of {branch.state[key].shape[0]} classes, and {classes} are needed: name another file"
+    return f"it holds a backbone without the last layer ({key}, {classes} classes), which is not trained here"
+
+
+def _check_fit(branch: Branch, model: nn.Module, given: Mapping[str, Tensor], lacking: list[str]) -> None:
+    """Refuse what is not exactly the net.
+
+    Raises:
+        InputError: the first that is wrong.
+    """
+    own, name = model.state_dict(), _name(model)
+    strange = list(_strange(branch.state, model))
+    if lacking:
+        has = f"; it has {_some(strange)}" if strange else ""
+        raise InputError(f"it lacks {_some(lacking)} of a {name}{has}")
+    if strange:
+        raise InputError(f"it has {_some(strange)}, which a {name} has not")
+    for key, tensor in given.items():
+        if tensor.shape != own[key].shape:
+            shapes = f"{tuple(tensor.shape)}, in a {name} {tuple(own[key].shape)}"
+            raise InputError(f"its {key} has the shape {shapes}")
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise InputError(f"its {key} is {'without values' if tensor.is_meta else 'sparse'}: save it dense")
+    check_kinds(given, {key: value for key, value in own.items() if not key.endswith(COUNTER)})
+    found = first_bad({key: value.float() for key, value in given.items() if value.is_floating_point()})
+    if found is not None:
+        raise InputError(f"it holds NaN or infinity in {found}: that run diverged; name another file")
+
+
+def _strange(state: Mapping[str, Tensor], model: nn.Module) -> Iterator[str]:
+    """Keys inside the backbone that the net does not have: it is another net's file.
+
+    Not so the state of a quantizer in the place of a module without tensors, nor buffers that nets do not save.
+    """
+    own, heads = model.state_dict(), classifiers(model)
+    inside = {key.partition(".")[0] for key in own if not key.startswith(heads)}
+    modules, unsaved = dict(model.named_modules()), dict(model.named_buffers())
+    for key in state.keys() - own.keys() - unsaved.keys():
+        parts = key.split(".")
+        place = next(name for end in range(len(parts), -1, -1) if (name := ".".join(parts[:end])) in modules)
+        leaf = bool(place) and not [*modules[place].children(), *modules[place].state_dict()]
+        if parts[0] in inside and not leaf:
+            yield key
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:SHOWN]) + (f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
+
+
+def _name(model: nn.Module) -> str:
+    return str((getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__)
