@@ -17,7 +17,7 @@ from lowbit.data.recipe import Channels, Recipe
 from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import check_pictures
 from lowbit.evaluate.features import AsEvaluated
-from lowbit.models.weights import Weights, backbone, read_weights
+from lowbit.models.weights import Weights, backbone_of, read_weights
 from lowbit.quant.bitwidths import calibrate_ranges_
 from lowbit.train.process import until_stopped
 from lowbit.train.session import Session
@@ -76,7 +76,7 @@ def open_backbone(path: Path | str, arch: str | None = None, size: Size | None =
         if theirs is not None:
             arch = arch or weights.arch or authors.arch_of(theirs.state)
             weights = Weights(weights.name, theirs.state) if theirs.wrapped else weights
-        found = backbone(weights, arch)
+        found = backbone_of(weights, arch)
     except InputError as error:
         text = str(error)
         raise InputError(text if str(path) in text else f"{path}: {text}") from error

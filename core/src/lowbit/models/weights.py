@@ -115,10 +115,10 @@ def open_backbone(path: Path | str, arch: str | None = None) -> Backbone:
     Raises:
         InputError: it cannot be read, nobody says which net it is, or its tensors are not all those of the net.
     """
-    return backbone(read_weights(path), arch)
+    return backbone_of(read_weights(path), arch)
 
 
-def backbone(weights: Weights, arch: str | None = None) -> Backbone:
+def backbone_of(weights: Weights, arch: str | None = None) -> Backbone:
     """The same from what was read."""
     name = check_arch(weights, arch)
     with torch.random.fork_rng(devices=[]):
@@ -134,10 +134,10 @@ def check_arch(weights: Weights, arch: str | None) -> str:
         InputError: they differ in a file of ours, or nobody says it.
     """
     if weights.ours and weights.arch is not None and arch not in (None, weights.arch):
-        raise InputError(f"{weights.name} holds a {weights.arch}, not a {arch}")
+        raise InputError(f"{weights.name}: it holds a {weights.arch}, not a {arch}")
     found = arch or weights.arch
     if found is None:
-        raise InputError(f"{weights.name} does not say which net it holds: name timm's (--arch)")
+        raise InputError(f"{weights.name}: it does not say which net it holds: name timm's (--arch)")
     return found
 
 
