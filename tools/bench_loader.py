@@ -23,7 +23,8 @@ from torchvision import transforms as T
 
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import MemoryPictures
-from lowbit.data.recipe import CIFAR10, cifar_train, ssl_views
+from lowbit.data.recipe import CIFAR10, cifar_train
+from lowbit.data.views import ssl_views
 
 BATCH = 128
 BARS = {"cifar": 3.0, "ssl": 6.0}

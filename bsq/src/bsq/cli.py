@@ -11,7 +11,7 @@ import click
 
 from bsq import __version__, flags
 from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
-from lowbit.cli.parsing import Group
+from lowbit.cli.program import Group
 from lowbit.errors import InputError
 from lowbit.options import RunOptions
 from lowbit.train import signals

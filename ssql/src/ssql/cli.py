@@ -11,7 +11,8 @@ import click
 
 from lowbit.cli.config import config_options
 from lowbit.cli.options import Decorator, apply_options, run_options
-from lowbit.cli.parsing import Group, Real
+from lowbit.cli.parsing import Real
+from lowbit.cli.program import Group
 from lowbit.errors import InputError
 from lowbit.options import RunOptions
 from lowbit.train import signals

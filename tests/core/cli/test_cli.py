@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lowbit.cli.options import optim_options, run_options
-from lowbit.cli.parsing import Group, Real, Several
+from lowbit.cli.parsing import Real, Several
+from lowbit.cli.program import Group
 from lowbit.errors import InputError, Stopped
 from lowbit.options import OptimOptions, RunOptions
 

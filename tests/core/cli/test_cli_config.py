@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from lowbit.cli.config import config_options
 from lowbit.cli.options import run_options
-from lowbit.cli.parsing import Group
+from lowbit.cli.program import Group
 from lowbit.config import keys
 from lowbit.config.load import load_config
 from lowbit.options import RunOptions

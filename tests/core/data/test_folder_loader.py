@@ -20,7 +20,8 @@ from lowbit.data.batch import Batch
 from lowbit.data.hashing import Draws
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import FolderPictures
-from lowbit.data.recipe import CIFAR10, IMAGENET, Recipe, imagenet_eval, plain, ssl_views
+from lowbit.data.recipe import CIFAR10, IMAGENET, Recipe, imagenet_eval, plain
+from lowbit.data.views import ssl_views
 from lowbit.errors import InputError
 
 VIEWS = ssl_views(24, CIFAR10, blur=True)
@@ -92,7 +93,8 @@ import sys, torch
 from pathlib import Path
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import FolderPictures
-from lowbit.data.recipe import CIFAR10, ssl_views
+from lowbit.data.recipe import CIFAR10
+from lowbit.data.views import ssl_views
 paths = sorted(Path(sys.argv[1]).rglob("*.png"))
 pictures = FolderPictures("x", ["a"], paths, torch.zeros(len(paths), dtype=torch.int64))
 held = Loader(pictures, ssl_views(24, CIFAR10, blur=False), global_batch=2, seed=1, workers=2).epoch(0)

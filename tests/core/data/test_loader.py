@@ -14,7 +14,8 @@ from lowbit.data.batch import Batch
 from lowbit.data.chunks import parts
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import MemoryPictures
-from lowbit.data.recipe import CIFAR10, Recipe, cifar_train, imagenet_eval, imagenet_train, plain, ssl_views
+from lowbit.data.recipe import CIFAR10, Recipe, cifar_train, imagenet_eval, imagenet_train, plain
+from lowbit.data.views import ssl_views
 from lowbit.errors import InputError
 
 VIEWS = ssl_views(32, CIFAR10, blur=True)

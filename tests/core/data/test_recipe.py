@@ -23,8 +23,8 @@ from lowbit.data.recipe import (
     imagenet_eval,
     imagenet_train,
     plain,
-    ssl_views,
 )
+from lowbit.data.views import ssl_views
 from lowbit.errors import InputError
 
 

@@ -15,9 +15,8 @@ from lowbit.data.recipe import (
     Recipe,
     dataset_channels,
     imagenet_eval,
-    ssl_views,
 )
-from lowbit.data.views import side_of, view_recipes
+from lowbit.data.views import side_of, ssl_views, view_recipes
 from lowbit.errors import InputError
 
 FILES = FolderPictures("files", ["a"], [Path("a.png")], torch.zeros(1).long())

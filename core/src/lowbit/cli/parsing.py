@@ -1,21 +1,15 @@
-"""How command lines are read, and how a program ends.
+"""How command lines are read.
 
-Importing this package does not import torch, so that `--help` stays fast. click is bent in three places, since the
+Importing this package does not import torch, so that `--help` stays fast. click is bent in two places, since the
 original programs were written for argparse: an option may take several values after one flag (`--schedule 150 250`),
-spellings of one parameter that disagree are an error, and every error is one line on stderr with the exit code of
-`lowbit.errors`.
+and spellings of one parameter that disagree are an error.
 """
 
 import math
-import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
-
-from lowbit.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, InputError, Stopped
-from lowbit.train.console import configure_logging
 
 Flags = Mapping[str, click.Option]
 
@@ -111,51 +105,3 @@ class Command(click.Command):
                 f"{given[name][0]!r} and {spelled!r} disagree about one parameter; give one of them."
             )
         given[name] = (spelled, value)
-
-
-class Group(click.Group):
-    """A program: its commands are `Command`s, its errors one line, its exit codes those of `lowbit.errors`.
-
-    Without a command it prints its help and is done.
-    """
-
-    command_class = Command
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"invoke_without_command": True, **kwargs})
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command of the line."""
-        result = super().invoke(ctx)
-        if ctx.invoked_subcommand is None:
-            click.echo(ctx.get_help())
-        return result
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run one command line and leave the process with its exit code (whatever `standalone_mode` says)."""
-        configure_logging(self.name or "lowbit")
-        try:
-            result = super().main(*args, **{**kwargs, "standalone_mode": False})
-            code = result if isinstance(result, int) else EXIT_DONE
-        except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else self.name
-            code = fail(f"{error.format_message()} ({command} --help lists what is allowed)", usage=True)
-        except click.ClickException as error:
-            code = fail(error.format_message(), usage=True)
-        except InputError as error:
-            code = fail(str(error))
-        except (Stopped, click.Abort, KeyboardInterrupt) as stop:
-            click.echo(f"stopped: {' '.join(str(stop).split()) or 'by a signal'}", err=True)
-            code = EXIT_STOPPED
-        sys.exit(code)
-
-
-def fail(message: str, *, usage: bool = False) -> int:
-    """Print a one-line error, once for all processes that find it; returns the exit code of bad input.
-
-    A wrong command line (`usage`) is told by the first process of each machine, since all were given the same.
-    """
-    process = sys.modules.get("lowbit.train.process")  # not imported: this process has not met others yet
-    if os.environ.get("LOCAL_RANK", "0") == "0" if usage else process is None or process.first_to_say(message):
-        click.echo(f"error: {' '.join(message.split())}", err=True)
-    return EXIT_INPUT

@@ -47,7 +47,7 @@ def load_config(
         defaults: the command's own defaults by key; they win over the tree's alone.
 
     Returns:
-        The frozen config. `model_fields_set` of a section tells which keys were set by any layer.
+        The frozen config. `model_fields_set` of a section says which keys were set by any layer.
 
     Raises:
         InputError: a file that is missing, damaged or not a mapping; duplicate or unknown keys; a wrong value; a chain

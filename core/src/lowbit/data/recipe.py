@@ -216,12 +216,6 @@ def imagenet_eval(
     return Recipe(channels, ResizedCenterCrop(resize, side, interpolation))
 
 
-def ssl_views(side: int, channels: Channels, blur: bool) -> Recipe:
-    """Of self-supervised pretraining, for each view: crop, flip, jitter, grey, and off CIFAR a blur half the time."""
-    colour: tuple[Colour, ...] = (ColorJitter(), RandomGrayscale())
-    return Recipe(channels, RandomResizedCrop(side, (0.2, 1.0)), (*colour, RandomBlur()) if blur else colour)
-
-
 def from_timm(config: Mapping[str, Any]) -> tuple[Recipe, Recipe]:
     """Training and evaluation recipes of a pretrained net (`--pretrained`).
 

@@ -2,7 +2,7 @@
 
 from lowbit.data.geometry import RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures, Pictures
-from lowbit.data.recipe import Channels, ColorJitter, Recipe, imagenet_eval, plain, ssl_views
+from lowbit.data.recipe import Channels, ColorJitter, Colour, RandomBlur, RandomGrayscale, Recipe, imagenet_eval, plain
 from lowbit.errors import InputError
 
 WITHOUT_BLUR = ("cifar10", "cifar100")
@@ -22,6 +22,12 @@ def side_of(pictures: Pictures, stated: int | None = None) -> int:
     if height != width:
         raise InputError(f"the pictures of {pictures.name} are {height}x{width}, and views are square: state a size")
     return height
+
+
+def ssl_views(side: int, channels: Channels, blur: bool) -> Recipe:
+    """Of self-supervised pretraining, for each view: crop, flip, jitter, grey, and off CIFAR a blur half the time."""
+    colour: tuple[Colour, ...] = (ColorJitter(), RandomGrayscale())
+    return Recipe(channels, RandomResizedCrop(side, (0.2, 1.0)), (*colour, RandomBlur()) if blur else colour)
 
 
 def view_recipes(dataset: str, pictures: Pictures, side: int, channels: Channels) -> tuple[Recipe, Recipe]:
