@@ -23,6 +23,7 @@ from lowbit.train.process import finish, make_accelerator
 from lowbit.train.protocol import Stage
 from lowbit.train.schedule import cosine
 from ssql.bits import derive_policy
+from ssql.methods import plan_of
 from ssql.objective import Contrastive, Drawing, MomentumContrast, Reversed, SelfSupervised, Siamese
 
 DIM, PICTURES, BATCH = 6, 26, 9  # 3 batches of 9, 9, 8: two ranks hold different numbers of pictures
@@ -36,7 +37,7 @@ def tiny(kind: str, drawing: Drawing | None = None, observer: str = "minmax", gr
     """
     torch.manual_seed(4)
     encoder = WideCifarResNet(BasicBlock, (1, 1), widths=(4, 8), num_classes=0)
-    heads = build_heads(kind, 8, DIM, 8)
+    heads = build_heads(plan_of(kind), 8, DIM, 8)
     encoder.fc = heads.projector
     if "SSQL" in kind:
         quantize_uniform_(encoder, derive_policy(encoder, (3, 8, 8)), WeightConfig(grid), ObserverConfig(observer))

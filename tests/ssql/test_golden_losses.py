@@ -13,6 +13,7 @@ from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.create import create_model
 from lowbit.models.heads import build_heads
 from ssql.bits import derive_policy
+from ssql.methods import plan_of
 
 
 @pytest.mark.parametrize("method", ["simsiam", "byol"])
@@ -59,7 +60,7 @@ def test_heads_have_the_recorded_keys(recorded: Any, layout: str) -> None:
     orders, dims = recorded.json("keys")["ssl_fill_order"][layout], recorded.settings["ssl_dims"][layout]
     features = 16 if layout == "tiny" else 512
     for kind, order in orders.items():
-        heads = build_heads(kind, features, dims["DIM"], dims["HIDDEN_DIM"])
+        heads = build_heads(plan_of(kind), features, dims["DIM"], dims["HIDDEN_DIM"])
         parts = {"encoder_q.fc.": heads.projector, "predictor.": heads.predictor}
         ours = [
             [prefix + key, list(value.shape)]
@@ -77,7 +78,7 @@ def test_heads_have_the_recorded_keys(recorded: Any, layout: str) -> None:
 def test_parameters_of_the_papers_nets(arch: str, hidden: int, millions: float) -> None:
     with torch.device("meta"):
         net = create_model(arch, num_classes=0)
-        heads = build_heads("SSQL_SimSiam", net.num_features, 2048, hidden)
+        heads = build_heads(plan_of("SSQL_SimSiam"), net.num_features, 2048, hidden)
     count = sum(p.numel() for part in (net, *heads) if part is not None for p in part.parameters())
     assert count / 1e6 == pytest.approx(millions, abs=0.005)
 
@@ -86,7 +87,7 @@ def test_the_policy_of_an_encoder_with_its_projector(recorded: Any) -> None:
     """Tiny encoder: the projector's weights at 8, its activations float, as recorded."""
     for run, bits in recorded.json("ssl_steps")["bits"]["tiny"].items():
         net = WideCifarResNet(BasicBlock, (1, 1), widths=(8, 16), num_classes=0)
-        net.fc = build_heads("SSQL_MoCo" if "moco" in run else "SSQL_SimSiam", 16, 16, 16).projector
+        net.fc = build_heads(plan_of("SSQL_MoCo" if "moco" in run else "SSQL_SimSiam"), 16, 16, 16).projector
         inner = bits["layer1.0.conv1"]
         table = derive_policy(net, (3, 8, 8)).table(inner["w"], inner["a"])
         assert {n: {k: v for k, v in row.items() if v is not None} for n, row in table.items()} == bits

@@ -27,7 +27,7 @@ from lowbit.train.run import Run
 from lowbit.train.schedule import constant
 from ssql.bits import derive_policy
 from ssql.config import Config, read_config
-from ssql.methods import optimizer, rates
+from ssql.methods import optimizer, plan_of, rates
 from ssql.objective import Contrastive, Drawing, MomentumContrast, SelfSupervised, Siamese
 
 RUNS = [
@@ -54,7 +54,7 @@ def objective_of(run: str, recorded: Any, layout: str, fill: str) -> SelfSupervi
         if tiny
         else create_model("cifar_resnet18", num_classes=0)
     )
-    heads = build_heads(kind, 16 if tiny else 512, dims["DIM"], dims["HIDDEN_DIM"])
+    heads = build_heads(plan_of(kind), 16 if tiny else 512, dims["DIM"], dims["HIDDEN_DIM"])
     encoder.fc = heads.projector
     drawing = None
     if kind.startswith("SSQL"):

@@ -10,11 +10,11 @@ from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.models.heads import build_heads
+from lowbit.models.heads import HEADS, build_heads
 from lowbit.quant.bitwidths import activations, weight_quantizers
 from ssql.bits import derive_policy
 from ssql.config import Config, Quant
-from ssql.methods import attach_projector_, build, drawing_of, policy_of, quantize_, rates
+from ssql.methods import attach_projector_, build, drawing_of, plan_of, policy_of, quantize_, rates
 from ssql.objective import Contrastive, MomentumContrast, Reversed, Siamese
 
 SIZE = (3, 32, 32)
@@ -99,7 +99,7 @@ def test_pins_are_the_authors_lists(recorded: Any, depth: int) -> None:
     for name, flat in files:
         encoder = create_model(f"cifar_resnet{depth}", num_classes=1)
         kind = flat["SSL.TYPE"]
-        attach_projector_(encoder, lambda features, kind=kind: build_heads(kind, features, 16, 16))
+        attach_projector_(encoder, lambda features, kind=kind: build_heads(plan_of(kind), features, 16, 16))
         listed = policy_of(encoder, quant_of(BIT_CONFIG=flat["QUANT.BIT_CONFIG"]), SIZE)
         derived = policy_of(encoder, Quant(), SIZE)
         for bits in ((2, 4), (7, 5)):
@@ -151,7 +151,25 @@ def test_what_is_refused() -> None:
         build(config_of("SimSiam", arch="cifar_resnet19"), SIZE)
     encoder = create_model("cifar_resnet18", num_classes=0)
     with pytest.raises(InputError, match="no linear classifier"):
-        attach_projector_(encoder, lambda features: build_heads("SimSiam", features, 16, 16))
+        attach_projector_(encoder, lambda features: build_heads(plan_of("SimSiam"), features, 16, 16))
     quant = quant_of(W={"OBSERVER_METHOD": {"NAME": "GAUSSIAN"}})
     with pytest.raises(InputError, match=r"QUANT\.W\.OBSERVER_METHOD\.NAME=GAUSSIAN"):
         quantize_(nn.Sequential(nn.Conv2d(3, 4, 3)), quant, SIZE)
+
+
+def test_heads_are_those_of_the_method_that_a_type_stands_on() -> None:
+    for name in ("SimSiam", "SimCLR", "MoCo"):
+        assert plan_of(name) == plan_of(f"SSQL_{name}") == HEADS[name]
+    assert plan_of("RSSQL_SimSiam") == plan_of("SimSiam")
+
+
+def test_output_bn_makes_a_pair_equal() -> None:
+    def described(kind: str, output_bn: bool | None) -> list:
+        heads = build_heads(plan_of(kind), 12, 8, 5, output_bn)
+        return [(n, p.shape, p.requires_grad) for n, p in heads.projector.named_parameters()] + [str(heads.predictor)]
+
+    assert described("BYOL", None) != described("SSQL_BYOL", None)
+    for both in (True, False):
+        assert described("BYOL", both) == described("SSQL_BYOL", both)
+    heads = build_heads(plan_of("BYOL"), 12, 8, 5, True)
+    assert not dict(heads.projector.named_parameters())["6.bias"].requires_grad

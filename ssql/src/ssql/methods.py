@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lowbit.errors import InputError
 from lowbit.losses.cosine import cosine_loss, squared_distance_loss
 from lowbit.models.create import create_model
-from lowbit.models.heads import Heads, build_heads, linear_classifier
+from lowbit.models.heads import HEADS, HeadPlan, Heads, build_heads, linear_classifier
 from lowbit.models.surgery import replace_, run_blank
 from lowbit.quant.bitwidths import quantize_uniform_
 from lowbit.quant.observers import ObserverConfig
@@ -38,6 +38,15 @@ def attach_projector_(encoder: nn.Module, build: Callable[[int], Heads]) -> Head
     heads = build(classifier.in_features)
     replace_(encoder, {name: heads.projector})
     return heads
+
+
+def plan_of(kind: str) -> HeadPlan:
+    """The heads of a `SSL.TYPE`: those of the method that it stands on.
+
+    The projector of SSQL_BYOL ends in batch norm, other than BYOL's, as in the authors' program.
+    """
+    plan = HEADS[kind.rpartition("_")[2]]
+    return replace(plan, output_bn=True) if kind == "SSQL_BYOL" else plan
 
 
 def policy_of(encoder: nn.Module, quant: Quant, size: tuple[int, int, int]) -> BitPolicy:
@@ -132,7 +141,7 @@ def build(config: Config, size: tuple[int, int, int]) -> SelfSupervised:
     heads = attach_projector_(
         encoder,
         lambda features: build_heads(
-            kind, features, setting.DIM, setting.HIDDEN_DIM, output_bn=setting.OUTPUT_BN, mlp=setting.MLP
+            plan_of(kind), features, setting.DIM, setting.HIDDEN_DIM, output_bn=setting.OUTPUT_BN, mlp=setting.MLP
         ),
     )
     drawing = None

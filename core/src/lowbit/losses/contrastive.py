@@ -3,8 +3,7 @@
 SimCLR: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual Representations",
 ICML 2020 (arXiv 2002.05709), Eq. 1. MoCo: He et al., CVPR 2020 (arXiv 1911.05722), Eq. 1.
 
-Deviation of SSQL's authors from the paper: negatives come from the rank's own batch; here also, unless a layout of
-ranks is given.
+Deviation: negatives come from the rank's own batch, unless a layout of ranks is given (in the paper, from all).
 """
 
 import torch

@@ -35,7 +35,7 @@ def cosine_loss(predictions: Pair, targets: Pair) -> Tensor:
 def squared_distance_loss(predictions: Pair, targets: Pair) -> Tensor:
     """The squared distances of the normalised vectors, 2 - 2 cos, summed over both pairs: in [0, 8].
 
-    BYOL's own form ("CosineSimilarityv2" of SSQL's authors): four times the gradient of `cosine_loss`.
+    BYOL's own form: four times the gradient of `cosine_loss`.
     """
     (p1, p2), (z1, z2) = predictions, targets
     return 4 + 2 * (negative_cosine(p1, z2) + negative_cosine(p2, z1))

@@ -40,7 +40,7 @@ class KeyQueue(nn.Module):
         keys = keys.detach() if layout is None else gather_rows(keys.detach(), layout)
         length = self.queue.shape[1]
         if len(keys) > length:
-            raise InputError(f"a queue of {length} keys (SSL.SETTING.MOCO_K) is shorter than the batch of {len(keys)}")
+            raise InputError(f"a queue of {length} keys is shorter than the batch of {len(keys)}: lengthen it")
         columns = (self.queue_ptr + torch.arange(len(keys), device=self.queue.device)) % length
         self.queue.index_copy_(1, columns, keys.T.to(self.queue.dtype))
         self.queue_ptr.add_(len(keys)).remainder_(length)

@@ -1,7 +1,10 @@
-"""ResNets for 32x32 pictures with 1x1-convolution shortcuts, as BSQ's authors train them; names and keys are theirs.
+"""ResNets for 32x32 pictures with 1x1-convolution shortcuts.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), Sec. 4.2, with
 projection shortcuts (option B). Depth 6n + 2: three stages of n blocks, 16-32-64 channels, 3x3 stem.
+
+Names and keys of the weights are those of Yang, Duan, Chen, Li, "BSQ: Exploring Bit-Level Sparsity for Mixed-Precision
+Neural Network Quantization", ICLR 2021 (arXiv 2102.10462), whose authors train these nets.
 
 Deviations: the authors average-pool 8x8; here the mean over all positions, which is the same for 32x32 pictures and
 also runs on others (the 8x8 digits).
@@ -22,7 +25,7 @@ def conv3x3(channels: int, out: int, stride: int = 1) -> nn.Conv2d:
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions around a shortcut; `relu1` and `relu2` are the two activations that BSQ quantizes."""
+    """Two 3x3 convolutions around a shortcut; `relu1` and `relu2` are the activations that are quantized."""
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()

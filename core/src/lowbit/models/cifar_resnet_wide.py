@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 for 32x32 pictures: ImageNet's widths behind a 3x3 stem, as SSQL and US3L train them.
+"""ResNet-18, 34 and 50 for 32x32 pictures: ImageNet's widths behind a 3x3 stem.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), Table 1, with a 3x3
 stem of stride 1 and no max-pooling. Keys are timm's and torchvision's; default initialisation of torch, as the authors

@@ -1,13 +1,14 @@
-"""Projectors and predictors of the self-supervised methods, by the names that SSQL's configs give them (`SSL.TYPE`).
+"""Projectors and predictors of self-supervised methods.
 
-| type | projector | predictor |
+| method | projector | predictor |
 |---|---|---|
-| SimSiam (and with SSQL_, RSSQL_) | three layers of max(features, dim), batch norm also at the end | yes |
-| BYOL | three layers of `hidden`, none at the end | yes |
-| SSQL_BYOL | three layers of `hidden`, batch norm also at the end (the authors' mismatch) | yes |
-| SimCLR, MoCo (and with SSQL_) | two layers, no batch norm | no |
+| SimSiam (Chen, He, CVPR 2021) | three layers of max(features, dim), batch norm also at the end | yes |
+| BYOL (Grill et al., NeurIPS 2020) | three layers of `hidden`, none at the end | yes |
+| SimCLR (Chen et al., ICML 2020), MoCo v2 (Chen et al., 2020) | two layers, no batch norm | no |
 
 The last batch norm has no weight or bias, and the bias of the linear layer before it is frozen (it has no effect).
+
+Deviation: BYOL's projector has two layers in its paper.
 """
 
 from dataclasses import dataclass
@@ -35,18 +36,12 @@ class HeadPlan:
     predictor: bool
 
 
-_SIMSIAM = HeadPlan(3, wide=True, output_bn=True, predictor=True)
 _CONTRASTIVE = HeadPlan(2, wide=False, output_bn=False, predictor=False)
-HEADS: dict[str, HeadPlan] = {
-    "SimSiam": _SIMSIAM,
-    "SSQL_SimSiam": _SIMSIAM,
-    "RSSQL_SimSiam": _SIMSIAM,
+HEADS = {  # by method
+    "SimSiam": HeadPlan(3, wide=True, output_bn=True, predictor=True),
     "BYOL": HeadPlan(3, wide=False, output_bn=False, predictor=True),
-    "SSQL_BYOL": HeadPlan(3, wide=False, output_bn=True, predictor=True),
     "SimCLR": _CONTRASTIVE,
-    "SSQL_SimCLR": _CONTRASTIVE,
     "MoCo": _CONTRASTIVE,
-    "SSQL_MoCo": _CONTRASTIVE,
 }
 
 
@@ -101,24 +96,18 @@ def predictor(dim: int, hidden: int) -> nn.Sequential:
 
 
 def build_heads(
-    kind: str, features: int, dim: int, hidden: int, output_bn: bool | None = None, mlp: bool = True
+    plan: HeadPlan, features: int, dim: int, hidden: int, output_bn: bool | None = None, mlp: bool = True
 ) -> Heads:
     """The heads of a method.
 
     Args:
-        kind: key of HEADS.
+        plan: of `HEADS`, or another.
         features: width of the backbone.
-        dim: `SSL.SETTING.DIM`.
-        hidden: `SSL.SETTING.HIDDEN_DIM`.
-        output_bn: `SSL.SETTING.OUTPUT_BN`; None: as the authors have it. Set alike it makes a pair of methods equal.
-        mlp: `SSL.SETTING.MLP`; False leaves MoCo's and SimCLR's projector one linear layer, as in MoCo v1.
-
-    Raises:
-        InputError: unknown kind.
+        dim: units out.
+        hidden: units of the hidden layers.
+        output_bn: whether the projector ends in a batch norm; None: as in `plan`.
+        mlp: False leaves a projector of two layers one linear layer, as in MoCo v1.
     """
-    if kind not in HEADS:
-        raise InputError(f"SSL.TYPE {kind!r}: one of {', '.join(HEADS)} is allowed")
-    plan = HEADS[kind]
     inner = max(features, dim) if plan.wide else hidden
     ends = plan.output_bn if output_bn is None else output_bn
     layers = plan.layers if mlp or plan.layers == 3 else 1
