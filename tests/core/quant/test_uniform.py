@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lowbit.errors import InputError
+from lowbit.quant import uniform
 from lowbit.quant.uniform import (
     WeightConfig,
     asymmetric_grid,
@@ -152,3 +153,41 @@ def test_a_wrong_grid_is_refused() -> None:
 def test_bits_out_of_range(wrong: int) -> None:
     with pytest.raises(InputError, match=r"0 \(float\) or 2 to 16"):
         check_bits(wrong, "weights")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_range_in_parts_equals_the_formula_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, relu: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(uniform, "PART", 100)
+    generator = torch.Generator().manual_seed(0)
+    for number in range(40):
+        x = torch.randn(2, 3, 8, 8, generator=generator, dtype=dtype)
+        low, high = torch.rand(2, generator=generator, dtype=dtype) * torch.tensor([-1.5, 2.5], dtype=dtype)
+        low, bits = low * (number % 3), torch.tensor(number % 5)
+        grid = asymmetric_grid(low, high, bits)
+        if number % 4 == 0 and bits:  # ties, and the ends of the clip with their neighbours
+            x.view(-1)[:41] = torch.arange(-1.0, 40.0, dtype=dtype) / 2 * grid.scale
+        x = x.to(memory_format=layout)
+        g = torch.randn(x.shape, generator=generator, dtype=dtype)
+        mine, formula = x.clone().requires_grad_(), x.clone().requires_grad_()
+        y = quantize_activation_range(mine, low, high, bits, relu)
+        expected = fake_quantize(torch.relu(formula) if relu else formula, grid)
+        y.backward(g), expected.backward(g)
+        assert torch.equal(y, expected) and torch.equal(mine.grad, formula.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ends_of_a_clip_are_the_last_values_inside(dtype: torch.dtype) -> None:
+    scales = torch.rand(2000, generator=torch.Generator().manual_seed(1), dtype=dtype) * 3 + 1e-3
+    for number, scale in enumerate(scales):
+        lowest, highest = (
+            torch.tensor(-float(number % 7), dtype=dtype),
+            torch.tensor(float(number % 9 + 1), dtype=dtype),
+        )
+        low, high = uniform._ends(scale, lowest, highest, relu=False)
+        outer = torch.nextafter(low, -torch.ones_like(low) * 100), torch.nextafter(high, torch.ones_like(high) * 100)
+        assert (low / scale).round() >= lowest and (high / scale).round() <= highest
+        assert (outer[0] / scale).round() < lowest and (outer[1] / scale).round() > highest

@@ -182,6 +182,8 @@ class ObservedActivation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; one range for all of it."""
+        if self.mode == "quantized" and self.function == "relu":
+            return quantize_activation_range(x, self.observer.low, self.observer.high, self.a_bits, relu=True)
         y = FUNCTIONS[self.function](x)
         if self.mode == "observe":
             self.observer(y, self.a_bits)

@@ -23,6 +23,7 @@ from lowbit.errors import InputError
 
 GRIDS = ("half", "whole")
 MAX_BITS = 16
+PART = 1 << 17  # values that stay in a CPU's caches over several operations
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,75 @@ class _FakeQuantize(torch.autograd.Function):
         x, y = rest
         dscale = ((grads[0] * y - dx * x) / scale).sum_to_size(scale.shape)
         return dx, dscale, None, None, None
+
+
+class _QuantizeRange(torch.autograd.Function):
+    """As `_FakeQuantize` with one constant scale, of x or of relu(x): dx = g inside the clip, and above 0.
+
+    On a CPU, where writing to memory is what it costs, the operations run over parts that stay in its caches, and
+    backward compares x itself with the ends of the clip instead of reading a mask.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, lowest: Tensor, highest: Tensor, on: Tensor, relu: bool) -> Tensor:
+        safe, factor, off = torch.where(on & (scale > 0), scale, 1.0), torch.where(on, scale, 0.0), (~on).to(x.dtype)
+        if _in_parts(x):
+            y, scratch = torch.empty_like(x), [x.new_empty(min(PART, x.numel())) for _ in range(2)]
+            for part, out in zip(_parts(x), _parts(y), strict=True):
+                source, codes = (buffer[: len(part)] for buffer in scratch)
+                source = torch.clamp(part, min=0, out=source) if relu else part
+                torch.div(source, safe, out=codes).round_()
+                torch.maximum(codes, lowest, out=codes)
+                torch.minimum(codes, highest, out=codes)
+                torch.mul(codes, factor, out=out).addcmul_(source, off)
+            if ctx.needs_input_grad[0]:
+                ctx.save_for_backward(x, safe, *_ends(safe, lowest, highest, relu))
+            return y
+        source = x.clamp(min=0) if relu else x
+        rounded = (source / safe).round_()
+        codes = torch.maximum(rounded, lowest).minimum(highest)
+        if ctx.needs_input_grad[0]:
+            inside = rounded == codes
+            ctx.save_for_backward(inside.logical_and_(source > 0) if relu else inside, safe)
+        return codes.mul_(factor).addcmul_(source, off)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (saved, scale, *ends), g = ctx.saved_tensors, grads[0]
+        # up and down by the scale, as in `_FakeQuantize`
+        if not ends:
+            return (g * scale).mul_(saved).div_(scale), None, None, None, None, None
+        g = g if g.stride() == saved.stride() else torch.empty_like(saved).copy_(g)
+        dx, scratch = torch.empty_like(saved), saved.new_empty(min(PART, saved.numel()))
+        for part, x, out in zip(_parts(g), _parts(saved), _parts(dx), strict=True):
+            inside = torch.maximum(x, ends[0], out=scratch[: len(x)])
+            torch.minimum(inside, ends[1], out=inside).eq_(x)
+            torch.mul(part, scale, out=out).mul_(inside).div_(scale)
+        return dx, None, None, None, None, None
+
+
+def _in_parts(x: Tensor) -> bool:
+    """Whether to work through a tensor part by part: on a CPU, where it lies in memory without gaps."""
+    dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    return x.device.type == "cpu" and dense and not torch.compiler.is_compiling()
+
+
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    """The tensor in the order of its memory, cut into runs."""
+    return x.as_strided((x.numel(),), (1,)).split(PART)
+
+
+def _ends(scale: Tensor, lowest: Tensor, highest: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest x whose rounded x / scale lies in [lowest, highest], and with `relu` above 0."""
+    whole = torch.int64 if scale.dtype == torch.float64 else torch.int32
+    near = torch.arange(-4, 5, dtype=whole, device=scale.device)  # neighbours: products and quotients err by less
+    low, high = (
+        (((end + half) * scale).view(whole) + near).view(scale.dtype) for end, half in ((lowest, -0.5), (highest, 0.5))
+    )
+    low = torch.where((low / scale).round() >= lowest, low, torch.inf).amin()
+    high = torch.where((high / scale).round() <= highest, high, -torch.inf).amax()
+    above_zero = torch.nextafter(torch.zeros_like(low), torch.ones_like(low))
+    return torch.maximum(low, above_zero) if relu else low, high
 
 
 def symmetric_grid(largest: Tensor, bits: Tensor, grid: str = "half") -> Grid:
@@ -191,6 +261,12 @@ def weight_grid(weight: Tensor, bits: Tensor, config: WeightConfig) -> Grid:
     return symmetric_grid(largest, bits, config.grid)
 
 
-def quantize_activation_range(x: Tensor, low: Tensor, high: Tensor, bits: Tensor) -> Tensor:
-    """`x` (any shape) at `bits` over the constant range [low, high]; values beyond it are clipped, without gradient."""
-    return fake_quantize(x, asymmetric_grid(low.detach(), high.detach(), bits))
+def quantize_activation_range(x: Tensor, low: Tensor, high: Tensor, bits: Tensor, relu: bool = False) -> Tensor:
+    """`x` (any shape) at `bits` over the constant range [low, high]; values beyond it are clipped, without gradient.
+
+    With `relu` it is ReLU's output that is quantized: one function instead of two, which on a CPU saves a third.
+    """
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    grid = asymmetric_grid(low.detach(), high.detach(), bits)
+    y: Tensor = _QuantizeRange.apply(wide, grid.scale, grid.lowest, grid.highest, grid.on, relu)
+    return y.to(x.dtype)
