@@ -25,10 +25,10 @@ from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
-from lowbit.quant.bits import derive_policy
-from lowbit.quant.convert import calibrate_ranges_, quantize_uniform_, set_bits_, set_mode_
+from lowbit.quant.bitwidths import calibrate_ranges_, quantize_uniform_, set_bits_, set_mode_
 from lowbit.train.protocol import Clock, Objective, Pass
 from lowbit.train.supervised import Supervised
+from ssql.bits import derive_policy
 
 GOAL = 1.25
 BITS = 4
