@@ -146,7 +146,8 @@ def quantize_activation(x: Tensor) -> nn.Module:
     quantize_uniform_(model, derive_policy(model, (x.shape[1], 8, 8)))
     set_bits_(model, BITS, BITS)
     calibrate_ranges_(model, [x])
-    return set_mode_(model, "quantized")[1]
+    set_mode_(model, "quantized")
+    return model[1]
 
 
 def main() -> int:
