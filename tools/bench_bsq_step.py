@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import SGD
 
 from bsq.activation import quantize_bsq_activations_
-from bsq.convert import to_bits_
+from bsq.network import to_bits_
 from bsq.objective import BitSparsity
 from bsq.options import SgdOptions
 from lowbit.data.batch import Batch

@@ -15,7 +15,7 @@ from torchvision.datasets import CIFAR10
 
 from bsq.activation import quantize_bsq_activations_
 from bsq.cli import cli
-from bsq.convert import to_bits_
+from bsq.network import to_bits_
 from lowbit.models.create import create_model
 from lowbit.train.log import read_metrics
 

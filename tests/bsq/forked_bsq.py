@@ -6,8 +6,8 @@ from typing import Any
 import sklearn.datasets  # noqa: F401 (the digits)
 from killing import arm
 
-import bsq.finetune
-import bsq.train  # noqa: F401 (imported once for all)
+import bsq.commands.finetune
+import bsq.commands.train  # noqa: F401 (imported once for all)
 from bsq.cli import main
 
 

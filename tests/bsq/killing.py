@@ -4,10 +4,10 @@ import os
 import signal
 from typing import Any
 
+import bsq.commands.prune
 import bsq.objective
-import bsq.prune
+from bsq.commands.prune import Watch
 from bsq.objective import BitSparsity
-from bsq.prune import Watch
 
 
 def arm(place: str, done: int) -> None:
@@ -52,9 +52,9 @@ def arm(place: str, done: int) -> None:
             die("kept", now)
         save(path, *args, **options)
 
-    call, kept, drop, save = Watch.__call__, Watch._keep, bsq.objective.prune_, bsq.prune.write_checkpoint
+    call, kept, drop, save = Watch.__call__, Watch._keep, bsq.objective.prune_, bsq.commands.prune.write_checkpoint
     Watch.__call__, Watch._keep = watch, keep  # type: ignore[method-assign, assignment]
-    bsq.objective.prune_, bsq.prune.write_checkpoint = prune, write  # type: ignore[assignment]
+    bsq.objective.prune_, bsq.commands.prune.write_checkpoint = prune, write  # type: ignore[assignment]
     hook(BitSparsity, "begin_epoch", "epoch")
     hook(BitSparsity, "end_stage", "end")
     hook(BitSparsity, "after_batch", "batch", ahead=1)

@@ -20,8 +20,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 import lowbit
-from bsq.convert import nbit_dict
 from bsq.forms import BitLayer
+from bsq.network import nbit_dict
 from lowbit.train.log import read_metrics
 
 Bsq = Callable[..., Result]

@@ -12,7 +12,7 @@ from click.testing import Result
 from PIL import Image
 
 import lowbit
-from bsq.convert import nbit_dict, to_bit_form_, to_finetune_
+from bsq.network import nbit_dict, to_bit_form_, to_finetune_
 from lowbit.train import signals
 
 Bsq = Callable[..., Result]

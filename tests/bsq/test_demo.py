@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bsq import demo
+from bsq.commands import demo
 from lowbit.demo import is_demo
 from lowbit.errors import Stopped
 

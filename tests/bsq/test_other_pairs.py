@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from bsq.activation import quantize_bsq_activations_
-from bsq.convert import to_bits_
+from bsq.network import to_bits_
 from lowbit.models.create import create_model
 
 BATCH = 100  # the activation range is the batch's

@@ -10,7 +10,7 @@ import torch
 from click.testing import Result
 
 import lowbit
-from bsq.convert import nbit_dict
+from bsq.network import nbit_dict
 from lowbit.train.log import read_metrics
 
 Bsq = Callable[..., Result]

@@ -10,8 +10,8 @@ from click.testing import Result
 from PIL import Image
 
 import lowbit
-from bsq.convert import bit_layers, to_bits_, to_finetune_
-from bsq.report import describe, table
+from bsq.commands.report import describe, table
+from bsq.network import bit_layers, to_bits_, to_finetune_
 from lowbit.models.create import create_model
 
 Bsq = Callable[..., Result]

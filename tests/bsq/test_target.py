@@ -10,9 +10,9 @@ import torch
 from click.testing import Result
 from torch import nn
 
-from bsq.convert import bit_layers, nbit_dict, prune_, requantize_, to_bits_
+from bsq.commands.prune import Watch
+from bsq.network import bit_layers, nbit_dict, prune_, requantize_, to_bits_
 from bsq.planes import Planes, from_float, reconstruct, to_planes
-from bsq.prune import Watch
 from bsq.size import size
 from bsq.target import Aim, compression_now, meet_, shortened, widened
 from lowbit.evaluate.classify import Scores

@@ -12,9 +12,9 @@ from click.testing import Result
 from torch import nn
 
 from bsq import planes
-from bsq.convert import bit_layers, prune_, requantize_, to_bits_
+from bsq.commands.prune import Watch
+from bsq.network import bit_layers, prune_, requantize_, to_bits_
 from bsq.planes import Planes
-from bsq.prune import Watch
 from bsq.size import size
 from lowbit.evaluate.classify import Scores
 from lowbit.train.folder import RunFolder

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bsq.activation import quantize_bsq_activations_
-from bsq.convert import to_bits_
+from bsq.network import to_bits_
 from lowbit.cost import cost
 from lowbit.models.create import create_model
 

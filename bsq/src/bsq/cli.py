@@ -48,7 +48,7 @@ def of_training(options: RunOptions, evaluate: bool) -> RunOptions:
 @flags.shared_options(output_note="default: checkpoint, and none with --evaluate")
 def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool) -> None:
     """Train the float net that conversion starts from, by default into `checkpoint`."""
-    from bsq import train as floats
+    from bsq.commands import train as floats
 
     options = of_training(options, evaluate)
     if evaluate:
@@ -66,9 +66,9 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool)
 @flags.legacy_options(flags.LEGACY_OF_CONVERT)
 def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: WidthOptions, sgd: SgdOptions) -> None:
     """Turn a float net into bit planes. Of the training options only --train-batch acts: it calibrates ranges."""
-    from bsq import run
+    from bsq.commands.convert import convert
 
-    run.convert(options, net, acts, widths, calibration_batch=sgd.train_batch)
+    convert(options, net, acts, widths, calibration_batch=sgd.train_batch)
 
 
 @cli.command("cifar_prune_STE", epilog=flags.legacy_note())
@@ -84,7 +84,7 @@ def cifar_prune_ste(
     options: RunOptions, net: NetOptions, acts: ActOptions, bits: PruneOptions, sgd: SgdOptions, evaluate: bool
 ) -> None:
     """Train in bit form: a group lasso empties bit planes, which finds each layer's precision."""
-    from bsq import prune
+    from bsq.commands import prune
 
     options = of_training(options, evaluate)
     prune.prune(options, net, acts, sgd, bits, evaluate)
@@ -101,7 +101,7 @@ def cifar_prune_ste(
 @flags.legacy_options()
 def cifar_finetune(options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, evaluate: bool) -> None:
     """Train a net in bits on at the widths that were found, or only evaluate it."""
-    from bsq import finetune
+    from bsq.commands import finetune
 
     options = of_training(options, evaluate)
     finetune.finetune(options, net, acts, sgd, evaluate)
@@ -112,7 +112,7 @@ def cifar_finetune(options: RunOptions, net: NetOptions, acts: ActOptions, sgd: 
 @flags.shared_options(data=False, training=False)
 def report(options: RunOptions, net: NetOptions) -> None:
     """Show a checkpoint's bits, ones per plane and compression; with --output also as JSON and as a picture."""
-    from bsq import report
+    from bsq.commands import report
 
     report.report(options, net)
 
@@ -123,9 +123,9 @@ def report(options: RunOptions, net: NetOptions) -> None:
 @flags.shared_options(data=False, training=False)
 def export(options: RunOptions, net: NetOptions, format: str) -> None:
     """Write a checkpoint's codes at their own bits into `--output`/packed.safetensors."""
-    from bsq import run
+    from bsq.commands.export import export
 
-    run.export(options, net)
+    export(options, net)
 
 
 @cli.command("demo")
@@ -133,6 +133,6 @@ def export(options: RunOptions, net: NetOptions, format: str) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="For everything.")
 def demo(options: RunOptions) -> int:
     """The digits: a small float net, 8, 4 and 3 bits, then BSQ and fine-tuning; tables, a picture, result.json."""
-    from bsq import demo
+    from bsq.commands import demo
 
     return demo.demo(options)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from bsq.activation import quantize_bsq_activations_
-from bsq.convert import bit_layers, check_widths, load_bits_, nbit_dict, to_bits_
 from bsq.forms import BIAS, WEIGHT
+from bsq.network import bit_layers, check_widths, load_bits_, nbit_dict, to_bits_
 from bsq.options import CIFAR_DEPTHS, MAX_BITS
 from lowbit.checkpoint.check import check_kinds
 from lowbit.checkpoint.read import read_checkpoint

@@ -19,7 +19,7 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from bsq import target
-from bsq.convert import Width, bit_layers, nbit_dict, ones_per_plane, prune_, requantize_
+from bsq.network import Width, bit_layers, nbit_dict, ones_per_plane, prune_, requantize_
 from bsq.options import SgdOptions
 from bsq.sgd import PlaneSGD
 from bsq.size import size

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from bsq.convert import bit_layers
 from bsq.forms import BitLayer
+from bsq.network import bit_layers
 from lowbit.quant.activations import QuantActivation
 
 

@@ -3,10 +3,11 @@
 from torch import nn
 from torch.optim import SGD
 
-from bsq import load, nets, record
+from bsq import load
+from bsq.commands import opening, printed
+from bsq.commands.evaluating import Session, figures
+from bsq.commands.training import Phase, run_phase, student
 from bsq.options import NetOptions, SgdOptions
-from bsq.phase import Phase, run_phase, student
-from bsq.session import Session, figures
 from lowbit.evaluate.classify import Scores
 from lowbit.options import RunOptions
 from lowbit.train.loop import Result
@@ -20,16 +21,16 @@ def evaluate(options: RunOptions, net: NetOptions) -> Scores | None:
 
 
 def _evaluate(session: Session, options: RunOptions, net: NetOptions) -> Scores | None:
-    model, saved, (_, recipe), _ = nets.open_net(session, net, required=not options.pretrained)
+    model, saved, (_, recipe), _ = opening.open_net(session, net, required=not options.pretrained)
     if saved is not None:
         load.load_float_(model, saved, str(net.model))
     if session.planned(model, recipe):
         return None
     sizes = session.batch_sizes()
     with session.folder("train", **sizes) as folder:
-        session.say(*record.parameters(model))
+        session.say(*printed.parameters(model))
         scores = session.scores(model, recipe)
-        session.say(record.accuracy(scores), record.test_line(scores))
+        session.say(printed.accuracy(scores), printed.test_line(scores))
         session.write_result(folder, {**figures(scores), **sizes})
     return scores
 
@@ -41,7 +42,7 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | Non
 
 
 def _train(session: Session, options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | None:
-    model, saved, recipes, head = nets.open_net(session, net)
+    model, saved, recipes, head = opening.open_net(session, net)
     if saved is not None:
         load.load_float_(model, saved, str(net.model))
 

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bsq import finetune, nets, prune, report, run, train
+from bsq.commands import finetune, opening, prune, report, train
+from bsq.commands.convert import convert
+from bsq.commands.evaluating import RECIPES
+from bsq.commands.export import export
 from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
-from bsq.session import RECIPES
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader
 from lowbit.demo import NEEDED, prepare, run_stage, told_when_stopped, verdict
@@ -114,7 +116,7 @@ class Stages:
 
     def packed(self, name: str) -> int:
         """Bytes of a stage's net as a packed file."""
-        self.run(f"{name}/packed", f"packing {name}", lambda options: run.export(options, self.net(name)))
+        self.run(f"{name}/packed", f"packing {name}", lambda options: export(options, self.net(name)))
         return (self.folder / name / "packed/packed.safetensors").stat().st_size
 
     def float(self) -> dict[str, Any]:
@@ -129,7 +131,7 @@ class Stages:
         result = self.run(
             name,
             f"converting to {bits} bits",
-            lambda options: run.convert(options, start, ACTS, WidthOptions(bits=bits)),
+            lambda options: convert(options, start, ACTS, WidthOptions(bits=bits)),
         )
         return self.row(f"{bits} bits", name, result)
 
@@ -151,7 +153,7 @@ class Stages:
 
     def layers(self) -> list[dict[str, Any]]:
         """Each layer of the fine-tuned net: bits, percent of ones per plane, bytes of its codes with their signs."""
-        model, recipe = nets.read_bits(self.net("finetune"))
+        model, recipe = opening.read_bits(self.net("finetune"))
         return [
             {
                 "layer": name,

@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from bsq import load, nets, record
-from bsq.convert import Width, nbit_dict, prune_, to_bit_form_, to_finetune_
+from bsq import load
+from bsq.commands import opening, printed
+from bsq.commands.evaluating import Session, figures
+from bsq.commands.report import summary
+from bsq.commands.training import Phase, run_phase, student
+from bsq.network import Width, nbit_dict, prune_, to_bit_form_, to_finetune_
 from bsq.objective import FineTune
 from bsq.options import ActOptions, NetOptions, SgdOptions
-from bsq.phase import Phase, run_phase, student
-from bsq.report import summary
-from bsq.session import Session, figures
 from bsq.size import size
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import BEST, write_checkpoint
@@ -35,7 +36,7 @@ def finetune(
         Stopped: a stop signal came while evaluating or calibrating, or training; a training is saved.
     """
     with Session(options, net) as session:
-        model, saved, recipes, head = nets.open_net(session, net, acts, required=True)
+        model, saved, recipes, head = opening.open_net(session, net, acts, required=True)
         assert saved is not None
         load.need_bits(saved, str(net.model))
         load.check_activations(saved, model, str(net.model))
@@ -54,11 +55,11 @@ def _to_widths(session: Session, model: nn.Module, recipe: Recipe, calibration_b
     """Bit form into finetune form, evaluated on the way; the record of the authors' program."""
     if uncalibrated(model):
         session.calibrate(model, recipe, calibration_batch)
-    session.say(record.accuracy(session.scores(model, recipe)))
+    session.say(printed.accuracy(session.scores(model, recipe)))
     prune_(model, at_least=floor)
-    session.say(*record.planes(model), record.accuracy(session.scores(model, recipe)))
+    session.say(*printed.planes(model), printed.accuracy(session.scores(model, recipe)))
     scores = session.scores(to_finetune_(model), recipe)
-    session.say(record.accuracy(scores), *record.widths(model), record.compression(size(model)))
+    session.say(printed.accuracy(scores), *printed.widths(model), printed.compression(size(model)))
     return scores
 
 
@@ -70,9 +71,9 @@ def _evaluate(
     batch = session.batch_sizes()
     session.open_calibration(model)
     with session.folder("cifar_finetune", acts, **batch) as folder:
-        session.say(*record.parameters(model))
+        session.say(*printed.parameters(model))
         scores = _to_widths(session, model, recipe, calibration_batch, floor)
-        session.say(*record.alphas(model))
+        session.say(*printed.alphas(model))
         session.write_result(folder, {**figures(scores), **summary(model), **batch})
     return scores
 

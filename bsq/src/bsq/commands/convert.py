@@ -1,27 +1,23 @@
-"""Conversion, evaluation and export of nets in bits: parts are joined here, the record goes to stdout.
+"""`bsq convert`: a float net into bit planes, evaluated before and after.
 
 Deviations from the authors' programs are listed in bsq/README.md.
 """
 
 import logging
-import sys
 from copy import deepcopy
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from bsq import load, nets, record
-from bsq.convert import binary, requantize_, to_bits_
+from bsq import load
+from bsq.commands import opening, printed
+from bsq.commands.evaluating import Session, figures
+from bsq.commands.report import summary
+from bsq.network import requantize_, to_bits_
 from bsq.options import ActOptions, NetOptions, WidthOptions
-from bsq.report import summary
-from bsq.session import Session, figures
 from bsq.size import size
 from lowbit.checkpoint.write import BEST, CHECKPOINT, write_checkpoint
-from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
-from lowbit.export.packed import save_packed
 from lowbit.options import RunOptions
 from lowbit.train.folder import RunFolder
 
@@ -56,15 +52,15 @@ def convert(
 def _convert(
     session: Session, net: NetOptions, acts: ActOptions, widths: WidthOptions, calibration_batch: int
 ) -> nn.Module | None:
-    saved = nets.read_model(net)
+    saved = opening.read_model(net)
     session.open_data()
-    model = nets.create(session, saved)
-    pictures = nets.pictures_of(model, session, saved)
+    model = opening.create(session, saved)
+    pictures = opening.pictures_of(model, session, saved)
     recipe = session.recipes(model, pictures)[1]
-    nets.quantize_activations_(model, acts)
+    opening.quantize_activations_(model, acts)
     if saved is not None:
         load.load_float_(model, saved, str(net.model))
-    table = nets.given_widths(widths, net, model, saved)
+    table = opening.given_widths(widths, net, model, saved)
     exclude = widths.exclude or None
     bits = to_bits_(deepcopy(model), widths.bits, widths=table, include=widths.include, exclude=exclude)
     if session.planned(model, recipe, evaluations=2):
@@ -72,16 +68,16 @@ def _convert(
     batch = session.batch_sizes()
     session.open_calibration(model)
     with session.folder("convert", acts, widths, **batch) as folder:
-        session.say(*record.parameters(model))
+        session.say(*printed.parameters(model))
         session.calibrate(model, recipe, calibration_batch)
         before = session.scores(model, recipe)
-        session.say(record.accuracy(before))
+        session.say(printed.accuracy(before))
         del model
         session.calibrate(bits, recipe, calibration_batch)
-        session.say(*record.planes(bits), *record.widths(bits), *record.parameters(bits))
+        session.say(*printed.planes(bits), *printed.widths(bits), *printed.parameters(bits))
         requantize_(bits, MAX_BITS_OF_CONVERT)
         after = session.scores(bits, recipe)
-        session.say(*record.planes(bits), record.accuracy(after), record.compression(size(bits)))
+        session.say(*printed.planes(bits), printed.accuracy(after), printed.compression(size(bits)))
         head = session.head(bits, pictures, recipe)
         _save(session, folder, bits, {**head, "acc": after.top1, "best_acc": after.top1})
         values = {**figures(after), "top1_float": before.top1, **summary(bits), **batch}
@@ -97,23 +93,3 @@ def _save(session: Session, folder: RunFolder | None, model: nn.Module, head: di
     for name in (CHECKPOINT, BEST):
         write_checkpoint(folder.path / name, state, keep_previous=False)
     save_backbone(model, folder.path / "backbone.safetensors", str(session.net.arch))
-
-
-def export(options: RunOptions, net: NetOptions) -> Path:
-    """`bsq export`: the codes at their own bits, what stays float, and how to rebuild the net, in one file.
-
-    Raises:
-        InputError: no `--output`, not a checkpoint of bits, or a folder that holds a run.
-    """
-    if options.output is None:
-        raise InputError("--output is missing: name the folder that packed.safetensors is written to")
-    RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,))
-    model, recipe = nets.read_bits(net)
-    if not binary(model):
-        log.warning("%s is of a bit training under way: its codes are rounded, as in evaluation", net.model)
-    config = {"command": "export", **asdict(options), **asdict(net)}
-    with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
-        path = folder.path / "packed.safetensors"
-        save_packed(model, path, recipe)
-    sys.stdout.write(f"{path} {path.stat().st_size:,} bytes\n")
-    return path

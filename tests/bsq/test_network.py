@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bsq.activation import quantize_bsq_activations_
-from bsq.convert import (
+from bsq.network import (
     bit_layers,
     check_widths,
     coverable,

@@ -12,10 +12,10 @@ from torch import nn
 
 from bsq import load
 from bsq.activation import quantize_bsq_activations_
-from bsq.convert import coverable
+from bsq.commands.evaluating import Session
 from bsq.load import Saved
+from bsq.network import coverable
 from bsq.options import HAWQ_RESNET20, ActOptions, NetOptions, WidthOptions
-from bsq.session import Session
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from bsq import load, record
-from bsq.convert import check_widths, nbit_dict
+from bsq import load
+from bsq.commands import printed
+from bsq.commands.evaluating import Session
+from bsq.network import check_widths, nbit_dict
 from bsq.options import SgdOptions, flag_of
-from bsq.session import Session
 from lowbit.checkpoint.write import BEST
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import Pictures
@@ -57,8 +58,8 @@ class Phase:
     recipes: tuple[Recipe, Recipe]
     header: Mapping[str, Any]
     extra: Callable[[Objective], Mapping[str, Any]] = lambda objective: {}
-    columns: Sequence[str] = record.COLUMNS
-    row: Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[float]] = record.row
+    columns: Sequence[str] = printed.COLUMNS
+    row: Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[float]] = printed.row
     values: Callable[[], Mapping[str, float]] = dict
     best: bool = True
     groups: Sequence[Any] = ()
@@ -115,7 +116,7 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         return None
     sizes = session.batch_sizes(sgd.train_batch)
     with session.folder(phase.command, sgd, *phase.groups, **sizes) as folder:
-        session.say(*record.parameters(phase.student))
+        session.say(*printed.parameters(phase.student))
         phase.opened(folder)
         if run.resume is None:
             phase.start()
@@ -196,10 +197,10 @@ def _probe(
         values["val_top1"] = session.evaluate(phase.student, held, phase.recipes[1]).top1
     values.update(phase.values())
     rate = stage.lr["main"](clock._replace(step=0))
-    session.say(f"Epoch: [{clock.epoch + 1} | {clock.epochs}] LR: {rate:f}", record.test_line(scores))
+    session.say(f"Epoch: [{clock.epoch + 1} | {clock.epochs}] LR: {rate:f}", printed.test_line(scores))
     if folder is not None and session.accelerator.is_main_process:
         now: dict[str, Any] = {"event": "eval", "epoch": clock.epoch, **values}
-        text = record.log_text([*read_metrics(folder.metrics), now], phase.columns, phase.row)
+        text = printed.log_text([*read_metrics(folder.metrics), now], phase.columns, phase.row)
         replace_file(folder.path / "log.txt", text.encode())
     return values
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from bsq import nets
-from bsq.convert import bit_layers, ones_per_plane, to_bit_form_
+from bsq.commands import opening
 from bsq.forms import BIAS, WEIGHT
+from bsq.network import bit_layers, ones_per_plane, to_bit_form_
 from bsq.options import NetOptions
 from bsq.size import size
 from lowbit.cost import cost
@@ -128,7 +128,7 @@ def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
     """
     if options.output is not None:
         RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,))
-    model, recipe = nets.read_bits(net)
+    model, recipe = opening.read_bits(net)
     found = describe(model, recipe["input_size"])
     lines = list(table(found))
     if options.output is not None:

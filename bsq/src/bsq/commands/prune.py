@@ -8,13 +8,14 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from bsq import load, nets, record
-from bsq.convert import bit_layers, nbit_dict, prune_, to_bit_form_, to_bits_
+from bsq import load
+from bsq.commands import opening, printed
+from bsq.commands.evaluating import Session, figures
+from bsq.commands.report import summary
+from bsq.commands.training import Phase, run_phase, started, student
+from bsq.network import bit_layers, nbit_dict, prune_, to_bit_form_, to_bits_
 from bsq.objective import BitSparsity
 from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions
-from bsq.phase import Phase, run_phase, started, student
-from bsq.report import summary
-from bsq.session import Session, figures
 from bsq.size import size
 from bsq.target import Aim
 from lowbit.checkpoint.read import read_checkpoint
@@ -54,7 +55,12 @@ class Watch:
         if when == "after":
             last = clock.step == clock.steps_per_epoch
             title = "Final checkpoint:" if last else "########Model after pruning########"
-            self.session.say(title, *record.planes(net), record.after_pruning(scores), record.compression(size(net)))
+            self.session.say(
+                title,
+                *printed.planes(net),
+                printed.after_pruning(scores),
+                printed.compression(size(net)),
+            )
             if self.folder is not None:
                 folder = self.folder
                 on_main(self.session.accelerator, lambda: self._keep(folder, clock, net, scores))
@@ -126,7 +132,7 @@ def prune(
         Stopped: a stop signal came; the run is saved.
     """
     with Session(options, net) as session:
-        model, saved, recipes, head = nets.open_net(session, net, acts, required=evaluate)
+        model, saved, recipes, head = opening.open_net(session, net, acts, required=evaluate)
         if saved is None or saved.form == "float":
             if saved is not None:
                 load.load_float_(model, saved, str(net.model))
@@ -146,9 +152,9 @@ def _evaluate(session: Session, model: nn.Module, recipe: Recipe) -> Scores | No
         return None
     sizes = session.batch_sizes()
     with session.folder("cifar_prune_STE", **sizes) as folder:
-        session.say(*record.parameters(model))
+        session.say(*printed.parameters(model))
         scores = session.scores(model, recipe)
-        session.say(*record.planes(model), record.accuracy(scores), record.test_line(scores))
+        session.say(*printed.planes(model), printed.accuracy(scores), printed.test_line(scores))
         session.write_result(folder, {**figures(scores), **summary(model), **sizes})
     return scores
 
@@ -191,7 +197,7 @@ def _train(
     def start() -> None:
         scores = session.scores(net, recipes[1])
         at_start["top1_start"] = scores.top1
-        session.say(*record.planes(net), record.accuracy(scores))
+        session.say(*printed.planes(net), printed.accuracy(scores))
 
     def end(folder: RunFolder | None, result: Result) -> Mapping[str, Any]:
         if not result.finished:
@@ -216,8 +222,8 @@ def _train(
         recipes=recipes,
         header=head,
         extra=_extra_of,
-        columns=record.PRUNE_COLUMNS,
-        row=lambda epoch, valid: (*record.row(epoch, valid), valid["reg"], epoch.get("compression", first)),
+        columns=printed.PRUNE_COLUMNS,
+        row=lambda epoch, valid: (*printed.row(epoch, valid), valid["reg"], epoch.get("compression", first)),
         values=lambda: {"reg": objective.reg()},
         best=False,
         groups=(acts, bits),

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from bsq.convert import nbit_dict, ones_per_plane
 from bsq.load import PREFIX
+from bsq.network import nbit_dict, ones_per_plane
 from bsq.size import Size
 from lowbit.evaluate.classify import Scores
 from lowbit.quant.activations import quantizers

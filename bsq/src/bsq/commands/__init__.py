@@ -1,0 +1,1 @@
+"""The commands of `bsq`: one file for each, and what they share."""
