@@ -12,8 +12,8 @@ from click.testing import Result
 
 from lowbit.demo import is_demo, prepare
 from lowbit.errors import Stopped
+from ssql.bitwidths import parse_bits
 from ssql.commands import demo
-from ssql.variants import parse_bits
 
 Ssql = Callable[..., Result]
 

@@ -23,10 +23,10 @@ from lowbit.options import RunOptions
 from lowbit.quant.bitwidths import calibrate_ranges_, in_mode, quantize_uniform_, set_bits_
 from lowbit.train.session import Session
 from ssql.bits import derive_policy
+from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
 from ssql.config import Quant
 from ssql.evaluation import open_backbone
 from ssql.judged import Judged
-from ssql.variants import DEFAULT, FLOAT, Bits, parse_bits
 
 Ssql = Callable[..., Result]
 LIMITS = ("--limit-train", 300, "--limit-eval", 90)

@@ -17,7 +17,7 @@ from lowbit.errors import InputError
 from lowbit.options import RunOptions
 from lowbit.train import signals
 from ssql import __version__
-from ssql.variants import DEFAULT, Bits, parse_bits
+from ssql.bitwidths import DEFAULT, Bits, parse_bits
 
 if TYPE_CHECKING:
     from ssql.config import Config

@@ -44,7 +44,7 @@ def _bit_range(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
-Bits = Annotated[int, AfterValidator(_bits)]
+BitWidth = Annotated[int, AfterValidator(_bits)]
 BitRange = Annotated[tuple[int, int], AfterValidator(_bit_range)]
 
 
@@ -60,7 +60,7 @@ class Weights(Node):
     """Weights: symmetric. `BIT` holds in evaluation; pretraining draws from `BIT_RANGE`, its end excluded."""
 
     QUANTIZER: Literal["uniform"] | None = None  # None: uniform, where anything is quantized
-    BIT: Bits = 8
+    BIT: BitWidth = 8
     BIT_RANGE: BitRange = (2, 9)
     SYMMETRY: Literal[True] = True
     GRANULARITY: Literal["channelwise", "layerwise"] = "channelwise"
@@ -73,7 +73,7 @@ class Activations(Node):
     """Activations: asymmetric, one scale a tensor; otherwise as `Weights`."""
 
     QUANTIZER: Literal["uniform"] | None = None
-    BIT: Bits = 8
+    BIT: BitWidth = 8
     BIT_RANGE: BitRange = (4, 9)
     SYMMETRY: Literal[False] = False
     GRANULARITY: Literal["layerwise"] = "layerwise"
@@ -140,7 +140,7 @@ class Quant(Node):
 
     TYPE: Literal["", "ptq"] = ""
     FOLD_BN: Any = False
-    BIT_CONFIG: tuple[dict[str, dict[Literal["w", "a"], Bits]], ...] = Field(default=(), max_length=1)
+    BIT_CONFIG: tuple[dict[str, dict[Literal["w", "a"], BitWidth]], ...] = Field(default=(), max_length=1)
     BIT_ASSIGNER: BitAssigner = BitAssigner()
     W: Weights = Weights()
     A: Activations = Activations()

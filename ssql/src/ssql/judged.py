@@ -12,9 +12,9 @@ from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.quant.bitwidths import in_mode, set_bits_
 from lowbit.train.session import Session
+from ssql.bitwidths import Bits
 from ssql.config import Config, Quant
 from ssql.evaluation import Backbone, calibrate, quantize
-from ssql.variants import Bits
 
 
 def dataset_of(config: Config) -> str:

@@ -25,9 +25,9 @@ from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions
 from lowbit.train.folder import RunFolder
+from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
 from ssql.commands import pretrain, sweep
 from ssql.config import read_config
-from ssql.variants import DEFAULT, FLOAT, Bits, parse_bits
 
 CONFIG = "configs/base/digits.yaml"
 KINDS = {"SimSiam": "SimSiam", "SSQL": "SSQL_SimSiam"}  # name in the table: SSL.TYPE

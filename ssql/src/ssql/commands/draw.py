@@ -26,12 +26,12 @@ from lowbit.files import replace_file
 from lowbit.options import RunOptions
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
+from ssql.bitwidths import Bits
 from ssql.config import Config
 from ssql.evaluation import open_backbone
 from ssql.judged import Judged, dataset_of
 from ssql.pictures import transforms_of
 from ssql.plan import refuse
-from ssql.variants import Bits
 
 PICTURES = 51 * 100
 PERPLEXITY = 30.0

@@ -33,11 +33,11 @@ from lowbit.evaluate.table import Row, table, write_sweep
 from lowbit.options import RunOptions
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
+from ssql.bitwidths import FLOAT, Bits
 from ssql.config import Config
 from ssql.evaluation import Backbone, check_statistics, open_backbone, statistics_batches
 from ssql.judged import Judged, dataset_of
 from ssql.pictures import channels_of, views_of
-from ssql.variants import FLOAT, Bits
 
 NAMES = get_args(Dataset)
 TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
