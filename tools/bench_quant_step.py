@@ -25,7 +25,8 @@ from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
-from lowbit.quant.bitwidths import calibrate_ranges_, quantize_uniform_, set_bits_, set_mode_
+from lowbit.quant.bitwidths import quantize_uniform_, set_bits_, set_mode_
+from lowbit.quant.calibrate import calibrate_
 from lowbit.train.protocol import Clock, Objective, Pass
 from lowbit.train.supervised import Supervised
 from ssql.bits import derive_policy
@@ -45,7 +46,7 @@ def uniform(x: Tensor) -> nn.Module:
     model = net()
     quantize_uniform_(model, derive_policy(model, (3, 32, 32)))
     set_bits_(model, BITS, BITS)
-    calibrate_ranges_(model, [x])
+    calibrate_(model, [x])
     return set_mode_(model, "quantized")
 
 
@@ -145,7 +146,7 @@ def quantize_activation(x: Tensor) -> nn.Module:
     model = nn.Sequential(nn.Conv2d(x.shape[1], x.shape[1], 1), nn.ReLU()).requires_grad_(False)
     quantize_uniform_(model, derive_policy(model, (x.shape[1], 8, 8)))
     set_bits_(model, BITS, BITS)
-    calibrate_ranges_(model, [x])
+    calibrate_(model, [x])
     set_mode_(model, "quantized")
     return model[1]
 

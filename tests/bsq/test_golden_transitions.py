@@ -120,7 +120,7 @@ def test_changes_of_form(recorded: Any, near: Callable) -> None:
 
 def test_a_dead_tensor_counts_no_bit_and_keeps_a_trainable_plane(recorded: Any) -> None:
     layer = from_planes(recorded, "rt.dead.")
-    assert layer.bits() == 0 and layer.weight_codes().bits == 0
+    assert layer.bits() == 0 and layer.weight_codes().grid.bits == 0
     x = recorded["roundtrip_act"]["rt.conv.x"]
     layer(x).sum().backward()
     assert layer.pweight.grad.abs().max() > 0

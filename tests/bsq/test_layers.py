@@ -40,12 +40,12 @@ def test_every_kind_computes_what_the_plain_layer_does_with_its_weights(kind: st
     plain, layer, x = layer_of(kind, 5, 7)
     assert isinstance(layer, QuantizedLayer) and not isinstance(plain, QuantizedLayer)
     codes = layer.weight_codes()
-    assert codes.bits == 6 and codes.signed and codes.codes.dtype == torch.int32
+    assert codes.grid.bits == 6 and codes.grid.signed and codes.codes.dtype == torch.int32
     assert torch.equal(codes.values(), layer.effective())
     bias = layer.bias_codes()
     assert (bias is None) == (plain.bias is None)
     if bias is not None:
-        assert bias.bits == 8 and torch.equal(bias.values(), layer.effective_bias())
+        assert bias.grid.bits == 8 and torch.equal(bias.values(), layer.effective_bias())
     again = layer.to_plain()
     assert type(again) is type(plain) and torch.equal(again(x), layer(x))
     plain.weight.data = layer.effective().detach()
@@ -120,7 +120,7 @@ def test_changes_of_planes_replace_parameters() -> None:
 
 def test_dead_layers() -> None:
     _, layer, x = layer_of("bias", 0, 3)
-    assert layer.bits() == 0 and layer.pweight.shape[-1] == 1 and layer.weight_codes().bits == 0
+    assert layer.bits() == 0 and layer.pweight.shape[-1] == 1 and layer.weight_codes().grid.bits == 0
     assert torch.equal(layer(x), layer.effective_bias().reshape(1, -1, 1, 1).expand_as(layer(x)))
     assert layer.to_finetune_().bits() == 0 and layer.to_bits_().bits() == 0
 

@@ -25,8 +25,7 @@ from bsq.planes import encode
 from bsq.size import size
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.quant.activations import quantizers
-from lowbit.quant.layers import to_plain_
+from lowbit.quant.layers import quantizers, to_plain_
 
 
 def resnet(depth: int = 8) -> nn.Module:
@@ -60,7 +59,7 @@ def test_activations_of_the_authors() -> None:
     for bits, function in ((8, "relu6"), (4, "relu6"), (3, "pact"), (0, "pact")):
         found = quantizers(quantize_bsq_activations_(resnet(20), bits))
         assert len(found) == 18 and {q.config.function for q in found.values()} == {function}
-        assert "relu" not in found and all(q.bits == bits for q in found.values())
+        assert "relu" not in found and all(q.config.bits == bits for q in found.values())
     unclipped = quantizers(quantize_bsq_activations_(resnet(20), 4, clip="none"))
     assert {q.config.function for q in unclipped.values()} == {"relu"}
     with pytest.raises(InputError, match="clip '7'"):

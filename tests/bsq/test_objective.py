@@ -20,7 +20,7 @@ from bsq.planes import from_block
 from bsq.sgd import PlaneSGD
 from lowbit.data.batch import Batch
 from lowbit.models.create import create_model
-from lowbit.quant.activations import quantizers
+from lowbit.quant.layers import quantizers
 from lowbit.train.protocol import Clock, Objective, Out
 
 EXACT = 1e-8  # of the maximum; 1e-14 was seen

@@ -13,7 +13,7 @@ from bsq.size import size
 from lowbit.cost import cost
 from lowbit.export.packed import load_packed, read_recipe, save_packed
 from lowbit.models.create import create_model
-from lowbit.quant.activations import calibrate_
+from lowbit.quant.calibrate import calibrate_
 
 MIXED = {"conv1": [8, 0], "layer1.0.conv1": [1, 0], "layer2.1.conv2": [0, 0], "layer3.2.conv1": [5, 0], "fc": [3, 6]}
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.models.create import create_model
-from lowbit.quant.bitwidths import activations, calibrate_ranges_, quantize_uniform_, set_bits_, set_mode_
+from lowbit.quant.bitwidths import activations, quantize_uniform_, set_bits_, set_mode_
+from lowbit.quant.calibrate import calibrate_
 from lowbit.quant.layers import quantized_layers
 from ssql.bits import BitPolicy, derive_policy, short
 
@@ -35,7 +36,7 @@ def net(request: pytest.FixtureRequest, recorded: Any, filled: Callable[..., nn.
             start += size
     policy = derive_policy(model)
     quantize_uniform_(model, policy)
-    calibrate_ranges_(model, [recorded.pictures("calibration_pictures")])
+    calibrate_(model, [recorded.pictures("calibration_pictures")])
     return model, policy, how
 
 
@@ -66,11 +67,11 @@ def test_ranges(net: Net, recorded: Any) -> None:
 def test_weight_scales_and_codes(net: Net, recorded: Any) -> None:
     model, _, how = net
     arrays, order = recorded["resnet18"], recorded.json("resnet18_layers")["weight_quantized_layers"]
-    set_bits_(model, 4, 4)
+    set_mode_(set_bits_(model, 4, 4), "quantized")
     layers = {short(name): layer for name, layer in quantized_layers(model)}
     codes = [layers[name].weight_codes() for name in order]
-    assert [code.bits for code in codes] == [8] + [4] * (len(order) - 1)
-    assert torch.equal(torch.cat([code.scale.flatten() for code in codes]), arrays[f"r18_{how}_wscale_w4a4"])
+    assert [code.grid.bits for code in codes] == [8] + [4] * (len(order) - 1)
+    assert torch.equal(torch.cat([code.grid.scale.flatten() for code in codes]), arrays[f"r18_{how}_wscale_w4a4"])
     sums = torch.tensor([float(code.codes.abs().sum()) for code in codes])
     assert torch.equal(sums.double(), arrays[f"r18_{how}_wcode_sum_w4a4"])
 

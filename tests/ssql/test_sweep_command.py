@@ -20,7 +20,8 @@ from lowbit.data.recipe import DIGITS, plain
 from lowbit.errors import InputError
 from lowbit.evaluate.features import extract, pooled
 from lowbit.options import RunOptions
-from lowbit.quant.bitwidths import calibrate_ranges_, in_mode, quantize_uniform_, set_bits_
+from lowbit.quant.bitwidths import in_mode, quantize_uniform_, set_bits_
+from lowbit.quant.calibrate import calibrate_
 from lowbit.train.session import Session
 from ssql.bits import derive_policy
 from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
@@ -116,7 +117,7 @@ def test_a_variant_is_the_net_at_its_bits(checkpoint: Path) -> None:
         with torch.no_grad():
             wanted = {FLOAT: pooled(net, x)}
             quantize_uniform_(net, derive_policy(net, (3, 8, 8)))
-            calibrate_ranges_(net, [x])
+            calibrate_(net, [x])
             for bits in (Bits("3w5f", 3, 5), Bits("0w4f", 0, 4)):
                 with in_mode(set_bits_(net, bits.w, bits.a), "quantized"):
                     wanted[bits] = pooled(net, x)

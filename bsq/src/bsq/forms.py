@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bsq import planes
 from bsq.planes import Planes
 from lowbit.errors import InputError
-from lowbit.quant.layers import Codes
+from lowbit.quant.layers import Codes, Grid
 
 
 class Keys(NamedTuple):
@@ -42,9 +42,6 @@ class BitLayer(nn.Module):
         weight, bias: float tensors to convert; their planes take over dtype and device.
         bits, bias_bits: magnitude bits; 0 builds one empty plane.
     """
-
-    act_bits: int | None = None
-    act_range: float | None = None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, bits: int, bias_bits: int) -> None:
         super().__init__()
@@ -110,7 +107,7 @@ class BitLayer(nn.Module):
     def _codes(self, keys: Keys) -> Codes:
         bits = self.bits(keys)
         code, scale = self.codes(keys).to(torch.int32), self._step(keys).detach()
-        return Codes(code, scale, torch.zeros_like(scale, dtype=torch.int32), bits + 1 if bits else 0, True)
+        return Codes(code, Grid(scale, torch.zeros_like(scale), bits + 1 if bits else 0, signed=True))
 
     def weight_codes(self) -> Codes:
         """The weight as N + 1 bit codes (0 if dead)."""
@@ -119,6 +116,10 @@ class BitLayer(nn.Module):
     def bias_codes(self) -> Codes | None:
         """The bias likewise."""
         return self._codes(BIAS) if BIAS in self.tensors else None
+
+    def input_grid(self) -> Grid | None:
+        """None: the input is taken as it comes."""
+        return None
 
     # training (bsq.sgd)
 

@@ -20,8 +20,8 @@ from lowbit.checkpoint.read import read_checkpoint
 from lowbit.data.recipe import from_timm
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.models.surgery import replace_
-from lowbit.quant.activations import ActivationConfig, QuantActivation, quantizers
+from lowbit.models.surgery import of_kind, replace_
+from lowbit.quant.activations import ActivationConfig, QuantActivation
 
 FORMAT = 1
 PREFIX = "module."  # the authors', in files
@@ -218,7 +218,7 @@ def with_ranges(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tens
 def _check_alphas(state: Mapping[str, Tensor], model: nn.Module, path: Path | str, may_lack: bool = False) -> None:
     """Refuse a net whose PACT activations are not those of the file."""
     theirs = {key.removesuffix(".alpha") for key in state if key.endswith(".alpha")}
-    ours = {name for name, quantizer in quantizers(model).items() if quantizer.alpha is not None}
+    ours = {name for name, quantizer in of_kind(model, QuantActivation).items() if quantizer.alpha is not None}
     if theirs - ours:
         raise InputError(
             f"{path} was made with PACT activations ({min(theirs - ours)}.alpha): use --act 1 to 3, or --act-clip pact"
@@ -239,7 +239,7 @@ def check_activations(saved: Saved, model: nn.Module, path: Path | str) -> None:
     _check_alphas(saved.state, model, path)
     if saved.activations is None:
         return
-    ours = {name: quantizer.config.function for name, quantizer in quantizers(model).items()}
+    ours = {name: quantizer.config.function for name, quantizer in of_kind(model, QuantActivation).items()}
     theirs = {name: config["function"] for name, config in saved.activations.items()}
     for name in [*theirs, *ours]:
         if ours.get(name) != theirs.get(name):
@@ -290,7 +290,7 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
 
 def header(model: nn.Module, **facts: Any) -> dict[str, Any]:
     """What every checkpoint of ours says beside `state_dict`: whose it is, activations, widths, and `facts`."""
-    configs = {name: asdict(quantizer.config) for name, quantizer in quantizers(model).items()}
+    configs = {name: asdict(quantizer.config) for name, quantizer in of_kind(model, QuantActivation).items()}
     widths = {"Nbit_dict": nbit_dict(model)} if bit_layers(model) else {}
     return {"format": FORMAT, "package": "bsq", **facts, "activations": configs, **widths}
 

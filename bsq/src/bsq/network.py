@@ -15,7 +15,7 @@ from bsq.forms import BIAS, WEIGHT, BitLayer
 from bsq.layers import BitConv2d, BitLinear
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
-from lowbit.models.surgery import replace_, select
+from lowbit.models.surgery import of_kind, replace_, select
 
 Widths = Mapping[str, Sequence[int]]
 Width = Callable[[str], int]  # layer name -> bits
@@ -23,7 +23,7 @@ Width = Callable[[str], int]  # layer name -> bits
 
 def bit_layers(model: nn.Module) -> dict[str, BitLayer]:
     """BSQ's layers by name, in the order of the modules."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, BitLayer)}
+    return of_kind(model, BitLayer)
 
 
 def coverable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] | None = None) -> list[str]:

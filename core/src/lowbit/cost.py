@@ -6,13 +6,13 @@ float having 32.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lowbit.quant.activations import QuantActivation
-from lowbit.quant.layers import Codes, QuantizedLayer, quantized_layers
-from lowbit.quant.trace import Traced, set_inputs_, trace
+from lowbit.quant.layers import ActivationQuantizer, Codes, quantized_layers, quantizers
+from lowbit.quant.trace import Traced, trace
 
 FLOAT_BITS = 32
 
@@ -23,11 +23,12 @@ class LayerCost:
 
     Attributes:
         name: module name ("" for tensors of the net itself). kind: class name.
-        parameters: weights and biases as the plain layer counts them (no planes, scales or statistics).
+        parameters: weights and biases as the plain layer counts them (no planes, scales or statistics; none of a
+            quantizer's own).
         bits: stored bits of one weight, the sign included; 32: float.
         stored_bits: all that is kept for inference: codes, scales, float biases, batch norm with its statistics.
         macs: multiply-accumulates for one picture.
-        act_bits: bits of the input; None: float.
+        input_bits: bits of the input; None: float.
         bops: bit operations.
     """
 
@@ -37,12 +38,12 @@ class LayerCost:
     bits: int
     stored_bits: int
     macs: int
-    act_bits: int | None
+    input_bits: int | None
 
     @property
     def bops(self) -> int:
         """MACs x weight bits x input bits."""
-        return self.macs * self.bits * (FLOAT_BITS if self.act_bits is None else self.act_bits)
+        return self.macs * self.bits * (FLOAT_BITS if self.input_bits is None else self.input_bits)
 
     @property
     def bytes(self) -> int:
@@ -87,50 +88,60 @@ def cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
     """Count a net, float or quantized by any method.
 
     Args:
-        model: evaluated once on a blank picture; its layers' `act_bits` and `act_range` are set on the way.
+        model: evaluated once on a blank picture.
         input_size: (C, H, W) of a picture.
     """
-    traced = trace(model, input_size)
-    set_inputs_(model, traced)
-    quantized = dict(quantized_layers(model))
-    rows = []
+    traced, layers, acts = trace(model, input_size), dict(quantized_layers(model)), quantizers(model)
+    rows: list[LayerCost] = []
+    owner = ""  # of the modules that belong to the last row: a layer's quantizers, an activation's observer
     for name, module in model.named_modules():
-        if name in quantized:
-            rows.append(_quantized(name, quantized[name], traced.get(name)))
-        elif _own(module):
+        if owner and name.startswith(owner):
+            continue
+        if name in layers:
+            rows.append(_quantized(name, layers[name], traced.get(name)))
+        elif name in acts:
+            stored = FLOAT_BITS * sum(t.numel() for t in _floats(module))
+            rows.append(LayerCost(name, type(module).__name__, 0, FLOAT_BITS, stored, 0, None))
+        elif _floats(module, recurse=False):
             rows.append(_plain(name, module, traced.get(name)))
+            continue
+        else:
+            continue
+        owner = f"{name}." if name else ""
     return Cost(tuple(rows))
 
 
-def _own(module: nn.Module) -> list[Tensor]:
-    """The module's own float tensors."""
-    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    return [t for t in tensors if t.is_floating_point()]
+def _floats(module: Any, recurse: bool = True) -> list[Tensor]:
+    """The module's float tensors."""
+    return [t for t in (*module.parameters(recurse), *module.buffers(recurse)) if t.is_floating_point()]
 
 
-def _macs(weight: Tensor, seen: Traced | None) -> int:
-    return 0 if seen is None else seen.outputs * weight[0].numel()
+def _macs(layer: nn.Module, seen: Traced | None) -> int:
+    return seen.outputs * layer.weight[0].numel() if seen and isinstance(layer, nn.Conv2d | nn.Linear) else 0
+
+
+def _bits(seen: Traced | None) -> int | None:
+    return None if seen is None or seen.input_grid is None else seen.input_grid.bits
 
 
 def _plain(name: str, module: nn.Module, seen: Traced | None) -> LayerCost:
-    learned = () if isinstance(module, QuantActivation) else module.parameters(recurse=False)  # PACT's alpha: a scale
-    parameters = sum(p.numel() for p in learned)
-    stored = FLOAT_BITS * sum(t.numel() for t in _own(module))
-    macs = _macs(module.weight, seen) if isinstance(module, nn.Conv2d | nn.Linear) else 0
-    bits = None if seen is None or seen.quantizer is None else seen.quantizer.bits
-    return LayerCost(name, type(module).__name__, parameters, FLOAT_BITS, stored, macs, bits)
+    parameters = sum(p.numel() for p in module.parameters(recurse=False))
+    stored = FLOAT_BITS * sum(t.numel() for t in _floats(module, recurse=False))
+    return LayerCost(name, type(module).__name__, parameters, FLOAT_BITS, stored, _macs(module, seen), _bits(seen))
 
 
-def _quantized(name: str, layer: QuantizedLayer, seen: Traced | None) -> LayerCost:
-    weight, bias = layer.weight_codes(), layer.bias_codes()
-    parameters = sum(p.numel() for p in layer.to_plain().parameters())
-    stored = _code_bits(weight) + (0 if bias is None else _code_bits(bias))
-    if bias is None:
-        stored += FLOAT_BITS * (parameters - weight.codes.numel())
-    macs = _macs(weight.codes, seen)
-    return LayerCost(name, type(layer).__name__, parameters, weight.bits, stored, macs, layer.act_bits)
+def _quantized(name: str, layer: Any, seen: Traced | None) -> LayerCost:
+    plain, weight, bias = layer.to_plain(), layer.weight_codes(), layer.bias_codes()
+    coded = [codes for codes in (weight, bias) if codes is not None]
+    own = sum(t.numel() for m in layer.modules() if isinstance(m, ActivationQuantizer) for t in _floats(m))
+    floats = sum(t.numel() for t in _floats(plain)) - sum(codes.codes.numel() for codes in coded)
+    stored = sum(_code_bits(codes) for codes in coded) + FLOAT_BITS * (floats + own)
+    parameters = sum(p.numel() for p in plain.parameters())
+    bits = FLOAT_BITS if weight is None else weight.grid.bits
+    return LayerCost(name, type(layer).__name__, parameters, bits, stored, _macs(plain, seen), _bits(seen))
 
 
-def _code_bits(tensor: Codes) -> int:
-    zero_points = tensor.zero_point.numel() if bool(tensor.zero_point.any()) else 0
-    return tensor.codes.numel() * tensor.bits + FLOAT_BITS * (tensor.scale.numel() + zero_points)
+def _code_bits(codes: Codes) -> int:
+    grid = codes.grid
+    zero_points = grid.zero_point.numel() if bool(grid.zero_point.any()) else 0
+    return codes.codes.numel() * grid.bits + FLOAT_BITS * (grid.scale.numel() + zero_points)

@@ -117,7 +117,7 @@ def derive_policy(
     Raises:
         InputError: a pattern matches nothing.
     """
-    found = trace_places(model, input_size or _own_size(model))
+    found = trace_places(model, input_size or _own_size(model), "MODEL.INPUTSHAPE")
     _tell_floats(model, found)
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
     of_head = {id(module) for module in classifier.modules()} if isinstance(classifier, nn.Module) else set()

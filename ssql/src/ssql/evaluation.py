@@ -18,7 +18,7 @@ from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import check_pictures
 from lowbit.evaluate.features import AsEvaluated
 from lowbit.models.weights import Weights, backbone_of, read_weights
-from lowbit.quant.bitwidths import calibrate_ranges_
+from lowbit.quant.calibrate import calibrate_
 from lowbit.train.process import until_stopped
 from lowbit.train.session import Session
 from ssql import authors
@@ -118,7 +118,7 @@ def calibrate(model: nn.Module, calibration: Calibration, pictures: Pictures, re
     """
     chosen = seeded_subset(pictures, calibration.PICTURES, calibration.SEED)
     loader = until_stopped(in_order(chosen, recipe, session.loader_options()), session.accelerator)
-    calibrate_ranges_(AsEvaluated(model, session.accelerator), (batch.views[0] for batch in loader))
+    calibrate_(AsEvaluated(model, session.accelerator), (batch.views[0] for batch in loader))
     return len(chosen)
 
 

@@ -149,7 +149,7 @@ def build(config: Config, size: tuple[int, int, int]) -> SelfSupervised:
         quantize_(encoder, config.QUANT, size)
         drawing = drawing_of(config)
     else:
-        run_blank(encoder, size)  # wrapping is told by such a forward, too
+        run_blank(encoder, size, setting="MODEL.INPUTSHAPE")  # wrapping is told by such a forward, too
     optimize = partial(optimizer, config)
     if kind.endswith("SimCLR"):
         gathered = setting.NEGATIVES == "gathered"

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from lowbit.cost import cost
 from lowbit.errors import InputError
 from lowbit.export.bitstream import CHUNK, pack, packed_bytes, unpack
-from lowbit.export.packed import KEY, _checksum, load_packed, read_recipe, save_packed
+from lowbit.export.codes import KEY, checksum
+from lowbit.export.packed import load_packed, read_recipe, save_packed
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
-from lowbit.quant.layers import Codes
+from lowbit.quant.layers import Codes, Grid
 
 RECIPE = {"arch": "cifar_resnet8_1x1", "args": {"num_classes": 3}}
 
@@ -27,41 +28,41 @@ RECIPE = {"arch": "cifar_resnet8_1x1", "args": {"num_classes": 3}}
 def test_streams_come_back(bits: int, signed: bool, count: int) -> None:
     low, high = (-(1 << bits) // 2, (1 << bits) // 2) if signed and bits else (0, 1 << bits)
     codes = torch.randint(low, high, (count,), generator=torch.Generator().manual_seed(bits))
-    data = pack(codes, bits)
+    data = pack(codes, bits, signed)
     assert len(data) == packed_bytes(count, bits) == -(-count * bits // 8)
     assert torch.equal(unpack(data, count, bits, signed).long(), codes)
 
 
 def test_the_first_bits_are_the_lowest() -> None:
-    assert pack(torch.tensor([1, -1, 2, 0]), 3) == bytes([0b10_111_001, 0b000_0])
+    assert pack(torch.tensor([1, -1, 2, 0]), 3, True) == bytes([0b10_111_001, 0b000_0])
 
 
 def test_long_streams_and_codes_that_do_not_fit() -> None:
     codes = torch.arange(2 * CHUNK + 5) % 8
-    assert torch.equal(unpack(pack(codes, 3), len(codes), 3, False).long(), codes)
+    assert torch.equal(unpack(pack(codes, 3, False), len(codes), 3, False).long(), codes)
     with pytest.raises(ValueError, match="do not fit 3 bits"):
-        pack(torch.tensor([8]), 3)
+        pack(torch.tensor([8]), 3, False)
 
 
 class Affine(nn.Module):
     """A made-up method's layer: unsigned codes with zero points, a scale per output channel, a float bias."""
-
-    act_bits: int | None = None
-    act_range: float | None = None
 
     def __init__(self, weight: Tensor, bits: int) -> None:
         super().__init__()
         per_channel = (-1, *[1] * (weight.dim() - 1))
         low, high = (f(weight.flatten(1), 1) for f in (torch.amin, torch.amax))
         self.bits, self.scale = bits, ((high - low) / (2**bits - 1)).reshape(per_channel)
-        self.zero = (-low.reshape(per_channel) / self.scale).round().to(torch.int32)
+        self.zero = (-low.reshape(per_channel) / self.scale).round()
         self.code = (weight / self.scale + self.zero).round().clamp(0, 2**bits - 1).to(torch.int32)
         self.bias = nn.Parameter(torch.randn(len(weight)))
 
     def weight_codes(self) -> Codes:
-        return Codes(self.code, self.scale, self.zero, self.bits, False)
+        return Codes(self.code, Grid(self.scale, self.zero, self.bits, False))
 
     def bias_codes(self) -> None:
+        return None
+
+    def input_grid(self) -> None:
         return None
 
     def to_plain(self) -> nn.Module:
@@ -102,7 +103,7 @@ def rewritten(path: Path, change: Any) -> Path:
         head, tensors = json.loads(file.metadata()[KEY]), {k: file.get_tensor(k) for k in ("codes", "floats")}
     change(head)
     if "crc" in head:
-        head["crc"] = _checksum(head, tensors)
+        head["crc"] = checksum(head, tensors)
     safetensors.torch.save_file(tensors, str(path), {KEY: json.dumps(head)})
     return path
 
@@ -117,7 +118,7 @@ def rewritten(path: Path, change: Any) -> Path:
         (lambda h: h["coded"]["fc.weight"].update(bits=6), "damaged"),
         (lambda h: h["coded"]["fc.weight"].update(bits=10**9), "damaged"),
         (lambda h: h["coded"].clear(), "damaged"),
-        (lambda h: h.update(activations=[[{"bits": 4}, ["layer9"]]]), "damaged"),
+        (lambda h: h.update(activations=[["largest", {"bits": 4}, ["layer9"]]]), "damaged"),
         (lambda h: h.update(format=99), "update lowbit"),
         (lambda h: h.pop("crc"), "damaged"),
     ],
@@ -158,3 +159,61 @@ def test_what_cannot_be_packed(packed: tuple[Any, Path], tmp_path: Path) -> None
     with pytest.raises(InputError, match="float types"):
         save_packed(packed[0], path, RECIPE)
     assert not path.exists()
+
+
+class Learned(nn.Module):
+    """A made-up method's layer: signed codes with a scale per output channel; it quantizes its own input to 2 bits."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        self.scale = nn.Parameter(weight.abs().amax(1, keepdim=True) / 3)
+        self.code = (weight / self.scale).detach().round().to(torch.int32)
+        self.bias, self.step = nn.Parameter(torch.randn(len(weight))), nn.Module()
+        self.step.size = nn.Parameter(torch.ones(()))  # of the input's quantizer
+
+    def weight_codes(self) -> Codes:
+        return Codes(self.code, Grid(self.scale.detach(), torch.zeros(()), 3, True))
+
+    def bias_codes(self) -> None:
+        return None
+
+    def input_grid(self) -> Grid:
+        return Grid(self.step.size.detach(), torch.zeros(()), 2, False)  # type: ignore[union-attr]
+
+    def to_plain(self) -> nn.Module:
+        plain = nn.Linear(self.code.shape[1], len(self.code))
+        plain.weight.data, plain.bias.data = self.weight_codes().values(), self.bias.data
+        return plain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight_codes().values(), self.bias)
+
+
+def test_a_scale_per_channel_without_zero_points_comes_back(tmp_path: Path) -> None:
+    model: Any = create_model("cifar_resnet8_1x1", num_classes=3).eval()
+    replace_(model, {"fc": Learned(model.fc)})
+    save_packed(model, tmp_path / "net.safetensors", RECIPE)
+    loaded: Any = load_packed(tmp_path / "net.safetensors")
+    assert torch.equal(loaded.fc.weight, model.fc.weight_codes().values())
+
+
+def test_a_layer_s_own_quantizers_cost_no_parameters_and_count_in_bops() -> None:
+    plain: Any = create_model("cifar_resnet8_1x1", num_classes=3).eval()
+    before = cost(plain, (3, 32, 32))
+    after = cost(replace_(plain, {"fc": Learned(plain.fc)}), (3, 32, 32))
+    assert after.parameters == before.parameters and after.macs == before.macs
+    row = {row.name: row for row in after.layers}["fc"]
+    assert (row.bits, row.input_bits, row.bops) == (3, 2, 192 * 3 * 2)
+    assert not [row.name for row in after.layers if row.name.startswith("fc.")]
+
+
+def test_codes_beyond_their_bits_or_sign_are_refused() -> None:
+    ones = torch.tensor([1, -1, 1])
+    with pytest.raises(ValueError, match="do not fit 1 bits, signed"):
+        pack(ones, 1, True)
+    with pytest.raises(ValueError, match="do not fit 1 bits, unsigned"):
+        pack(ones, 1, False)
+    with pytest.raises(ValueError, match="do not fit 0 bits"):
+        pack(ones, 0, True)
+    assert torch.equal(unpack(pack((ones + 1) // 2, 1, False), 3, 1, False) * 2 - 1, ones)

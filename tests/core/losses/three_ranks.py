@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from lowbit.losses.contrastive import crossed_nt_xent, nt_xent
 from lowbit.losses.queue import KeyQueue
 from lowbit.losses.ranks import Ranks, Shuffle, gather_rows, ranks_of
-from lowbit.quant.bitwidths import activations, set_mode_, sync_ranges_
-from lowbit.quant.conv import ObservedActivation
-from lowbit.quant.observers import ObserverConfig
+from lowbit.quant.bitwidths import activations, set_mode_
+from lowbit.quant.observers import ObservedActivation, ObserverConfig, sync_ranges_
 
 WORLD, N = 3, 7
 SIZES = (2, 2, 3)

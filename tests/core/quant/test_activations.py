@@ -14,11 +14,10 @@ from lowbit.quant.activations import (
     RANGES,
     ActivationConfig,
     QuantActivation,
-    calibrate_,
     quantize_activation_,
-    quantizers,
-    uncalibrated,
 )
+from lowbit.quant.calibrate import calibrate_, uncalibrated
+from lowbit.quant.layers import quantizers
 from lowbit.quant.places import activation_points, quantize_activations_
 
 

@@ -11,19 +11,18 @@ from lowbit.errors import InputError
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.quant.bitwidths import (
     activations,
-    calibrate_ranges_,
     in_mode,
     quantize_uniform_,
-    reset_ranges_,
     set_bits_,
     set_mode_,
-    sync_ranges_,
-    uncalibrated,
     weight_quantizers,
 )
-from lowbit.quant.conv import UniformConv2d, UniformLinear
+from lowbit.quant.calibrate import calibrate_, uncalibrated
+from lowbit.quant.conv import QuantConv2d, QuantLinear
 from lowbit.quant.layers import QuantizedLayer, quantized_layers, to_plain_
-from lowbit.quant.uniform import WeightConfig, quantize_weight
+from lowbit.quant.observers import reset_ranges_, sync_ranges_
+from lowbit.quant.trace import trace
+from lowbit.quant.uniform import UniformWeight, WeightConfig, quantize_weight
 from ssql.bits import BitPolicy, derive_policy
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -47,7 +46,7 @@ def test_the_float_net_s_keys_and_parameters_stay() -> None:
     extra = [key for key in net.state_dict() if key not in keys]
     assert [key for key in net.state_dict() if key in keys] == keys
     assert len(extra) == 3 * 5 and all(key.split(".")[-2] == "observer" for key in extra)
-    assert isinstance(net.conv1, UniformConv2d) and type(net.fc) is nn.Linear
+    assert isinstance(net.conv1, QuantConv2d) and type(net.fc) is nn.Linear
 
 
 def test_modes() -> None:
@@ -91,7 +90,7 @@ def test_bits_reach_all_but_pinned_places() -> None:
 
 def test_bits_stay_out_of_the_state_dict_and_ranges_come_back() -> None:
     net, other = wrapped(), wrapped()
-    assert calibrate_ranges_(net, [X[:2], X[2:]]) == 2
+    assert calibrate_(net, [X[:2], X[2:]]) == 2
     other.load_state_dict(net.state_dict())
     assert not uncalibrated(other) and not any("bits" in key for key in net.state_dict())
     for one in (net, other):
@@ -102,19 +101,19 @@ def test_bits_stay_out_of_the_state_dict_and_ranges_come_back() -> None:
 def test_calibration_restores_modes_and_begins_anew() -> None:
     net = wrapped().train()
     net.layer1.eval()
-    calibrate_ranges_(net, [X * 100])
+    calibrate_(net, [X * 100])
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    calibrate_ranges_(net, [X])
+    calibrate_(net, [X])
     assert net.training and not net.layer1.training
     assert activations(net)["relu"].observer.high < before["relu.observer.high"]
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items() if "observer" not in k)
     with pytest.raises(InputError, match="no picture"):
-        calibrate_ranges_(net, [])
+        calibrate_(net, [])
 
 
 def test_gradients_reach_every_parameter_of_a_quantized_pass() -> None:
     net = wrapped().train()
-    calibrate_ranges_(net, [X])
+    calibrate_(net, [X])
     set_mode_(set_bits_(net, 2, 4), "quantized")
     net(X).square().sum().backward()
     assert all(p.grad is not None and bool(p.grad.any()) for p in net.parameters())
@@ -124,16 +123,15 @@ def test_the_layer_protocol() -> None:
     net = wrapped()
     set_mode_(set_bits_(net, 3, 4), "quantized")
     layers = dict(quantized_layers(net))
-    assert list(layers) == [n for n, m in net.named_modules() if isinstance(m, UniformConv2d)] and len(layers) == 6
+    assert list(layers) == [n for n, m in net.named_modules() if isinstance(m, QuantConv2d)] and len(layers) == 6
     for name, layer in layers.items():
         assert isinstance(layer, QuantizedLayer)
         codes, own = layer.weight_codes(), layer.weight_quantizer(layer.weight)  # type: ignore[attr-defined]
-        assert torch.equal(codes.values(), own) and codes.signed
-        assert codes.bits == (8 if name == "conv1" else 3) and layer.bias_codes() is None
+        assert codes is not None and torch.equal(codes.values(), own) and codes.grid.signed
+        assert codes.grid.bits == (8 if name == "conv1" else 3) and layer.bias_codes() is None
     expected = net(X)
     set_bits_(net, 0, 0)
-    with pytest.raises(InputError, match="no codes"):
-        layers["conv1"].weight_codes()
+    assert layers["conv1"].weight_codes() is None, "float"
     set_bits_(net, 3, 0)
     assert not torch.equal(net(X), plain()(X)) and torch.equal(to_plain_(net)(X), net(X)) and expected.shape == (4, 5)
     assert not list(quantized_layers(net))
@@ -141,13 +139,16 @@ def test_the_layer_protocol() -> None:
 
 def test_cost_sees_bits_of_weights_and_inputs() -> None:
     net = wrapped()
-    calibrate_ranges_(net, [X])
+    calibrate_(net, [X])
     set_mode_(set_bits_(net, 3, 4), "quantized")
     rows = {row.name: row for row in cost(net, (3, 8, 8)).layers}
-    assert (rows["conv1"].bits, rows["conv1"].act_bits) == (8, None)
-    assert (rows["layer1.0.conv1"].bits, rows["layer1.0.conv1"].act_bits) == (3, 8)
-    assert (rows["layer2.0.conv2"].bits, rows["layer2.0.conv2"].act_bits) == (3, 4)
-    assert rows["fc"].bits == 32 and net.layer1[0].conv1.act_range == float(activations(net)["relu"].observer.high)
+    assert (rows["conv1"].bits, rows["conv1"].input_bits) == (8, None)
+    assert (rows["layer1.0.conv1"].bits, rows["layer1.0.conv1"].input_bits) == (3, 8)
+    assert (rows["layer2.0.conv2"].bits, rows["layer2.0.conv2"].input_bits) == (3, 4)
+    assert rows["fc"].bits == 32
+    grid, observer = trace(net, (3, 8, 8))["layer1.0.conv1"].input_grid, activations(net)["relu"].observer
+    assert grid is not None and not grid.signed and grid.zero_point == 0
+    assert float(grid.scale) * 255 == pytest.approx(float(observer.high)), "8 bits"
 
 
 @pytest.mark.parametrize(
@@ -162,8 +163,8 @@ def test_cost_sees_bits_of_weights_and_inputs() -> None:
 def test_any_ordinary_layer(layer: nn.Module) -> None:
     x = torch.randn(2, 4, 7, 8)
     expected = layer(x)
-    kind = UniformLinear if isinstance(layer, nn.Linear) else UniformConv2d
-    ours = kind(layer, WeightConfig())  # type: ignore[arg-type]
+    kind = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
+    ours = kind(layer, UniformWeight(WeightConfig()))  # type: ignore[arg-type]
     assert torch.equal(ours(x), expected)
     set_mode_(set_bits_(ours, 3, 0), "quantized")
     plain_layer = ours.to_plain()
@@ -183,7 +184,7 @@ def test_layers_that_bits_cannot_follow_are_named() -> None:
 def test_double_precision_stays_double() -> None:
     net = plain().double()
     quantize_uniform_(net, derive_policy(net, (3, 8, 8)))
-    calibrate_ranges_(net, [X.double()])
+    calibrate_(net, [X.double()])
     assert activations(net)["relu"].observer.high == plain().double().bn1(plain().double().conv1(X.double())).amax()
     assert set_mode_(set_bits_(net, 4, 4), "quantized")(X.double()).dtype == torch.float64
 
@@ -196,7 +197,7 @@ def test_ranges_of_all_ranks_are_joined_by_one_collective(monkeypatch: pytest.Mo
         ends.clamp_(min=1.5)  # the other rank saw [-1.5, 1.5] everywhere
 
     net = wrapped()
-    calibrate_ranges_(net, [X])
+    calibrate_(net, [X])
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
     monkeypatch.setattr(dist, "all_reduce", reduce)

@@ -42,5 +42,5 @@ def test_inputs_and_macs() -> None:
     assert rows["b"].macs == 4 * 6 * 2 * 9  # 2x2 positions, 2 input channels a group
     assert rows["c"].macs == 2 * 4 * 36, "called twice"
     assert rows["fc"].macs == 30
-    assert rows["b"].act_bits == 4 and rows["b"].bops == rows["b"].macs * 32 * 4
+    assert rows["b"].input_bits == 4 and rows["b"].bops == rows["b"].macs * 32 * 4
     assert rows["a"].bytes == 4 * (4 * 3 * 9 + 4)

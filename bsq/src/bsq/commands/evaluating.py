@@ -22,8 +22,11 @@ from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.data.recipe import CIFAR10, DIGITS, IMAGENET, Recipe, cifar_train, from_timm, plain
 from lowbit.errors import Stopped
 from lowbit.evaluate.classify import Scores, classify
+from lowbit.models.surgery import of_kind
 from lowbit.options import RunOptions
-from lowbit.quant.activations import calibrate_, quantizers
+from lowbit.quant.activations import QuantActivation
+from lowbit.quant.calibrate import calibrate_
+from lowbit.quant.layers import quantizers
 from lowbit.train import session
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import stop_agreed
@@ -103,7 +106,7 @@ class Session(session.Session):
 
     def open_calibration(self, model: nn.Module) -> None:
         """Read the training pictures if `model` has ranges to set, before the folder records which were chosen."""
-        if any(q.largest is not None for q in quantizers(model).values()):
+        if any(q.has_range() for q in quantizers(model).values()):
             self.pictures("train", self.options.limit_train)
 
     def calibrate(self, model: nn.Module, recipe: Recipe, batch: int) -> None:
@@ -112,7 +115,7 @@ class Session(session.Session):
         Raises:
             Stopped: a stop signal came.
         """
-        if not any(q.largest is not None for q in quantizers(model).values()):
+        if not any(q.has_range() for q in quantizers(model).values()):
             return
         train, options = self.pictures("train", self.options.limit_train), self.loader_options()
         size = min(batch, len(train))
@@ -161,7 +164,7 @@ def figures(scores: Scores) -> dict[str, Any]:
 
 def fingerprint(model: nn.Module) -> str:
     """A hash of what a net computes with: its plain weights and its activation quantizers."""
-    digest = hashlib.blake2b(repr([(name, q.config) for name, q in quantizers(model).items()]).encode())
+    digest = hashlib.blake2b(repr([(name, q.config) for name, q in of_kind(model, QuantActivation).items()]).encode())
     for prefix, module in model.named_modules():
         own = module.to_plain() if isinstance(module, BitConv2d | BitLinear) else module
         for name, value in (*own.named_parameters(prefix, False), *own.named_buffers(prefix, False)):

@@ -10,7 +10,8 @@ from bsq.load import PREFIX
 from bsq.network import nbit_dict, ones_per_plane
 from bsq.size import Size
 from lowbit.evaluate.classify import Scores
-from lowbit.quant.activations import quantizers
+from lowbit.models.surgery import of_kind
+from lowbit.quant.activations import QuantActivation
 
 
 def parameters(model: nn.Module) -> Iterator[str]:
@@ -59,7 +60,7 @@ def compression(size: Size) -> str:
 
 def alphas(model: nn.Module) -> Iterator[str]:
     """PACT's learned clips."""
-    for name, quantizer in quantizers(model).items():
+    for name, quantizer in of_kind(model, QuantActivation).items():
         if quantizer.alpha is not None:
             yield f"{PREFIX}{name}.alpha {quantizer.alpha.item():.6f}"
 

@@ -23,7 +23,7 @@ from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores
 from lowbit.options import RunOptions
-from lowbit.quant.activations import uncalibrated
+from lowbit.quant.calibrate import uncalibrated
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Result
 from lowbit.train.process import on_main

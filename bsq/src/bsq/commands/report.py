@@ -53,7 +53,7 @@ def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
     channels, height, width = input_size
     costs = cost(model, (channels, height, width))
     work = {
-        row.name: {"macs": row.macs, "bops": row.bops, "bytes": row.bytes, "input_bits": row.act_bits}
+        row.name: {"macs": row.macs, "bops": row.bops, "bytes": row.bytes, "input_bits": row.input_bits}
         for row in costs.layers
     }
     layers, ones = {}, ones_per_plane(model)

@@ -12,15 +12,17 @@ def packed_bytes(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
-def pack(codes: Tensor, bits: int) -> bytes:
+def pack(codes: Tensor, bits: int, signed: bool) -> bytes:
     """Codes of any shape, in C order, least significant bit first.
 
     Raises:
-        ValueError: a code does not fit (neither as signed nor as unsigned number of `bits` bits).
+        ValueError: a code is beyond the signed, or else the unsigned, numbers of `bits` bits.
     """
     flat = codes.detach().cpu().flatten().to(torch.int64).numpy()
-    if flat.size and not -(1 << bits) // 2 <= flat.min() <= flat.max() < 1 << bits:
-        raise ValueError(f"codes from {flat.min()} to {flat.max()} do not fit {bits} bits")
+    lowest, above = (-(1 << bits) // 2, (1 << bits) // 2) if signed and bits else (0, 1 << bits)
+    if flat.size and not lowest <= flat.min() <= flat.max() < above:
+        kind = "signed" if signed else "unsigned"
+        raise ValueError(f"codes from {flat.min()} to {flat.max()} do not fit {bits} bits, {kind}")
     shifts = np.arange(bits)
     chunks = (flat[i : i + CHUNK, None] >> shifts & 1 for i in range(0, flat.size, CHUNK))
     return b"".join(np.packbits(chunk.astype(np.uint8), bitorder="little").tobytes() for chunk in chunks)

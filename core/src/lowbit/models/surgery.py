@@ -1,13 +1,18 @@
-"""Change a net by module names: select by patterns, replace."""
+"""Change a net by module names: select by patterns, replace; a layer like another one; whether a net takes pictures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from lowbit.errors import InputError
+
+Kind = TypeVar("Kind", bound=nn.Module)
+SHAPE = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
 def select(
@@ -42,32 +47,61 @@ def select(
     ]
 
 
+def of_kind(model: nn.Module, kind: type[Kind]) -> dict[str, Kind]:
+    """The modules of one class by name, in the order of the modules; one that has several names is listed once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, kind)}
+
+
 def replace_(model: nn.Module, modules: Mapping[str, nn.Module]) -> nn.Module:
     """Put `modules` in the places of the named ones, in the former's training mode.
+
+    A module that is reached by several names is replaced in all of its places.
 
     Returns:
         The model; the replacement itself where the name is "" (the model is a single layer).
     """
-    for name, new in modules.items():
+    new: dict[nn.Module | None, nn.Module] = {}
+    for name, module in modules.items():
         old = model.get_submodule(name)
-        new.train(old.training)
-        if not name:
-            return new
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, new)
-    return model
+        new[old] = module.train(old.training)
+    for parent in list(model.modules()):
+        for child, there in parent._modules.items():
+            if there in new:
+                setattr(parent, child, new[there])
+    return new.get(model, model)
+
+
+def conv_like(conv: nn.Module, **changes: Any) -> nn.Conv2d:
+    """A convolution like `conv` whose tensors have no memory (device "meta").
+
+    Args:
+        conv: an nn.Conv2d, timm's Conv2dSame, or a layer with the attributes `SHAPE` and, for the latter, `same`.
+        changes: other values of `SHAPE`.
+    """
+    same = isinstance(conv, Conv2dSame) or bool(getattr(conv, "same", False))
+    arguments: dict[str, Any] = {name: getattr(conv, name) for name in SHAPE} | changes
+    if same:
+        del arguments["padding_mode"]
+    kind: type[nn.Conv2d] = Conv2dSame if same else nn.Conv2d
+    return kind(**arguments, bias=getattr(conv, "bias", None) is not None, device="meta")
 
 
 @torch.no_grad()
-def run_blank(model: nn.Module, input_size: tuple[int, int, int], handles: Iterable[RemovableHandle] = ()) -> None:
+def run_blank(
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    handles: Iterable[RemovableHandle] = (),
+    setting: str = "their size",
+) -> None:
     """One forward of a blank picture in evaluation mode, for the hooks of `handles`; they go, and modes come back.
 
-    Without hooks it tells whether the net takes such pictures.
+    Without hooks it finds out whether the net takes such pictures.
 
     Args:
         model: any net.
         input_size: (C, H, W) of a picture.
         handles: of hooks on its modules.
+        setting: what sets the size of pictures, for the message.
 
     Raises:
         InputError: the net does not take pictures of this size.
@@ -80,8 +114,8 @@ def run_blank(model: nn.Module, input_size: tuple[int, int, int], handles: Itera
         name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise InputError(
-            f"{name} cannot take pictures of {input_size[1]}x{input_size[2]} pixels ({reason}): show them in another "
-            "size (MODEL.INPUTSHAPE where there is a config), or use another net"
+            f"{name} cannot take pictures of {input_size[1]}x{input_size[2]} pixels ({reason}): change "
+            f"{setting}, or use another net"
         ) from error
     finally:
         for handle in handles:

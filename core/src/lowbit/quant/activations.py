@@ -8,7 +8,7 @@ PACT: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural
 at x = alpha both x and alpha get the gradient, as in BSQ's program.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
+from lowbit.quant.layers import Grid
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -35,6 +36,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "selu": F.selu,
 }
 RANGES = ("batch", "running")
+NOT_NEGATIVE = ("relu", "relu6", "pact")
 MAX_BITS = 16
 PACT_START = 10.0
 PART = 1 << 17  # values
@@ -138,11 +140,6 @@ class QuantActivation(nn.Module):
         self.register_buffer("largest", running)
         self.seen: list[Tensor] | None = None  # the batches' maxima while calibrating
 
-    @property
-    def bits(self) -> int:
-        """b; 0: not quantized."""
-        return self.config.bits
-
     def extra_repr(self) -> str:
         """The configuration, for print(model)."""
         return ", ".join(f"{name}={value}" for name, value in asdict(self.config).items())
@@ -166,6 +163,33 @@ class QuantActivation(nn.Module):
         limit = self.largest.to(y.dtype, copy=True)  # backward needs it, and another use of this module may move it
         return quantize_activation_(torch.clamp(y, -limit, limit), self.largest, config.bits)
 
+    def grid(self) -> Grid | None:
+        """The grid of the output; functions with negative values need a sign beside their b bits."""
+        bits, signed = self.config.bits, self.config.function not in NOT_NEGATIVE
+        if not bits:
+            return None
+        largest = torch.tensor(torch.nan) if self.largest is None else self.largest
+        return Grid(largest / (2**bits - 1), torch.zeros_like(largest), bits + signed, signed)
+
+    def has_range(self) -> bool:
+        """Whether the range is a running one."""
+        return self.largest is not None
+
+    def calibrated(self) -> bool:
+        """Whether the running range is above 0 (at 0 the output would be 0)."""
+        return self.largest is None or bool(self.largest > 0)
+
+    def begin_calibration_(self) -> None:
+        """Quantize over each batch's own range, and keep the ranges."""
+        self.seen = None if self.largest is None else []
+
+    @torch.no_grad()
+    def end_calibration_(self, keep: bool) -> None:
+        """Set the running range to the mean of those that were seen."""
+        if keep and self.seen and self.largest is not None:
+            self.largest.copy_(torch.stack(self.seen).mean())
+        self.seen = None
+
     @torch.no_grad()
     def _shared(self, largest: Tensor) -> Tensor:
         """The largest of all ranks while they share a batch (training, calibration), not in evaluation."""
@@ -188,50 +212,3 @@ def _largest(y: Tensor) -> Tensor:
     """Largest |y|."""
     low, high = torch.aminmax(y.detach())
     return torch.maximum(-low, high)
-
-
-def quantizers(model: nn.Module) -> dict[str, QuantActivation]:
-    """The activation quantizers by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, QuantActivation)}
-
-
-def uncalibrated(model: nn.Module) -> list[str]:
-    """Names of the quantizers whose running range is still 0, so that they would output 0."""
-    return [name for name, q in quantizers(model).items() if q.largest is not None and not bool(q.largest > 0)]
-
-
-@torch.no_grad()
-def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Set every running range to the mean, over `batches`, of the batch's largest value (batch norm stays as it is).
-
-    Args:
-        model: evaluated with batch ranges meanwhile; its training mode is restored.
-        batches: pictures (B, C, H, W) on the model's device; the same number of batches on every rank.
-
-    Returns:
-        The number of batches seen; 0 changes nothing. An exception from `batches` (a stop) changes nothing either.
-
-    Raises:
-        InputError: no batch although there are ranges to set.
-    """
-    waiting = [q for q in quantizers(model).values() if q.largest is not None]
-    training, count = model.training, 0
-    if not waiting:
-        return 0
-    model.eval()
-    try:
-        for q in waiting:
-            q.seen = []
-        for x in batches:
-            model(x)
-            count += 1
-        if not count:
-            raise InputError("calibration saw no picture: give at least one batch")
-        for q in waiting:
-            if q.seen and q.largest is not None:
-                q.largest.copy_(torch.stack(q.seen).mean())
-    finally:
-        for q in waiting:
-            q.seen = None
-        model.train(training)
-    return count

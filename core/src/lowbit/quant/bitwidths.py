@@ -8,20 +8,19 @@ with in_mode(net, "quantized"):
     net(x)
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
-from lowbit.models.surgery import replace_
-from lowbit.quant.conv import MODES, ObservedActivation, UniformConv2d, UniformLinear, WeightQuantizer
-from lowbit.quant.observers import ObserverConfig
+from lowbit.models.surgery import of_kind, replace_
+from lowbit.quant.conv import QuantConv2d, QuantLinear
+from lowbit.quant.observers import ObservedActivation, ObserverConfig
 from lowbit.quant.places import function_of
-from lowbit.quant.uniform import WeightConfig, check_bits
+from lowbit.quant.uniform import MODES, UniformWeight, WeightConfig, check_bits
 
 
 class Pins(Protocol):
@@ -67,9 +66,9 @@ def quantize_uniform_(
         layer = model.get_submodule(name)
         try:
             if pin != 0 and isinstance(layer, nn.Conv2d):
-                new[name] = UniformConv2d(layer, weight, pin)
+                new[name] = QuantConv2d(layer, UniformWeight(weight, pin))
             elif pin != 0 and isinstance(layer, nn.Linear):
-                new[name] = UniformLinear(layer, weight, pin)
+                new[name] = QuantLinear(layer, UniformWeight(weight, pin))
         except InputError as error:
             raise InputError(f"layer {name}: {error}") from error
     for name, pin in pins.activations.items():
@@ -88,26 +87,26 @@ def _move_like_(model: nn.Module, new: dict[str, nn.Module]) -> None:
     dtype = torch.float64 if reference.dtype == torch.float64 else torch.float32
     for parent in new.values():
         for module in parent.modules():
-            if isinstance(module, WeightQuantizer | ObservedActivation):
+            if isinstance(module, UniformWeight | ObservedActivation):
                 module.to(reference.device, dtype)
 
 
-def weight_quantizers(model: nn.Module) -> list[WeightQuantizer]:
+def weight_quantizers(model: nn.Module) -> list[UniformWeight]:
     """The weight quantizers, in the order of the modules."""
-    return [module for module in model.modules() if isinstance(module, WeightQuantizer)]
+    return list(of_kind(model, UniformWeight).values())
 
 
 def activations(model: nn.Module) -> dict[str, ObservedActivation]:
     """The quantized activations by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, ObservedActivation)}
+    return of_kind(model, ObservedActivation)
 
 
 def set_mode_(model: nn.Module, mode: str) -> nn.Module:
-    """Set what the next forwards do: a name of `lowbit.quant.conv.MODES`; returns the model."""
+    """Set what the next forwards do: a name of `lowbit.quant.uniform.MODES`; returns the model."""
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)} is allowed")
     for module in model.modules():
-        if isinstance(module, WeightQuantizer | ObservedActivation):
+        if isinstance(module, UniformWeight | ObservedActivation):
             module.mode = mode
     return model
 
@@ -115,7 +114,7 @@ def set_mode_(model: nn.Module, mode: str) -> nn.Module:
 @contextmanager
 def in_mode(model: nn.Module, mode: str) -> Iterator[nn.Module]:
     """`set_mode_` for a block of code; the former mode (of the first quantized module) comes back after it."""
-    kinds = WeightQuantizer | ObservedActivation
+    kinds = UniformWeight | ObservedActivation
     former = next((m.mode for m in model.modules() if isinstance(m, kinds)), "float")
     try:
         yield set_mode_(model, mode)
@@ -152,61 +151,3 @@ def set_bits_(model: nn.Module, w: int | Tensor, a: int | Tensor, keep_pins: boo
         }
         torch._foreach_copy_(buffers, [values[pin] for _, pin in places])
     return model
-
-
-def reset_ranges_(model: nn.Module) -> nn.Module:
-    """Forget the batches that ranges were taken from: the next one begins anew; returns the model."""
-    for activation in activations(model).values():
-        activation.observer.reset_()
-    return model
-
-
-@torch.no_grad()
-def sync_ranges_(model: nn.Module) -> nn.Module:
-    """Widen every range to that of all ranks, by one collective; nothing on one process. Returns the model."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return model
-    observers = [activation.observer for activation in activations(model).values()]
-    if observers:
-        ends = torch.stack([-o.low for o in observers] + [o.high for o in observers])
-        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-        low, high = ends.chunk(2)
-        torch._foreach_copy_([o.low for o in observers], list((-low).unbind()))
-        torch._foreach_copy_([o.high for o in observers], list(high.unbind()))
-    return model
-
-
-def uncalibrated(model: nn.Module) -> list[str]:
-    """Names of quantized activations whose range was never observed (reads tensors back)."""
-    return [name for name, a in activations(model).items() if not bool(a.observer.seen)]
-
-
-def calibrate_ranges_(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Set the ranges anew from float forwards in evaluation mode; modes are restored, batch norm is not touched.
-
-    Args:
-        model: wrapped by `quantize_uniform_`.
-        batches: pictures (B, C, H, W) on its device: fixed ones, by seed, so that a result can be repeated.
-
-    Returns:
-        The number of batches.
-
-    Raises:
-        InputError: no batch although there are ranges to set.
-    """
-    if not activations(model):
-        return 0
-    training, count = {module: module.training for module in model.modules()}, 0
-    reset_ranges_(model.eval())
-    try:
-        with in_mode(model, "observe"), torch.no_grad():
-            for x in batches:
-                model(x)
-                count += 1
-    finally:
-        for module, was in training.items():
-            module.training = was
-    if not count:
-        raise InputError("calibration saw no picture: give at least one batch")
-    sync_ranges_(model)
-    return count

@@ -1,204 +1,185 @@
-"""Convolution, linear layer and activation quantized uniformly, at bits that are tensors.
+"""Convolution and linear layer that compose an ordinary layer's tensors with quantizers of their weight and input.
 
-A layer keeps the keys `weight` and `bias`, and the parameters themselves, so that a state dict stays the float net's;
-an activation adds its observer's range. Bits are buffers outside the state dict: a number (or a draw) copied into them
-changes the next forward without recompiling it.
-
-What a forward does is a Python string, `mode`, so that a compiled net has one graph for each mode in use:
-`float`, `observe` (float, and the activations' ranges are watched) or `quantized`.
+Which layers are ordinary (`check_plain`) is decided by what they are, once for all methods: a layer whose weight is
+computed from other tensors, or that computes something else with it, is refused in one line.
 """
 
-from typing import Any, cast
+from typing import Any, Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from timm.layers import Linear as TimmLinear
 from timm.layers.padding import pad_same
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from lowbit.errors import InputError
-from lowbit.quant.activations import FUNCTIONS
-from lowbit.quant.layers import Codes
-from lowbit.quant.observers import Observer, ObserverConfig
-from lowbit.quant.uniform import WeightConfig, integer_codes, quantize_activation_range, quantize_weight, weight_grid
+from lowbit.models.surgery import SHAPE, conv_like
+from lowbit.quant.layers import ActivationQuantizer, Codes, Grid
 
-MODES = ("float", "observe", "quantized")
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
-class WeightQuantizer(nn.Module):
-    """The quantizer of a layer's weight.
+class WeightQuantizer(Protocol):
+    """A module that makes the weight to compute with, (out, ...), from the one that is trained."""
 
-    Attributes:
-        w_bits: buffer, 0-dimensional; 0: float.
-        pin: bits that replace whatever is drawn; None: what is drawn.
-        mode: one of MODES; weights are quantized in `quantized` alone.
-    """
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The weight to compute with; `torch.equal` to the values of `codes`."""
+        ...
 
-    w_bits: Tensor
-
-    def __init__(self, config: WeightConfig, pin: int | None = None) -> None:
-        super().__init__()
-        self.config, self.pin, self.mode = config, pin, "float"
-        self.register_buffer("w_bits", torch.tensor(pin or 0), persistent=False)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The weight to compute with, (out, ...)."""
-        if self.mode != "quantized":
-            return weight
-        return quantize_weight(weight, self.w_bits, self.config)
-
-    @torch.no_grad()
-    def codes(self, weight: Tensor) -> Codes:
-        """The weight at the bits of now, whatever the mode.
-
-        Raises:
-            InputError: at 0 bits there are no codes.
-        """
-        bits = int(self.w_bits)
-        if not bits:
-            raise InputError("this layer is float (0 bits), so it has no codes: set its bits first")
-        grid = weight_grid(weight, self.w_bits, self.config)
-        zero_point = torch.zeros_like(grid.scale, dtype=torch.int32)
-        return Codes(integer_codes(weight, grid), grid.scale, zero_point, bits, signed=True)
-
-    def extra_repr(self) -> str:
-        """Pin and grid, for print(model)."""
-        return f"pin={self.pin}, grid={self.config.grid}, per_channel={self.config.per_channel}"
+    def codes(self, weight: Tensor) -> Codes | None:
+        """The same as codes; None where it is float."""
+        ...
 
 
-class UniformConv2d(nn.Conv2d):
-    """nn.Conv2d (timm's Conv2dSame too) with a quantized weight; takes over the parameters of `conv`.
+def check_plain(layer: nn.Module) -> None:
+    """Refuse a layer that is not an ordinary convolution (timm's Conv2dSame too) or linear layer.
 
     Raises:
-        InputError: a subclass of Conv2d that computes something else with its weight (weight standardisation).
+        InputError: its weight is no parameter of its own, it computes something else with it, or it has hooks.
     """
-
-    def __init__(self, conv: nn.Conv2d, config: WeightConfig, pin: int | None = None) -> None:
-        kind = type(conv)
-        plain = kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
-        if not (plain or kind is Conv2dSame):
+    kind = type(layer)
+    for name in ("weight", "bias"):
+        own = layer._parameters.get(name, ...)
+        if own is ... or isinstance(own, nn.UninitializedParameter):
+            raise InputError(
+                f"its {name} is no parameter of its own (weight_norm, spectral_norm, pruning, a parametrization, a "
+                "lazy layer), which bits cannot follow: make it one (remove_parametrizations, prune.remove), or "
+                "exclude it"
+            )
+    if isinstance(layer, nn.Linear):
+        forwards: tuple[Any, ...] = (nn.Linear.forward, TimmLinear.forward)
+        if kind.forward not in forwards or isinstance(layer, NonDynamicallyQuantizableLinear):
+            raise InputError(f"{kind.__name__} is not used as an ordinary linear layer: exclude it")
+    else:
+        forwards = (nn.Conv2d.forward, Conv2dSame.forward)
+        if kind.forward not in forwards or kind._conv_forward is not nn.Conv2d._conv_forward:  # type: ignore[attr-defined]
             raise InputError(
                 f"{kind.__name__} changes its weight before using it, which bits cannot follow: exclude it"
             )
-        super().__init__(**_shape(conv), padding_mode=conv.padding_mode)
-        self.weight, self.bias = conv.weight, conv.bias
-        self.same = kind is Conv2dSame
-        self.weight_quantizer = WeightQuantizer(config, pin)
-        self.act_bits: int | None = None
-        self.act_range: float | None = None
+    if "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
+        raise InputError(f"this {kind.__name__} has hooks or a forward of its own, which would be lost: remove them")
+
+
+def convolve(conv: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a convolution computes with this weight and bias, (B, in, H, W) -> (B, out, H', W').
+
+    Args:
+        conv: has the attributes `SHAPE` of nn.Conv2d, and `same`: whether it pads as timm's Conv2dSame.
+        x: input.
+        weight: (out, in / groups, kH, kW).
+        bias: (out,).
+    """
+    padding = conv.padding
+    if conv.same:
+        x, padding = pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation)), 0
+    elif conv.padding_mode != "zeros":
+        x, padding = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), 0
+    return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+
+
+def with_tensors(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:
+    """A layer that was made without memory, given copies of these tensors as its parameters."""
+    layer.register_parameter("weight", nn.Parameter(weight.detach().clone()))
+    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
+    return layer
+
+
+class _Quantized:
+    """What QuantConv2d and QuantLinear share: the quantizers and the layer protocol."""
+
+    weight: Any
+    bias: Any
+    weight_quantizer: WeightQuantizer | None
+    input_quantizer: Any
+
+    def _take_(self, layer: Any, weight_quantizer: WeightQuantizer | None, input_quantizer: nn.Module | None) -> None:
+        self.weight, self.bias = layer.weight, layer.bias
+        self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
+
+    def _input(self, x: Tensor) -> Tensor:
+        return x if self.input_quantizer is None else self.input_quantizer(x)
+
+    def _weight(self) -> Tensor:
+        return self.weight if self.weight_quantizer is None else self.weight_quantizer(self.weight)
+
+    def weight_codes(self) -> Codes | None:
+        """See `lowbit.quant.layers`."""
+        return None if self.weight_quantizer is None else self.weight_quantizer.codes(self.weight)
+
+    def bias_codes(self) -> Codes | None:
+        """None: biases stay float."""
+        return None
+
+    def input_grid(self) -> Grid | None:
+        """The input quantizer's."""
+        return self.input_quantizer.grid() if isinstance(self.input_quantizer, ActivationQuantizer) else None
+
+    def _plain_weight(self) -> Tensor:
+        codes = self.weight_codes()
+        return self.weight if codes is None else codes.values().to(self.weight.dtype)
+
+
+class QuantConv2d(_Quantized, nn.Conv2d):
+    """An ordinary convolution under quantizers; takes over its parameter objects, and so the keys of its state dict.
+
+    Args:
+        conv: an nn.Conv2d or timm's Conv2dSame.
+        weight_quantizer: a module; None: the weight is used as it is.
+        input_quantizer: a module (`lowbit.quant.layers.ActivationQuantizer`) for this layer's input alone; None: the
+            input is taken as it comes.
+
+    Raises:
+        InputError: see `check_plain`.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        weight_quantizer: WeightQuantizer | None = None,
+        input_quantizer: nn.Module | None = None,
+    ) -> None:
+        check_plain(conv)
+        shape: dict[str, Any] = {name: getattr(conv, name) for name in SHAPE}
+        super().__init__(**shape, bias=conv.bias is not None, device="meta")
+        self.same = isinstance(conv, Conv2dSame)
+        self._take_(conv, weight_quantizer, input_quantizer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H', W')."""
-        if self.same:
-            x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
-        return self._conv_forward(x, self.weight_quantizer(self.weight), self.bias)
-
-    def weight_codes(self) -> Codes:
-        """See `lowbit.quant.layers`."""
-        return self.weight_quantizer.codes(self.weight)
-
-    def bias_codes(self) -> Codes | None:
-        """None: biases stay float."""
-        return None
+        return convolve(self, self._input(x), self._weight(), self.bias)
 
     @torch.no_grad()
     def to_plain(self) -> nn.Conv2d:
-        """The ordinary convolution with the weights of this mode: quantized ones only in mode `quantized`."""
-        kind: Any = Conv2dSame if self.same else nn.Conv2d
-        mode = {} if self.same else {"padding_mode": self.padding_mode}
-        plain = kind(**_shape(self), **mode)
-        return cast(nn.Conv2d, _with_tensors(plain, self.weight_quantizer(self.weight), self.bias))
+        """The ordinary convolution with the values of the codes; with the float weight where there are none."""
+        return with_tensors(conv_like(self), self._plain_weight(), self.bias)
 
 
-class UniformLinear(nn.Linear):
-    """nn.Linear with a quantized weight; takes over the parameters of `linear`.
+class QuantLinear(_Quantized, nn.Linear):
+    """An ordinary linear layer under quantizers, as `QuantConv2d`.
 
     Raises:
-        InputError: a subclass of Linear whose weight is also used elsewhere (inside nn.MultiheadAttention).
+        InputError: see `check_plain`; among them a layer whose weight is also used elsewhere (inside
+            nn.MultiheadAttention).
     """
 
-    def __init__(self, linear: nn.Linear, config: WeightConfig, pin: int | None = None) -> None:
-        if type(linear) not in (nn.Linear, TimmLinear):
-            raise InputError(f"{type(linear).__name__} is not used as an ordinary linear layer: exclude it")
+    def __init__(
+        self,
+        linear: nn.Linear,
+        weight_quantizer: WeightQuantizer | None = None,
+        input_quantizer: nn.Module | None = None,
+    ) -> None:
+        check_plain(linear)
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
-        self.weight_quantizer = WeightQuantizer(config, pin)
-        self.act_bits: int | None = None
-        self.act_range: float | None = None
+        self._take_(linear, weight_quantizer, input_quantizer)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return nn.functional.linear(x, self.weight_quantizer(self.weight), self.bias)
-
-    def weight_codes(self) -> Codes:
-        """See `lowbit.quant.layers`."""
-        return self.weight_quantizer.codes(self.weight)
-
-    def bias_codes(self) -> Codes | None:
-        """None: biases stay float."""
-        return None
+        return F.linear(self._input(x), self._weight(), self.bias)
 
     @torch.no_grad()
     def to_plain(self) -> nn.Linear:
-        """The ordinary linear layer with the weights of this mode: quantized ones only in mode `quantized`."""
+        """The ordinary linear layer with the values of the codes; with the float weight where there are none."""
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        return cast(nn.Linear, _with_tensors(plain, self.weight_quantizer(self.weight), self.bias))
-
-
-class ObservedActivation(nn.Module):
-    """An activation function and its asymmetric quantizer, in the place of the net's own activation module.
-
-    Args:
-        function: key of `lowbit.quant.activations.FUNCTIONS`.
-        observer: sets the range in mode `observe`.
-        pin: bits that replace whatever is drawn; None: what is drawn.
-
-    Attributes:
-        a_bits: buffer, 0-dimensional; 0: float.
-        mode: one of MODES. Without an observed range `quantized` does nothing (`lowbit.quant.bitwidths.uncalibrated`).
-    """
-
-    a_bits: Tensor
-
-    def __init__(self, function: str, observer: ObserverConfig, pin: int | None = None) -> None:
-        super().__init__()
-        self.function, self.pin, self.mode = function, pin, "float"
-        self.observer = Observer(observer)
-        self.register_buffer("a_bits", torch.tensor(pin or 0), persistent=False)
-
-    @property
-    def bits(self) -> int:
-        """Bits of the output; 0: float (reads a tensor back, so never called in a step)."""
-        return int(self.a_bits) if self.mode == "quantized" else 0
-
-    @property
-    def largest(self) -> Tensor:
-        """Largest magnitude of the range."""
-        return torch.maximum(self.observer.low.abs(), self.observer.high.abs())
-
-    def extra_repr(self) -> str:
-        """Function and pin, for print(model)."""
-        return f"{self.function}, pin={self.pin}"
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Any shape; one range for all of it."""
-        if self.mode == "quantized" and self.function == "relu":
-            return quantize_activation_range(x, self.observer.low, self.observer.high, self.a_bits, relu=True)
-        y = FUNCTIONS[self.function](x)
-        if self.mode == "observe":
-            self.observer(y, self.a_bits)
-        if self.mode != "quantized":
-            return y
-        return quantize_activation_range(y, self.observer.low, self.observer.high, self.a_bits)
-
-
-def _shape(conv: nn.Conv2d) -> dict[str, Any]:
-    """The arguments that make a convolution like this one, without memory of its own."""
-    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
-    return {name: getattr(conv, name) for name in names} | {"bias": conv.bias is not None, "device": "meta"}
-
-
-def _with_tensors(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
-    layer.register_parameter("weight", nn.Parameter(weight.clone()))
-    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.clone()))
-    return layer
+        return with_tensors(plain, self._plain_weight(), self.bias)

@@ -1,4 +1,4 @@
-"""Observers: from batches of a tensor to the range [low, high] that a quantizer spreads its codes over.
+"""Observers, from batches of a tensor to the range [low, high] of its codes; and the activation that has one.
 
 | name | of one batch | over batches |
 |---|---|---|
@@ -15,9 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
+from lowbit.models.surgery import of_kind
+from lowbit.quant.activations import FUNCTIONS
+from lowbit.quant.layers import Grid
+from lowbit.quant.uniform import asymmetric_grid, quantize_activation_range
 
 Range = tuple[Tensor, Tensor]
 SPREAD = 2.0  # standard deviations of `gaussian`
@@ -150,3 +155,93 @@ class Observer(nn.Module):
             keep = self.config.momentum
             return self.low * keep + low * (1 - keep), self.high * keep + high * (1 - keep)
         return (self.low, self.high) if self.config.name == "mse" else (low, high)
+
+
+class ObservedActivation(nn.Module):
+    """An activation function and its asymmetric quantizer, in the place of the net's own activation module.
+
+    Args:
+        function: key of `lowbit.quant.activations.FUNCTIONS`.
+        observer: sets the range in mode `observe`.
+        pin: bits that replace whatever is drawn; None: what is drawn.
+
+    Attributes:
+        a_bits: buffer, 0-dimensional; 0: float.
+        mode: one of MODES. Without an observed range `quantized` does nothing (`lowbit.quant.calibrate.uncalibrated`).
+    """
+
+    a_bits: Tensor
+
+    def __init__(self, function: str, observer: ObserverConfig, pin: int | None = None) -> None:
+        super().__init__()
+        self.function, self.pin, self.mode = function, pin, "float"
+        self.observer = Observer(observer)
+        self.register_buffer("a_bits", torch.tensor(pin or 0), persistent=False)
+        self._former: tuple[str, dict[str, Tensor]] | None = None  # mode and range, while calibrating
+
+    def extra_repr(self) -> str:
+        """Function and pin, for print(model)."""
+        return f"{self.function}, pin={self.pin}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape; one range for all of it."""
+        if self.mode == "quantized" and self.function == "relu":
+            return quantize_activation_range(x, self.observer.low, self.observer.high, self.a_bits, relu=True)
+        y = FUNCTIONS[self.function](x)
+        if self.mode == "observe":
+            self.observer(y, self.a_bits)
+        if self.mode != "quantized":
+            return y
+        return quantize_activation_range(y, self.observer.low, self.observer.high, self.a_bits)
+
+    def grid(self) -> Grid | None:
+        """The grid of the output in mode `quantized`; None: float."""
+        bits = int(self.a_bits) if self.mode == "quantized" else 0
+        found = asymmetric_grid(self.observer.low, self.observer.high, self.a_bits)
+        return Grid(found.scale, found.zero_point, bits, signed=False) if bits and bool(found.on) else None
+
+    def has_range(self) -> bool:
+        """Always."""
+        return True
+
+    def calibrated(self) -> bool:
+        """Whether a batch was observed."""
+        return bool(self.observer.seen)
+
+    def begin_calibration_(self) -> None:
+        """Observe in float, from no batch on."""
+        self._former = self.mode, {name: value.clone() for name, value in self.observer.named_buffers()}
+        self.mode = "observe"
+        self.observer.reset_()
+
+    @torch.no_grad()
+    def end_calibration_(self, keep: bool) -> None:
+        """The former mode; the former range, too, unless `keep`."""
+        if self._former is None:
+            return
+        self.mode, buffers = self._former
+        self._former = None
+        for name, value in () if keep else buffers.items():
+            self.observer.get_buffer(name).copy_(value)
+
+
+def reset_ranges_(model: nn.Module) -> nn.Module:
+    """Forget the batches that ranges were taken from: the next one begins anew; returns the model."""
+    for observer in of_kind(model, Observer).values():
+        observer.reset_()
+    return model
+
+
+@torch.no_grad()
+def sync_ranges_(model: nn.Module) -> nn.Module:
+    """Widen every range to that of all ranks, by one collective; nothing on one process. Returns the model."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return model
+    observers = of_kind(model, Observer).values()
+    if observers:
+        ends = torch.stack([-o.low for o in observers] + [o.high for o in observers])
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+        low, high = ends.chunk(2)
+        torch._foreach_copy_([o.low for o in observers], list((-low).unbind()))
+        torch._foreach_copy_([o.high for o in observers], list(high.unbind()))
+    return model

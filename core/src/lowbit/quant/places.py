@@ -167,12 +167,13 @@ class _Tracer:
         self.sources[id(out)] = source, out._version
 
 
-def trace_places(model: nn.Module, input_size: tuple[int, int, int]) -> Places:
+def trace_places(model: nn.Module, input_size: tuple[int, int, int], setting: str = "their size") -> Places:
     """Run one blank picture through the net, in evaluation mode (restored after).
 
     Args:
         model: any float net.
         input_size: (C, H, W) of a picture.
+        setting: what sets the size of pictures, for the message where the net cannot take them.
     """
     tracer, handles = _Tracer(), []
     for name, module in model.named_modules():
@@ -185,5 +186,5 @@ def trace_places(model: nn.Module, input_size: tuple[int, int, int]) -> Places:
         elif isinstance(module, BETWEEN):
             handles.append(module.register_forward_pre_hook(tracer.before))
             handles.append(module.register_forward_hook(tracer.after_pass))
-    run_blank(model, input_size, handles)
+    run_blank(model, input_size, handles, setting)
     return tracer.places

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowbit.errors import InputError
+from lowbit.quant.layers import Codes, Grid
 
 GRIDS = ("half", "whole")
+MODES = ("float", "observe", "quantized")  # of a forward: float; float, and ranges are watched; quantized
 MAX_BITS = 16
 PART = 1 << 17  # values that stay in a CPU's caches over several operations
 
@@ -58,7 +60,7 @@ def check_bits(bits: int, what: str) -> int:
     return bits
 
 
-class Grid(NamedTuple):
+class UniformGrid(NamedTuple):
     """The values that b bits can take, all tensors 0-dimensional or broadcastable to what is quantized.
 
     Attributes:
@@ -177,7 +179,7 @@ def _ends(scale: Tensor, lowest: Tensor, highest: Tensor, relu: bool) -> tuple[T
     return torch.maximum(low, above_zero) if relu else low, high
 
 
-def symmetric_grid(largest: Tensor, bits: Tensor, grid: str = "half") -> Grid:
+def symmetric_grid(largest: Tensor, bits: Tensor, grid: str = "half") -> UniformGrid:
     """The grid of b signed bits around 0.
 
     Args:
@@ -188,10 +190,10 @@ def symmetric_grid(largest: Tensor, bits: Tensor, grid: str = "half") -> Grid:
     half = torch.bitwise_left_shift(1, bits).to(largest.dtype) / 2  # 2^(b-1)
     scale = largest / (half - (0.5 if grid == "half" else 1.0))
     on = bits > 0  # a channel of zeros has scale 0: its codes, its values and its clip's mask are right as they come
-    return Grid(scale, torch.zeros_like(half), *_bounds(-half, half - 1, on), on)
+    return UniformGrid(scale, torch.zeros_like(half), *_bounds(-half, half - 1, on), on)
 
 
-def asymmetric_grid(low: Tensor, high: Tensor, bits: Tensor) -> Grid:
+def asymmetric_grid(low: Tensor, high: Tensor, bits: Tensor) -> UniformGrid:
     """The grid of codes 0 to 2^b - 1 over [low, high], moved so that the value 0 has an integer code.
 
     Args:
@@ -203,7 +205,7 @@ def asymmetric_grid(low: Tensor, high: Tensor, bits: Tensor) -> Grid:
     scale = (high - low) / top
     on = (bits > 0) & (scale > 0)
     zero_point = -torch.round(low / torch.where(on, scale, 1.0))
-    return Grid(scale, zero_point, *_bounds(-zero_point, top - zero_point, on), on)
+    return UniformGrid(scale, zero_point, *_bounds(-zero_point, top - zero_point, on), on)
 
 
 def _bounds(lowest: Tensor, highest: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,7 +213,7 @@ def _bounds(lowest: Tensor, highest: Tensor, on: Tensor) -> tuple[Tensor, Tensor
     return torch.where(on, lowest, -torch.inf), torch.where(on, highest, torch.inf)
 
 
-def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
+def fake_quantize(x: Tensor, grid: UniformGrid) -> Tensor:
     """`x` moved to the grid, with the gradients stated above; `x` itself where the grid is off.
 
     Half precision is computed in single (it cannot hold the codes) and returned as it came.
@@ -222,7 +224,7 @@ def fake_quantize(x: Tensor, grid: Grid) -> Tensor:
 
 
 @torch.no_grad()
-def integer_codes(x: Tensor, grid: Grid) -> Tensor:
+def integer_codes(x: Tensor, grid: UniformGrid) -> Tensor:
     """The codes of `x`, int32: `fake_quantize(x)` is (codes - zero_point) * scale where the grid is on; 0 elsewhere."""
     rounded = torch.round(x / torch.where(grid.on & (grid.scale > 0), grid.scale, 1.0))
     codes = torch.minimum(torch.maximum(rounded, grid.lowest), grid.highest) + grid.zero_point
@@ -255,7 +257,7 @@ def quantize_weight(weight: Tensor, bits: Tensor, config: WeightConfig | None = 
     return fake_quantize(weight, weight_grid(weight, bits, config or WeightConfig()))
 
 
-def weight_grid(weight: Tensor, bits: Tensor, config: WeightConfig) -> Grid:
+def weight_grid(weight: Tensor, bits: Tensor, config: WeightConfig) -> UniformGrid:
     """The grid of a weight (out, ...) by `config`."""
     largest = largest_magnitude(weight, config.per_channel, config.differentiable_scale)
     return symmetric_grid(largest, bits, config.grid)
@@ -270,3 +272,49 @@ def quantize_activation_range(x: Tensor, low: Tensor, high: Tensor, bits: Tensor
     grid = asymmetric_grid(low.detach(), high.detach(), bits)
     y: Tensor = _QuantizeRange.apply(wide, grid.scale, grid.lowest, grid.highest, grid.on, relu)
     return y.to(x.dtype)
+
+
+class UniformWeight(nn.Module):
+    """The uniform quantizer of a layer's weight (`lowbit.quant.conv`).
+
+    Attributes:
+        w_bits: buffer, 0-dimensional; 0: float.
+        pin: bits that replace whatever is drawn; None: what is drawn.
+        mode: one of MODES; weights are quantized in `quantized` alone.
+    """
+
+    w_bits: Tensor
+
+    def __init__(self, config: WeightConfig, pin: int | None = None) -> None:
+        super().__init__()
+        self.config, self.pin, self.mode = config, pin, "float"
+        self.register_buffer("w_bits", torch.tensor(pin or 0), persistent=False)
+        self._former: str | None = None  # the mode, while calibrating
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight to compute with, (out, ...)."""
+        if self.mode != "quantized":
+            return weight
+        return quantize_weight(weight, self.w_bits, self.config)
+
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> Codes | None:
+        """The codes of what `forward` returns; None where that is float."""
+        bits = int(self.w_bits) if self.mode == "quantized" else 0
+        if not bits:
+            return None
+        grid = weight_grid(weight, self.w_bits, self.config)
+        return Codes(integer_codes(weight, grid), Grid(grid.scale, grid.zero_point, bits, signed=True))
+
+    def begin_calibration_(self) -> None:
+        """Float weights while ranges are observed."""
+        self._former, self.mode = self.mode, "observe"
+
+    def end_calibration_(self, keep: bool) -> None:
+        """The former mode."""
+        if self._former is not None:
+            self.mode, self._former = self._former, None
+
+    def extra_repr(self) -> str:
+        """Pin and grid, for print(model)."""
+        return f"pin={self.pin}, grid={self.config.grid}, per_channel={self.config.per_channel}"

@@ -252,7 +252,7 @@ def open_net(
     """
     net, weights, resumed = classifier(config, size, classes), None, session.resumed()
     if not is_quantized(config.QUANT):
-        run_blank(net, size)  # wrapping is told by such a forward, too
+        run_blank(net, size, setting="MODEL.INPUTSHAPE")  # wrapping is told by such a forward, too
     linear_classifier(net)
     if config.MODEL.PRETRAINED:
         given = _given(net, config, size, session.accelerator.is_main_process)

@@ -1,0 +1,138 @@
+"""How a packed net is built again: its architecture by name, then what that does not say.
+
+That is the activation quantizers, of the net and of single layers' inputs, and the sizes of slimmed layers: layers
+whose weight has the architecture's shape, and which compute with a part of it.
+"""
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from lowbit.errors import InputError
+from lowbit.models.create import create_model
+from lowbit.models.surgery import conv_like, replace_
+from lowbit.quant.activations import FUNCTIONS, ActivationConfig, QuantActivation
+from lowbit.quant.conv import QuantConv2d, QuantLinear
+from lowbit.quant.layers import QuantizedLayer, quantizers
+from lowbit.quant.observers import ObservedActivation, ObserverConfig
+from lowbit.quant.uniform import check_bits
+
+ARGUMENTS = {"num_classes", "in_chans", "img_size", "global_pool", "drop_rate", "drop_path_rate"}
+SIZES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
+OF_INPUT = "input_quantizer"  # a layer's own quantizer
+Activations = list[tuple[str, dict[str, Any], list[str]]]  # (kind, settings, names)
+
+
+def build(recipe: Mapping[str, Any]) -> nn.Module:
+    """Timm's net of a recipe, weights not yet set.
+
+    Raises:
+        InputError: an unknown net, or an argument that is not allowed.
+    """
+    arch, arguments = recipe["arch"], dict(recipe.get("args", {}))
+    unknown = set(arguments) - ARGUMENTS
+    if unknown or not isinstance(arch, str):
+        raise InputError(f"{sorted(unknown) or arch!r} is not allowed; {sorted(ARGUMENTS)} are")
+    return create_model(arch, **arguments)
+
+
+def describe_activations(model: nn.Module) -> Activations:
+    """Kind and settings of every activation quantizer; most nets have one for all.
+
+    Raises:
+        InputError: a kind that is not known here.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, quantizer in quantizers(model).items():
+        if type(quantizer) is QuantActivation:
+            said: list[Any] = ["largest", asdict(quantizer.config)]
+        elif type(quantizer) is ObservedActivation:
+            grid = quantizer.grid()
+            bits, observer = grid.bits if grid else 0, asdict(quantizer.observer.config)
+            said = ["observed", {"function": quantizer.function, "bits": bits, "observer": observer}]
+        else:
+            raise InputError(f"{name}: a packed file cannot hold a {type(quantizer).__name__}")
+        groups.setdefault(json.dumps(said), []).append(name)
+    return [(*json.loads(said), names) for said, names in groups.items()]
+
+
+def describe_sizes(model: nn.Module, plain: nn.Module, built: nn.Module) -> dict[str, dict[str, int]]:
+    """Sizes of the slimmed layers, {layer: {attribute: number}}.
+
+    Args:
+        model: the net to pack.
+        plain: the same after `to_plain_`.
+        built: of `build`.
+    """
+    sizes: dict[str, dict[str, int]] = {}
+    there = dict(built.named_modules())
+    for name, layer in model.named_modules():
+        full, old = layer._parameters.get("weight"), there.get(name)
+        if not isinstance(layer, QuantizedLayer) or full is None or old is None:
+            continue
+        new: Any = plain.get_submodule(name)
+        if full.shape == getattr(old, "weight", full).shape != new.weight.shape:
+            sizes[name] = {size: getattr(new, size) for size in SIZES if hasattr(new, size)}
+    return sizes
+
+
+def dress_(model: nn.Module, activations: Activations, sizes: Mapping[str, Mapping[str, int]]) -> nn.Module:
+    """Give a net of `build` its slimmed layers and its activation quantizers; returns it.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: what was described does not fit the net.
+    """
+    replace_(model, {name: _resized(model.get_submodule(name), said) for name, said in sizes.items()})
+    new: dict[str, nn.Module] = {}
+    for kind, settings, names in activations:
+        for name in names:
+            quantizer, (parent, _, child) = KINDS[kind](settings), name.rpartition(".")
+            if child == OF_INPUT:
+                layer: Any = model.get_submodule(parent)
+                of = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
+                new[parent] = of(layer, None, quantizer)
+            else:
+                new[name] = quantizer
+    return replace_(model, new)
+
+
+def _largest(settings: Mapping[str, Any]) -> nn.Module:
+    return QuantActivation(ActivationConfig(**settings))
+
+
+def _observed(settings: Mapping[str, Any]) -> nn.Module:
+    if settings["function"] not in FUNCTIONS:
+        raise ValueError(f"unknown function {settings['function']!r}")
+    quantizer = ObservedActivation(settings["function"], ObserverConfig(**settings["observer"]))
+    quantizer.a_bits.fill_(check_bits(settings["bits"], "activations"))
+    quantizer.observer.seen.fill_(1)
+    quantizer.mode = "quantized"
+    return quantizer
+
+
+KINDS = {"largest": _largest, "observed": _observed}
+
+
+def _resized(layer: Any, sizes: Mapping[str, int]) -> nn.Module:
+    """A layer of the same kind and other sizes, its tensors not yet set."""
+    if set(sizes) - set(SIZES):
+        raise ValueError(f"unknown sizes {sorted(sizes)}")
+    if isinstance(layer, nn.Conv2d):
+        return conv_like(layer, **sizes).to_empty(device="cpu")
+    if isinstance(layer, nn.Linear):
+        return nn.Linear(sizes["in_features"], sizes["out_features"], layer.bias is not None)
+    if not isinstance(layer, _BatchNorm):
+        raise ValueError(f"{type(layer).__name__} has no other size")
+    norm = deepcopy(layer)
+    norm.num_features = sizes["num_features"]
+    for name, old in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+        if old.dim():
+            new: Tensor = torch.empty(norm.num_features)
+            setattr(norm, name, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
+    return norm
