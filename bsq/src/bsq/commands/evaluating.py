@@ -19,7 +19,7 @@ from bsq.options import NetOptions
 from lowbit.data.geometry import PaddedCrop
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import MemoryPictures, Pictures
-from lowbit.data.recipe import CIFAR10, DIGITS, IMAGENET, Recipe, cifar_train, from_timm, plain
+from lowbit.data.recipe import Recipe, cifar_train, dataset_channels, from_timm, plain
 from lowbit.errors import Stopped
 from lowbit.evaluate.classify import Scores, classify
 from lowbit.models.surgery import of_kind
@@ -34,14 +34,15 @@ from lowbit.train.process import stop_agreed
 CALIBRATION_BATCHES = 10
 TRIAL_BATCHES = 2  # timed by a dry run
 
-# (training, evaluation) by dataset; the authors normalise CIFAR-100 as CIFAR-10. An image folder is prepared as timm
-# prepares pictures for the net. A mirrored digit is another digit.
-RECIPES: dict[str, tuple[Recipe, Recipe]] = {
-    "cifar10": (cifar_train(CIFAR10), plain(CIFAR10)),
-    "cifar100": (cifar_train(CIFAR10), plain(CIFAR10)),
-    "tiny-imagenet": (cifar_train(IMAGENET, 64, 8), plain(IMAGENET)),
-    "digits": (Recipe(DIGITS, PaddedCrop(8, 1, flip=0.0)), plain(DIGITS)),
+# Of training, by dataset. A mirrored digit is another digit. An image folder is prepared as timm prepares pictures for
+# the net.
+TRAIN_RECIPES = {
+    "cifar10": cifar_train(dataset_channels("cifar10")),
+    "cifar100": cifar_train(dataset_channels("cifar100")),
+    "tiny-imagenet": cifar_train(dataset_channels("tiny-imagenet"), 64, 8),
+    "digits": Recipe(dataset_channels("digits"), PaddedCrop(8, 1, flip=0.0)),
 }
+RECIPES = {name: (train, plain(train.channels)) for name, train in TRAIN_RECIPES.items()}  # (training, evaluation)
 
 log = logging.getLogger(__name__)
 
