@@ -3,7 +3,7 @@
 EXIT_DONE = 0
 EXIT_FAULT = 1  # a fault of ours: the traceback is shown
 EXIT_INPUT = 2  # bad input: one line on stderr, nothing written
-EXIT_STOPPED = 75  # SIGTERM or SIGINT after saving (EX_TEMPFAIL: run the command again with --resume)
+EXIT_STOPPED = 75  # a stop signal, after saving (EX_TEMPFAIL: run the command again with --resume)
 
 
 class InputError(Exception):
@@ -12,3 +12,15 @@ class InputError(Exception):
 
 class Stopped(Exception):  # noqa: N818 (not an error)
     """A stop signal was obeyed; whatever had to be saved is saved."""
+
+
+MOST = 300  # characters of a message
+
+
+def one_line(text: object, most: int = MOST) -> str:
+    """Any text as one line of at most `most` characters; a longer one loses its middle: its end says what to do."""
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    if len(line) <= most:
+        return line
+    end = most // 3
+    return f"{line[: most - end - 5]} ... {line[-end:]}"

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lowbit.errors import InputError
 
@@ -50,6 +50,12 @@ def _keep(path: Path) -> None:
     link.unlink(missing_ok=True)
 
 
+def _new_file(path: Path) -> IO[bytes]:
+    """A file that was not there before: what a killed run left, or somebody's link, goes, and nothing is followed."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666), "wb")
+
+
 def replace_file(path: Path, data: bytes | memoryview, *, keep_previous: bool = False) -> None:
     """Write `data` to a temporary file, flush it to the disk, rename it to `path`.
 
@@ -58,7 +64,7 @@ def replace_file(path: Path, data: bytes | memoryview, *, keep_previous: bool = 
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with _new_file(temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

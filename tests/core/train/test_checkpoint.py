@@ -152,3 +152,18 @@ def test_meters_may_hold_nan(tmp_path: Path) -> None:
     nan = torch.tensor([float("nan")])
     write_checkpoint(tmp_path / "x", {"state_dict": {"w": torch.ones(1)}, "ranks": [{"meter": nan}]})
     assert read_checkpoint(tmp_path / "x")["ranks"]
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    folder.mkdir()
+    victim.write_text("precious")
+    for name in (f".{NAME}.tmp", f".{NAME}.link"):
+        (folder / name).symlink_to(victim)
+    for step in range(2):
+        write_checkpoint(folder / NAME, {"step": step})
+    assert victim.read_text() == "precious"
+    assert read_checkpoint(folder / NAME)["step"] == 1 and read_checkpoint(previous(folder / NAME))["step"] == 0
+    (folder / f".{NAME}.tmp").mkdir()
+    with pytest.raises(InputError, match="cannot write"):
+        write_checkpoint(folder / NAME, {"step": 2})

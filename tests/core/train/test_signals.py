@@ -23,7 +23,7 @@ print("asked" if signals.stop_requested() else "never", flush=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_sets_the_flag_and_torch_is_not_imported(number: int) -> None:
     process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -31,6 +31,19 @@ def test_a_signal_sets_the_flag_and_torch_is_not_imported(number: int) -> None:
     process.send_signal(number)
     process.send_signal(number)
     assert process.communicate()[0] == "asked\n" and process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_was_ignored_at_the_start_stays_so(number: signal.Signals) -> None:
+    """`nohup` ignores SIGHUP, a shell's background job SIGINT."""
+    start = f"import signal; signal.signal({int(number)}, signal.SIG_IGN)\n"
+    process = subprocess.Popen([sys.executable, "-c", start + PROGRAM], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    time.sleep(0.2)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate()[0] == "asked\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")

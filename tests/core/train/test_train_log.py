@@ -62,3 +62,20 @@ def test_no_file_is_no_error(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot write"):
         MetricsFile(tmp_path / "missing" / "metrics.jsonl").write({"step": 0})
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe{", b"3", b"[1]", b"{", b"[" * 100_000])
+def test_damaged_metrics_are_read_up_to_the_damage_and_cut(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"event": "step", "step": 1}\n' + damage + b'\n{"event": "step", "step": 2}\n')
+    assert [line["step"] for line in read_metrics(path)] == [1]
+    file = MetricsFile(path)
+    file.cut(1)
+    file.write({"event": "step", "step": 3})
+    assert [line["step"] for line in read_metrics(path)] == [1, 3] and file.lines == 2
+
+
+def test_a_folder_in_place_of_the_metrics_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match="cannot be read"):
+        MetricsFile(tmp_path / "metrics.jsonl").cut(0)

@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from lowbit.cli.parsing import Command
-from lowbit.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, InputError, Stopped
-from lowbit.train.console import configure_logging
+from lowbit.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, MOST, InputError, Stopped, one_line
+from lowbit.train import console
 
 
 class Group(click.Group):
@@ -26,12 +26,12 @@ class Group(click.Group):
         """Run the command of the line."""
         result = super().invoke(ctx)
         if ctx.invoked_subcommand is None:
-            click.echo(ctx.get_help())
+            console.say(ctx.get_help())
         return result
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run one command line and leave the process with its exit code (whatever `standalone_mode` says)."""
-        configure_logging(self.name or "lowbit")
+        console.configure_logging(self.name or "lowbit")
         try:
             result = super().main(*args, **{**kwargs, "standalone_mode": False})
             code = result if isinstance(result, int) else EXIT_DONE
@@ -43,7 +43,7 @@ class Group(click.Group):
         except InputError as error:
             code = fail(str(error))
         except (Stopped, click.Abort, KeyboardInterrupt) as stop:
-            click.echo(f"stopped: {' '.join(str(stop).split()) or 'by a signal'}", err=True)
+            console.report(f"stopped: {one_line(stop) or 'by a signal'}")
             code = EXIT_STOPPED
         sys.exit(code)
 
@@ -55,5 +55,5 @@ def fail(message: str, *, usage: bool = False) -> int:
     """
     process = sys.modules.get("lowbit.train.process")  # not imported: this process has not met others yet
     if os.environ.get("LOCAL_RANK", "0") == "0" if usage else process is None or process.first_to_say(message):
-        click.echo(f"error: {' '.join(message.split())}", err=True)
+        console.report(f"error: {one_line(message, MOST - len('error: '))}")
     return EXIT_INPUT

@@ -1,22 +1,16 @@
 """Finding and reading config files: safe YAML, where a name is looked for, and the chain of `BASE_CONFIG`."""
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lowbit.errors import InputError
+from lowbit.errors import InputError, one_line
 
 BASE = "BASE_CONFIG"
 MAX_BYTES = 1 << 20
 Given = tuple[str, dict[str, Any]]  # where some values are from, and the values, nested
-
-
-def one_line(problem: object) -> str:
-    """Its text with every run of white space made one space."""
-    return re.sub(r"\s+", " ", str(problem)).strip()
 
 
 class StrictLoader(yaml.SafeLoader):

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ValidationError
 
-from lowbit.config.files import one_line
 from lowbit.config.tree import annotation_of, leaves
+from lowbit.errors import one_line
 
 
 def unknown(path: str, tree: type[BaseModel]) -> str:

@@ -1,9 +1,39 @@
-"""Where log lines go: stderr, looked up anew for each; stdout is left to a command's record (no torch here)."""
+"""The two streams of a command: its record on stdout, log lines and errors on stderr (no torch here).
 
+Both are looked up anew for each line. A reader that goes away (`| head`), a full device or a lost terminal costs the
+lines, not the run.
+"""
+
+import contextlib
 import logging
 import os
 import sys
 from typing import TextIO
+
+_lost: TextIO | None = None  # the stdout that nobody reads any more
+
+
+def say(*lines: str) -> None:
+    """Lines of the record, on stdout; where they cannot be written this is reported once, and the rest is left out."""
+    global _lost
+    stream = sys.stdout
+    if stream is _lost:
+        return
+    try:
+        stream.write("".join(f"{line}\n" for line in lines))
+        stream.flush()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        _lost = stream
+        with contextlib.suppress(OSError, ValueError):  # what is left in its buffer would be an error at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        report(f"stdout cannot be written to ({error}): the record ends here, the run goes on")
+
+
+def report(line: str) -> None:
+    """A line on stderr, if there is anyone to read it."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
@@ -11,6 +41,11 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """A lost terminal is no reason to print a traceback for each line; anything else is."""
+        if not isinstance(sys.exc_info()[1], OSError | ValueError):
+            super().handleError(record)
 
     @property
     def stream(self) -> TextIO:

@@ -1,5 +1,6 @@
 """What a run says: running means, `metrics.jsonl`, a progress bar on stderr, trackers."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -74,14 +75,17 @@ class Meter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every line of a `metrics.jsonl`; a last line torn by a kill is left out."""
-    lines = []
+    """Every line of a `metrics.jsonl` up to one that is damaged, such as a last line torn by a kill."""
+    lines: list[dict[str, Any]] = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
+                line = json.loads(text)
+            except (json.JSONDecodeError, RecursionError):
                 break
+            if not isinstance(line, dict):
+                break
+            lines.append(line)
     return lines
 
 
@@ -100,8 +104,11 @@ class MetricsFile:
         """Keep the first `lines` lines (those that the checkpoint knew), so that no line stands twice."""
         self.lines = 0
         if self.path is not None and self.path.exists():
-            kept = self.path.read_text().splitlines(keepends=True)[:lines]
-            replace_file(self.path, "".join(kept).encode())
+            try:
+                kept = self.path.read_bytes().splitlines(keepends=True)[:lines]
+            except OSError as error:
+                raise InputError(f"{self.path} cannot be read: {error.strerror}; move it away, then resume") from error
+            replace_file(self.path, b"".join(kept))
             self.lines = len(kept)
 
     def write(self, line: Mapping[str, Any]) -> None:
@@ -139,7 +146,10 @@ class Reporter:
     def advance(self) -> None:
         """One step more."""
         if self.bar is not None:
-            self.bar.update()
+            try:
+                self.bar.update()
+            except OSError:  # the terminal is gone
+                self.bar.disable = True
 
     def line(self, line: Mapping[str, Any]) -> None:
         """Write one line of metrics, to the file, the log and the trackers."""
@@ -159,5 +169,6 @@ class Reporter:
     def close(self) -> None:
         """Leave the terminal in order."""
         if self.bar is not None:
-            self.bar.close()
+            with contextlib.suppress(OSError):
+                self.bar.close()
             self.bar = None

@@ -1,7 +1,6 @@
 """What the commands of all methods share: devices, the data, the record, the folder."""
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from lowbit.data.datasets import load_dataset
 from lowbit.data.pictures import Pictures, balanced_subset, val_split
 from lowbit.errors import Stopped
 from lowbit.options import RunOptions
+from lowbit.train import console
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import finish, make_accelerator, on_main, start_trackers
 
@@ -152,8 +152,7 @@ class Session:
     def say(self, *lines: str) -> None:
         """Lines of the record, on stdout, once for all processes."""
         if self.accelerator.is_main_process:
-            sys.stdout.write("".join(f"{line}\n" for line in lines))
-            sys.stdout.flush()
+            console.say(*lines)
 
     def say_facts(self, facts: Mapping[str, Any]) -> None:
         """The lines of a dry run: a name and a value each, then the folder."""

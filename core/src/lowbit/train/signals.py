@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT become a flag that the loops ask for between two steps (no torch: the CLI installs this first).
+"""Stop signals become a flag that the loops ask for between two steps (no torch: the CLI installs this first).
 
 A handler that raised could interrupt a collective or a save; a flag cannot. `torchrun` and a terminal send the signal
 more than once, so a second one changes nothing: a process that hangs has to be killed with SIGKILL.
@@ -13,7 +13,10 @@ from collections.abc import Callable
 from types import FrameType
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # a lost terminal sends SIGHUP, Slurm SIGUSR1 where it is told to
+NUMBERS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 _requested = False
+_ended = False  # `ignore` was called: what is ignored now was not so at the start
 
 
 def _remember(number: int, frame: FrameType | None) -> None:
@@ -22,13 +25,16 @@ def _remember(number: int, frame: FrameType | None) -> None:
 
 
 def install() -> None:
-    """Catch SIGTERM and SIGINT from now on; under a launcher on Linux, ask for SIGTERM when the launcher dies.
+    """Catch the stop signals from now on; under a launcher on Linux, ask for SIGTERM when the launcher dies.
+
+    A signal that is ignored already stays so: that is what `nohup` is for.
 
     `accelerate launch` dies on SIGTERM without telling its child. Without a launcher the parent is a shell, whose end
     must not stop a run started with `nohup`.
     """
-    signal.signal(signal.SIGTERM, _remember)
-    signal.signal(signal.SIGINT, _remember)
+    for number in NUMBERS:
+        if _ended or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _remember)
     launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # without prctl the worker has to be signalled itself
@@ -53,9 +59,11 @@ def clear() -> None:
 
 def ignore() -> None:
     """Ignore further signals: the program ends anyway, and Python restores their defaults, which kill, as it does."""
+    global _ended
     with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+        _ended = True
 
 
 def guarded(program: Callable[[], object]) -> None:
