@@ -16,7 +16,7 @@ import sklearn.datasets  # noqa: F401 (the digits)
 import torch
 from ssl_ranks import split_run
 
-import ssql.commands.pretrain
+from lowbit.train import job
 from lowbit.train.loop import _Loop
 from lowbit.train.session import Session
 from ssql.cli import main
@@ -45,14 +45,14 @@ def arm(place: str, done: int) -> None:
 
 
 def keep_weights(path: str) -> None:
-    fit = ssql.commands.pretrain.fit
+    fit = job.fit
 
     def instead(stages: Any, loader: Any, run: Any) -> Any:
         result = fit(stages, loader, run)
         torch.save(stages[-1].objective.state_dict(), f"{path}.{run.accelerator.process_index}")
         return result
 
-    ssql.commands.pretrain.fit = instead
+    job.fit = instead
 
 
 def child(request: dict[str, Any]) -> None:

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from lowbit.models.create import create_model
+from lowbit.options import OptimOptions
 from lowbit.quant.bitwidths import activations, weight_quantizers
 from lowbit.train.protocol import Clock
-from ssql.classifier import classifier, optimizer, rates
 from ssql.config import read_config
+from ssql.methods import classifier
+from ssql.optim import optimizer, rates
 
 BASE = "configs/base/linear_cifar.yaml"
 SMALL = ("MODEL.ARCH=cifar_resnet8_1x1", "SEED=5")
@@ -23,14 +25,14 @@ def test_learning_rates_are_the_recorded_ones(recorded: Any) -> None:
     assert entries
     for entry in entries:
         theirs = {key: value for key, value in raw[entry["config"]].items() if key.startswith("TRAIN.LR_SCHEDULER.")}
-        rate = rates(read_config("linear", BASE, [f"{key}={value}" for key, value in theirs.items()]))["main"]
+        rate = rates(read_config("linear", BASE, [f"{key}={value}" for key, value in theirs.items()]), "linear")["main"]
         found = [rate(Clock(0, epoch, entry["epochs"], 3, 7, 0)) for epoch in range(entry["epochs"])]
         assert found == pytest.approx(entry["lr"], rel=1e-12)
 
 
 def test_learning_rates_by_type() -> None:
     def at(epoch: int, *keys: str) -> float:
-        return rates(read_config("linear", BASE, keys))["main"](Clock(0, epoch, 100, 0, 9, 0))
+        return rates(read_config("linear", BASE, keys), "linear")["main"](Clock(0, epoch, 100, 0, 9, 0))
 
     assert [at(epoch) for epoch in (0, 59, 60, 80)] == pytest.approx([30, 30, 3, 0.3])
     cosine = "TRAIN.LR_SCHEDULER.TYPE=cosine"
@@ -45,7 +47,7 @@ def test_lars_follows_its_formula(decay: float) -> None:
     config = read_config("linear", BASE, (*keys, "TRAIN.LR_SCHEDULER.BASE_LR=2.4"))
     net = nn.Linear(5, 3).double()
     net.requires_grad_(True)
-    found = optimizer(config, net)
+    found = optimizer(config, net, "linear")
     w, v = net.weight.detach().clone(), torch.zeros(3, 5).double()
     for step in range(3):
         g = torch.sin(torch.arange(15.0) + step).double().view(3, 5)
@@ -56,15 +58,25 @@ def test_lars_follows_its_formula(decay: float) -> None:
         torch.testing.assert_close(net.weight.detach(), w, rtol=1e-6, atol=0)
 
 
+def test_flags_replace_optimizer_and_schedule() -> None:
+    config, net = read_config("linear", BASE, ("TRAIN.OPTIMIZER.NAME=lars",)), nn.Linear(3, 2)
+    assert type(optimizer(config, net, "linear")).__name__ == "Lars"
+    assert type(optimizer(config, net, "linear", OptimOptions(opt="sgd"))) is torch.optim.SGD
+    rate = rates(config, "linear", OptimOptions(sched="cosine", warmup_epochs=2))["main"]
+    found = [rate(Clock(0, epoch, 100, step, 4, 0)) for epoch, step in ((0, 0), (1, 3), (2, 0), (50, 0))]
+    cosine = rates(config, "linear", OptimOptions(sched="cosine"))["main"]
+    assert found == pytest.approx([30 / 8, *(cosine(Clock(0, epoch, 100, 0, 4, 0)) for epoch in (1, 2, 50))])
+
+
 def test_groups_of_the_optimizer() -> None:
     keys = ("TRAIN.OPTIMIZER.WEIGHT_DECAY=0.1", "TRAIN.OPTIMIZER.DECAY_NORM_AND_BIAS=False")
     net = create_model("cifar_resnet8_1x1", num_classes=3)
-    made = optimizer(read_config("linear", BASE, keys), net)
+    made = optimizer(read_config("linear", BASE, keys), net, "linear")
     decays = {p: group["weight_decay"] for group in made.param_groups for p in group["params"]}
     assert decays == {p: 0.1 if p.dim() > 1 else 0 for p in net.parameters()}
     net.requires_grad_(False)
     net.fc.requires_grad_(True)
-    assert sum(len(g["params"]) for g in optimizer(read_config("linear", BASE), net).param_groups) == 2
+    assert sum(len(g["params"]) for g in optimizer(read_config("linear", BASE), net, "linear").param_groups) == 2
 
 
 def test_full_precision_means_full_precision() -> None:

@@ -27,8 +27,9 @@ from lowbit.train.run import Run
 from lowbit.train.schedule import constant
 from ssql.bits import derive_policy
 from ssql.config import Config, read_config
-from ssql.methods import optimizer, plan_of, rates
+from ssql.methods import plan_of
 from ssql.objective import Contrastive, Drawing, MomentumContrast, SelfSupervised, Siamese
+from ssql.optim import optimizer, rates
 
 RUNS = [
     "simsiam", "ssql_simsiam_w4a4", "ssql_simsiam_w2a8", "ssql_simsiam_w4a4_detached", "byol", "ssql_byol_w4a4",
@@ -68,15 +69,17 @@ def objective_of(run: str, recorded: Any, layout: str, fill: str) -> SelfSupervi
     momentum, temperature = settings["ema_momentum"].get(base), settings["temperature"].get(base)
     objective: SelfSupervised
     if kind.endswith("SimCLR"):
-        objective = Contrastive(encoder, partial(optimizer, config), drawing, temperature=temperature)
+        objective = Contrastive(encoder, partial(optimizer, config, command="ssl"), drawing, temperature=temperature)
     elif kind.endswith("MoCo"):
         objective = MomentumContrast(
-            encoder, partial(optimizer, config), drawing, dim=dims["DIM"], length=dims["MOCO_K"],
+            encoder, partial(optimizer, config, command="ssl"), drawing, dim=dims["DIM"], length=dims["MOCO_K"],
             temperature=temperature, momentum=momentum, generator=torch.Generator(),
         )  # fmt: skip
     else:
         assert heads.predictor is not None
-        objective = Siamese(encoder, heads.predictor, partial(optimizer, config), drawing, momentum=momentum)
+        objective = Siamese(
+            encoder, heads.predictor, partial(optimizer, config, command="ssl"), drawing, momentum=momentum
+        )
     order = recorded.json("keys")["ssl_fill_order"][layout][kind]
     values = dict(recorded.fill([(key, shape) for key, shape in order], fill))
     ours = {re.sub("^queue", "keys.queue", key): value for key, value in values.items()}
@@ -238,7 +241,7 @@ def test_learning_rates(recorded: Any) -> None:
     for schedule in schedules.values():
         config = read_config("ssl", schedule["config"])
         assert (schedule["base_lr"], schedule["epochs"]) == (config.TRAIN.LR_SCHEDULER.BASE_LR, config.TRAIN.EPOCHS)
-        rate = rates(config)
+        rate = rates(config, "ssl")
         for epoch, lr in enumerate(schedule["lr"]):
             for step in (0, 6):
                 clock = Clock(0, epoch, schedule["epochs"], step, 7, seed=0)

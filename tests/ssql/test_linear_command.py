@@ -105,7 +105,7 @@ def test_a_probe_says_and_writes_what_it_found(
     assert {key for key in left if ".observer." not in key} == {"fc.weight", "fc.bias"} and len(left) > 10
 
 
-def test_the_saved_classifier_is_the_one_that_was_judged(probed: tuple[Path, Result, object]) -> None:
+def test_the_saved_classifier_is_the_one_that_was_evaluated(probed: tuple[Path, Result, object]) -> None:
     net = load(probed[0] / CHECKPOINT)
     test = load_dataset("digits", Path(), "test")
     test = test.subset(balanced_subset(test.labels, 100))

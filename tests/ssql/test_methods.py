@@ -14,8 +14,9 @@ from lowbit.models.heads import HEADS, build_heads
 from lowbit.quant.bitwidths import activations, weight_quantizers
 from ssql.bits import derive_policy
 from ssql.config import Config, Quant
-from ssql.methods import attach_projector_, build, drawing_of, plan_of, policy_of, quantize_, rates
+from ssql.methods import attach_projector_, build, drawing_of, plan_of, policy_of, quantize_
 from ssql.objective import Contrastive, MomentumContrast, Reversed, Siamese
+from ssql.optim import rates
 
 SIZE = (3, 32, 32)
 KINDS = {
@@ -136,7 +137,7 @@ def test_optimizer_groups() -> None:
     objective = build(config, SIZE)
     names = {id(p): name for name, p in objective.named_parameters()}
     groups = objective.optimizers()["main"].param_groups
-    assert len(groups) == 4 and {g["schedule"] for g in groups} == set(rates(config))
+    assert len(groups) == 4 and {g["schedule"] for g in groups} == set(rates(config, "ssl"))
     assert sum(len(g["params"]) for g in groups) == len([p for p in objective.parameters() if p.requires_grad])
     for g in groups:
         for p in g["params"]:

@@ -103,6 +103,21 @@ def test_another_batch_than_stated_is_told_or_accumulated(ssql: Ssql, small: Pat
     assert [result_of(tmp_path / "b")[key] for key in keys] == [64, 32, 2, 2]
 
 
+def test_optimizer_and_schedule_can_be_others_than_the_authors(ssql: Ssql, small: Path, tmp_path: Path) -> None:
+    line = ("ssl", "--config", small, "--output", tmp_path, *LIMITS, "SSL.TYPE=SimSiam", "--probe-every", 0)
+    keys = ("TRAIN.LR_SCHEDULER.DECAY_MILESTONES=[1]", "TRAIN.OPTIMIZER.MOMENTUM=0.8", "TRAIN.PRINT_FREQ=1")
+    chosen = ("--opt", "adamw", "--sched", "step", "--warmup-epochs", 1)
+    said = ssql(*line, *keys, *chosen, "TRAIN.LR_SCHEDULER.BASE_LR=0.001")
+    assert "DECAY_MILESTONES" not in said.stderr
+    found = [line["lr"]["main"] for line in read_metrics(tmp_path / "metrics.jsonl") if line["event"] == "step"]
+    assert found == pytest.approx([0.00025, 0.0005, 0.00075, 0.001, *[0.0001] * 4])
+    group = torch.load(tmp_path / "checkpoint.pth.tar", weights_only=True)["optimizer"]["main"]["param_groups"][0]
+    assert tuple(group["betas"]) == (0.8, 0.999)
+    again = ssql(*line, *keys, "TRAIN.LR_SCHEDULER.BASE_LR=0.001", "--resume", "auto", code=2)
+    assert "--opt" in again.stderr
+    assert "DECAY_MILESTONES" in again.stderr  # of the authors' cosine
+
+
 def test_a_collapsed_net_is_told(ssql: Ssql, small: Path, tmp_path: Path) -> None:
     line = ("ssl", "--config", small, "--output", tmp_path, *LIMITS, "TRAIN.EPOCHS=1", "SSL.TYPE=SimSiam")
     said = ssql(*line, "TRAIN.LR_SCHEDULER.BASE_LR=5")

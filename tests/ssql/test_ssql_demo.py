@@ -54,12 +54,12 @@ def test_files_table_and_verdict(ssql: Ssql, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_collapsed_or_useless_net_is_no_success() -> None:
-    def judged(top1: float, spread: float) -> tuple[bool, str]:
-        net = demo._judged({"probe_top1": top1}, {"z_std_relative": spread}, {"probe_top1": 60.0})
+    def outcome(top1: float, spread: float) -> tuple[bool, str]:
+        net = demo.outcome({"probe_top1": top1}, {"z_std_relative": spread}, {"probe_top1": 60.0})
         return net["useful"], net["said"]
 
-    assert judged(70.0, 0.51)[0] and not judged(69.9, 0.9)[0] and "shows nothing" in judged(69.9, 0.9)[1]
-    assert not judged(80.0, 0.5)[0] and not judged(80.0, float("nan"))[0] and "collapsed" in judged(80.0, 0.5)[1]
+    assert outcome(70.0, 0.51)[0] and not outcome(69.9, 0.9)[0] and "shows nothing" in outcome(69.9, 0.9)[1]
+    assert not outcome(80.0, 0.5)[0] and not outcome(80.0, float("nan"))[0] and "collapsed" in outcome(80.0, 0.5)[1]
 
 
 def test_one_process_only_and_no_other_folder(ssql: Ssql, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

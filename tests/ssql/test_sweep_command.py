@@ -26,8 +26,7 @@ from lowbit.train.session import Session
 from ssql.bits import derive_policy
 from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
 from ssql.config import Quant
-from ssql.evaluation import open_backbone
-from ssql.judged import Judged
+from ssql.evaluation import QuantizedBackbone, open_backbone
 
 Ssql = Callable[..., Result]
 LIMITS = ("--limit-train", 300, "--limit-eval", 90)
@@ -102,16 +101,16 @@ def test_a_signal_leaves_75(checkpoint: Path, tmp_path: Path, processes: Any) ->
     assert "anew with --overwrite" in started.said(0, "err") and not (tmp_path / "out/result.json").exists()
 
 
-def judged(session: Session, path: Path, **quant: Any) -> Judged:
+def quantized(session: Session, path: Path, **quant: Any) -> QuantizedBackbone:
     train = session.pictures("train", session.options.limit_train)
     backbone = replace(open_backbone(path), size=(3, 8, 8))
-    return Judged(session, backbone, Quant(**quant), train, plain(DIGITS))
+    return QuantizedBackbone(session, backbone, Quant(**quant), train, plain(DIGITS))
 
 
 def test_a_variant_is_the_net_at_its_bits(checkpoint: Path) -> None:
     """Against the same by hand, from the float net; 256 pictures are one batch, and all of them set the ranges."""
     with Session("ssql", RunOptions(workers=0, limit_train=256), "digits") as session:
-        ours, net = judged(session, checkpoint), open_backbone(checkpoint).model
+        ours, net = quantized(session, checkpoint), open_backbone(checkpoint).model
         (batch,) = EvalLoader(ours.train, plain(DIGITS), batch_size=256)
         x = batch.views[0]
         with torch.no_grad():
@@ -131,7 +130,7 @@ def test_pins_at_full_precision_as_the_authors_have_them(checkpoint: Path) -> No
     with Session("ssql", RunOptions(workers=0), "digits") as session:
         features = {}
         for fp in ("float", "authors"):
-            ours = judged(session, checkpoint, FP=fp)
+            ours = quantized(session, checkpoint, FP=fp)
             with ours.at(FLOAT):
                 features[fp] = extract(ours.net, ours.loader(ours.train), session.accelerator).x
         off = (features["float"] - features["authors"]).abs()
@@ -164,7 +163,7 @@ def test_milestones_of_short_probes(
     ssql: Ssql, monkeypatch: pytest.MonkeyPatch, epochs: int, milestones: list[int]
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("ssql.commands.sweep.sweep", lambda options, choices: seen.append(choices))
+    monkeypatch.setattr("ssql.commands.sweep.sweep", lambda options, own: seen.append(own))
     ssql("sweep", "nothing", "--probe-epochs", epochs)
     assert list(seen[0].probe.milestones) == milestones
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lowbit.cli.config import config_options
-from lowbit.cli.options import Decorator, apply_options, run_options
+from lowbit.cli.options import Decorator, apply_options, optim_options, run_options
 from lowbit.cli.parsing import Real
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
-from lowbit.options import RunOptions
+from lowbit.options import OptimOptions, RunOptions
 from lowbit.train import signals
 from ssql import __version__
 from ssql.bitwidths import DEFAULT, Bits, parse_bits
@@ -49,7 +49,8 @@ def config_of(command: "Command", training: bool = True) -> Decorator:
     def read(name: str, overrides: tuple[str, ...], flags: dict[str, Any]) -> "Config":
         from ssql.config import read_config
 
-        return read_config(command, name, overrides, flags)
+        sched = click.get_current_context().params.get("sched")
+        return read_config(command, name, overrides, flags, sched)
 
     workers, steps = click.IntRange(min=0), click.IntRange(min=1)
     return config_options(
@@ -73,6 +74,7 @@ def config_of(command: "Command", training: bool = True) -> Decorator:
     help="Epochs between k-NN and collapse figures on the test set (and after the last); 0: none, no test set needed.",
 )
 @click.option("--authors-layout", is_flag=True, help="Write checkpoint_authors.pth.tar at the end, too.")
+@optim_options("sgd", "cosine")
 def ssl(
     name: str,
     config: "Config",
@@ -80,14 +82,16 @@ def ssl(
     keep_global_batch: bool,
     probe_every: int,
     authors_layout: bool,
+    optim: OptimOptions,
 ) -> None:
     """Pretrain without labels: SimSiam, BYOL, MoCo, SimCLR, and SSQL on them, as SSL.TYPE of the config says."""
     from ssql.commands import pretrain
 
-    how = pretrain.Choices(
-        config_name=name, keep_global_batch=keep_global_batch, probe_every=probe_every, authors_layout=authors_layout
-    )
-    pretrain.pretrain(options, config, how)
+    own = pretrain.PretrainOptions(
+        config_name=name, keep_global_batch=keep_global_batch, probe_every=probe_every, authors_layout=authors_layout,
+        optim=optim,
+    )  # fmt: skip
+    pretrain.pretrain(options, config, own)
 
 
 def classifying_options(command: "Command") -> Decorator:
@@ -98,6 +102,7 @@ def classifying_options(command: "Command") -> Decorator:
         click.option(
             "--cache-features", is_flag=True, help="Train a probe on the evaluation transform, features taken once."
         ),
+        optim_options("TRAIN.OPTIMIZER.NAME", "TRAIN.LR_SCHEDULER.TYPE"),
     ]
     return apply_options(chosen)
 
@@ -105,7 +110,7 @@ def classifying_options(command: "Command") -> Decorator:
 @cli.command("linear")
 @classifying_options("linear")
 def linear(**given: Any) -> None:
-    """Judge a pretrained net: a probe on it (TRAIN.LINEAR_EVAL: True), or fine-tuning (False), at QUANT.W/A.BIT."""
+    """Evaluate a pretrained net: a probe on it (TRAIN.LINEAR_EVAL: True), or fine-tuning (False), at QUANT.W/A.BIT."""
     _classify("linear", **given)
 
 
@@ -116,10 +121,10 @@ def default(**given: Any) -> None:
     _classify("default", **given)
 
 
-def _classify(command: "Command", name: str, config: "Config", options: RunOptions, **chosen: bool) -> None:
+def _classify(command: "Command", name: str, config: "Config", options: RunOptions, **own: Any) -> None:
     from ssql.commands import linear
 
-    linear.linear(options, config, linear.Choices(config_name=name, command=command, **chosen))
+    linear.linear(options, config, linear.LinearOptions(config_name=name, command=command, **own))
 
 
 def _widths(context: click.Context, param: click.Parameter, value: str) -> tuple[Bits, ...]:
@@ -154,16 +159,16 @@ def sweep(
     probe_epochs: int,
     options: RunOptions,
 ) -> None:
-    """Judge CKPT, a checkpoint of ours or of the authors or a backbone, at several bit-widths: k-NN and a probe."""
+    """Evaluate CKPT, a checkpoint of ours or of the authors or a backbone, at several bit-widths: k-NN and a probe."""
     from lowbit.evaluate.probe import ProbeOptions
     from ssql.commands import sweep as sweeps
 
     milestones = sorted({-(-probe_epochs * part // 100) for part in (60, 80)} - {probe_epochs})
-    choices = sweeps.Choices(
+    own = sweeps.BitSweepOptions(
         checkpoint=checkpoint, bits=bits, retrain=probe_per_bits, arch=arch, dataset=dataset, fp=fp,
         calibration=calibration, probe=ProbeOptions(lr=probe_lr, epochs=probe_epochs, milestones=tuple(milestones)),
     )  # fmt: skip
-    sweeps.sweep(options, choices)
+    sweeps.sweep(options, own)
 
 
 @cli.command("draw")

@@ -197,6 +197,11 @@ class Config(keys.Root):
         return (self.SSL.TYPE or "").rpartition("_")[2]
 
     @property
+    def criterion(self) -> str:
+        """The loss's name in the log."""
+        return self.TRAIN.LOSS.CRITERION.NAME or CRITERIA[self.method][0]
+
+    @property
     def has_fixed_transforms(self) -> bool:
         """Whether evaluation shows pictures in the one way that the authors' program has for this net and dataset."""
         return self.MODEL.ARCH.startswith("cifar_") and self.TRAIN.DATASET in ("cifar10", "cifar100")
@@ -213,24 +218,34 @@ class Config(keys.Root):
         return self
 
 
-def without_effect(command: Command, config: Config) -> set[str]:
-    """Keys, and whole sections, that `command` does not read under this config."""
+def schedule_of(command: Command, config: Config, sched: str | None = None) -> str:
+    """What `--sched` says, else what the authors' command follows: "cosine" or "step"."""
+    return sched or ("cosine" if command == "ssl" or config.TRAIN.LR_SCHEDULER.TYPE == "cosine" else "step")
+
+
+def without_effect(command: Command, config: Config, sched: str | None = None) -> set[str]:
+    """Keys, and whole sections, that `command` does not read under this config and `--sched`."""
     return unused_keys(
         command, tuple(leaves(Config)), kind=config.SSL.TYPE, probe=config.TRAIN.LINEAR_EVAL,
-        cosine=config.TRAIN.LR_SCHEDULER.TYPE == "cosine", fixed_transforms=config.has_fixed_transforms,
+        cosine=schedule_of(command, config, sched) == "cosine", fixed_transforms=config.has_fixed_transforms,
     )  # fmt: skip
 
 
 def read_config(
-    command: Command, name: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    command: Command,
+    name: str | Path,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    sched: str | None = None,
 ) -> Config:
     """The config of a command: a file or a shipped name, `KEY.PATH=VALUE` arguments, and explicitly given flags by key.
 
+    `sched` is `--sched`, which decides what keys have an effect.
     `-j`, `-p` and `--output` have the defaults of the authors' command line (4, 50, ./train_log).
 
     Raises:
         InputError: see `lowbit.config.load.load_config`.
     """
     defaults = {"TRAIN.NUM_WORKERS": 4, "TRAIN.PRINT_FREQ": 50, "OUTPUT": "./train_log"}
-    unused = partial(without_effect, command)
+    unused = partial(without_effect, command, sched=sched)
     return load_config(Config, name, overrides, shipped="ssql", unused=unused, flags=flags, defaults=defaults)

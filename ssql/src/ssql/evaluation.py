@@ -1,9 +1,10 @@
-"""Backbones to be judged: read from any file by its content, quantized, with ranges from fixed training pictures.
+"""Backbones to evaluate: read from any file by its content, quantized, with ranges from fixed training pictures.
 
-The authors' program went by letters of the path, and judged a random net where they misled it.
+The authors' program went by letters of the path, and evaluated a random net where they misled it.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +12,20 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from lowbit.data.batch import Batch
-from lowbit.data.fixed import in_order, seeded_subset, shuffled
+from lowbit.data.fixed import BATCH, in_order, seeded_subset, shuffled
+from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
 from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import check_pictures
 from lowbit.evaluate.features import AsEvaluated
 from lowbit.models.weights import Weights, backbone_of, read_weights
+from lowbit.quant.bitwidths import in_mode, set_bits_
 from lowbit.quant.calibrate import calibrate_
 from lowbit.train.process import until_stopped
 from lowbit.train.session import Session
 from ssql import authors
+from ssql.bitwidths import Bits
 from ssql.config import Calibration, Config, Quant
 from ssql.load import told
 from ssql.methods import quantize_
@@ -82,6 +86,40 @@ def open_backbone(path: Path | str, arch: str | None = None, size: Size | None =
         raise InputError(text if str(path) in text else f"{path}: {text}") from error
     shown = size or shown or resolve_model_data_config(found.model)["input_size"]
     return Backbone(model=found.model, arch=found.arch, size=shown, config=config)
+
+
+class QuantizedBackbone:
+    """A backbone at any bits, its ranges found there.
+
+    Args:
+        session: of the command.
+        backbone: taken over; its size is that of the pictures as they are shown.
+        quant: how it is quantized.
+        train: training pictures.
+        shown: how evaluation prepares a picture.
+
+    Attributes:
+        net: wrapped, on the device. calibrated: how many pictures set the ranges.
+    """
+
+    def __init__(self, session: Session, backbone: Backbone, quant: Quant, train: Pictures, shown: Recipe) -> None:
+        self.session, self.quant, self.train, self.shown = session, quant, train, shown
+        self.net: nn.Module = session.place(quantize(backbone, quant))
+        self.calibrated = min(quant.CALIBRATION.PICTURES, len(train))
+
+    @contextmanager
+    def at(self, bits: Bits) -> Iterator[None]:
+        """The net at these bits; `QUANT.FP` says whether the pinned layers follow to 0 bits."""
+        keep_pins = self.quant.FP == "authors"
+        set_bits_(self.net, bits.w, bits.a, keep_pins)
+        if bits.w or bits.a or keep_pins:
+            calibrate(self.net, self.quant.CALIBRATION, self.train, self.shown, self.session)
+        with in_mode(self.net, "quantized"):
+            yield
+
+    def loader(self, pictures: Pictures) -> EvalLoader:
+        """This process's batches, as evaluation shows pictures."""
+        return EvalLoader(pictures, self.shown, batch_size=BATCH, **self.session.loader_options())
 
 
 def quantize(backbone: Backbone, quant: Quant) -> nn.Module:

@@ -2,7 +2,7 @@
 
 Of `ssl`, `lowbit.load(path)` gives the encoder with its projector in the classifier's place, quantized layers in mode
 `float`: set bits and mode with `lowbit.quant.bitwidths`, or take features with `lowbit.evaluate.features.pooled`. Of
-`linear` and `default` it gives the classifier, at the bits that it was judged at.
+`linear` and `default` it gives the classifier, at the bits that it was evaluated at.
 """
 
 import json
@@ -19,9 +19,8 @@ from lowbit.errors import InputError
 from lowbit.train.protocol import Objective
 from lowbit.train.state import on_cpu, rename
 from ssql import authors
-from ssql.classifier import classifier
 from ssql.config import Config
-from ssql.methods import build
+from ssql.methods import build, classifier
 
 FORMAT = 1
 ENCODER = authors.ENCODER

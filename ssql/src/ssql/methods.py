@@ -1,27 +1,25 @@
-"""From a config to the objective of a pretraining: encoder with its projector, quantized branch, optimizer."""
+"""From a config to nets: the objective of a pretraining, and the classifier of `linear` and `default` at its bits."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from lowbit.errors import InputError
 from lowbit.losses.cosine import cosine_loss, squared_distance_loss
 from lowbit.models.create import create_model
 from lowbit.models.heads import HEADS, HeadPlan, Heads, build_heads, linear_classifier
 from lowbit.models.surgery import replace_, run_blank
-from lowbit.quant.bitwidths import quantize_uniform_
+from lowbit.options import OptimOptions
+from lowbit.quant.bitwidths import quantize_uniform_, set_bits_, set_mode_
 from lowbit.quant.observers import ObserverConfig
 from lowbit.quant.uniform import WeightConfig
-from lowbit.train.optim import make_optimizer, parameter_groups
-from lowbit.train.schedule import Schedule, constant, cosine
 from ssql.bits import BitPolicy, derive_policy
 from ssql.config import Config, Quant
 from ssql.objective import Contrastive, Drawing, MomentumContrast, Reversed, SelfSupervised, Siamese
+from ssql.optim import AUTHORS, optimizer
 
 LOSSES = {"": cosine_loss, "CosineSimilarity": cosine_loss, "CosineSimilarityv2": squared_distance_loss}
 OBSERVERS = {"MINMAX": "minmax", "MOMENTUM_MINMAX": "ema", "MSE": "mse", "HISTOGRAM": "mse", "GAUSSIAN": "gaussian"}
@@ -99,35 +97,13 @@ def drawing_of(config: Config) -> Drawing:
     return Drawing(w_range, a_range, equal=reversed_, sync=quant.SYNC_RANGES, shared_norm=quant.BN == "shared")
 
 
-def groups_of(config: Config, objective: nn.Module) -> list[dict[str, Any]]:
-    """All trained parameters; groups for a fixed predictor rate and for what weight decay leaves out."""
-    options, fixed = config.TRAIN.OPTIMIZER, config.SSL.SETTING.PREDICTOR_LR == "fixed"
-    return parameter_groups(
-        objective,
-        options.WEIGHT_DECAY,
-        decay_norm_and_bias=options.DECAY_NORM_AND_BIAS,
-        fixed=("predictor.",) if fixed else (),
-    )
-
-
-def optimizer(config: Config, objective: nn.Module) -> Optimizer:
-    """SGD, whatever `OPTIMIZER.NAME` says, as in the authors' program."""
-    lr, momentum = config.TRAIN.LR_SCHEDULER.BASE_LR, config.TRAIN.OPTIMIZER.MOMENTUM
-    return make_optimizer(groups_of(config, objective), lr=lr, momentum=momentum)
-
-
-def rates(config: Config) -> dict[str, Schedule]:
-    """The cosine that moves once an epoch, whatever `LR_SCHEDULER.TYPE` says, as in the authors' program."""
-    base = config.TRAIN.LR_SCHEDULER.BASE_LR
-    return {"main": cosine(base, per_step=False), "fixed": constant(base)}
-
-
-def build(config: Config, size: tuple[int, int, int]) -> SelfSupervised:
+def build(config: Config, size: tuple[int, int, int], optim: OptimOptions = AUTHORS) -> SelfSupervised:
     """The objective of `SSL.TYPE`, drawn from `SEED` (the queue too).
 
     Args:
         config: resolved.
         size: (C, H, W) of the pictures.
+        optim: what replaces the authors' optimizer.
 
     Raises:
         InputError: no `SSL.TYPE`, an unknown net, one without a linear classifier or for other pictures.
@@ -149,8 +125,8 @@ def build(config: Config, size: tuple[int, int, int]) -> SelfSupervised:
         quantize_(encoder, config.QUANT, size)
         drawing = drawing_of(config)
     else:
-        run_blank(encoder, size, setting="MODEL.INPUTSHAPE")  # wrapping is told by such a forward, too
-    optimize = partial(optimizer, config)
+        run_blank(encoder, size, setting="MODEL.INPUTSHAPE")  # wrapping refuses such pictures, too
+    optimize = partial(optimizer, config, command="ssl", optim=optim)
     if kind.endswith("SimCLR"):
         gathered = setting.NEGATIVES == "gathered"
         return Contrastive(encoder, optimize, drawing, temperature=setting.T, gathered=gathered)
@@ -170,3 +146,31 @@ def build(config: Config, size: tuple[int, int, int]) -> SelfSupervised:
     method = Reversed if kind == "RSSQL_SimSiam" else Siamese
     loss = LOSSES[config.TRAIN.LOSS.CRITERION.NAME]
     return method(encoder, heads.predictor, optimize, drawing, loss=loss, momentum=momentum)
+
+
+def is_quantized(quant: Quant) -> bool:
+    """Whether anything of a classifier is: at 0/0 bits nothing, or with `FP=authors` the pinned places."""
+    return bool(quant.W.BIT or quant.A.BIT or quant.FP == "authors")
+
+
+def classifier(config: Config, size: tuple[int, int, int], classes: int) -> nn.Module:
+    """A net drawn from `SEED`, at the bits of `QUANT.W.BIT` and `QUANT.A.BIT`, its ranges still to be found.
+
+    Its last layer is float. Where nothing is quantized it is timm's net as it is.
+
+    Args:
+        config: resolved.
+        size: (C, H, W) of the pictures.
+        classes: outputs.
+
+    Raises:
+        InputError: an unknown net, or pins in `QUANT.BIT_CONFIG` that do not fit it.
+    """
+    quant = config.QUANT
+    torch.manual_seed(config.SEED or 0)
+    net = create_model(config.MODEL.ARCH, num_classes=classes)
+    if is_quantized(quant):
+        quantize_(net, quant, size)
+        set_bits_(net, quant.W.BIT, quant.A.BIT, keep_pins=quant.FP == "authors")
+        set_mode_(net, "quantized")
+    return net

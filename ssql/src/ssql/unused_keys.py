@@ -26,7 +26,7 @@ EVERYWHERE = {  # section: its keys; what accelerate or the command decides here
 IN_SSL = {  # SGD, cosine, bits drawn
     "MODEL": "NUM_CLASSES",
     "TRAIN": "LINEAR_EVAL WARMUP_FC",
-    "TRAIN.LR_SCHEDULER": "TYPE DECAY_MILESTONES",
+    "TRAIN.LR_SCHEDULER": "TYPE",
     "TRAIN.OPTIMIZER": "NAME",
     "QUANT": "CALIBRATION FP",
     "QUANT.W": "BIT",
@@ -58,9 +58,8 @@ def unused_keys(
         fixed_transforms: whether `linear` shows pictures in one way, whatever AUG says.
     """
     transforms = {key for key in known if key.startswith("AUG.") and ".NORMLIZATION." not in key}
-    unused = paths(EVERYWHERE)
+    unused = paths(EVERYWHERE) | ({"TRAIN.LR_SCHEDULER.DECAY_MILESTONES"} if cosine else set())
     if command != "ssl":
-        unused |= {"TRAIN.LR_SCHEDULER.DECAY_MILESTONES"} if cosine else set()
         unused |= {"TRAIN.SYNC_BN"} if probe else set()
         return unused | paths(IN_EVALUATION) | (transforms if fixed_transforms else set())
     unused |= paths(IN_SSL) | transforms

@@ -15,6 +15,11 @@ from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, Positive, 
 from lowbit.errors import InputError
 
 EXAMPLE = "TRAIN.EPOCHS=100"  # of an argument
+BATCH = ("TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH")  # pictures of a process, and of a step of all
+MAY_DIFFER = {  # when a run is resumed, or the loop compares them itself
+    "OUTPUT", "SEED", "MODEL.CHECKPOINT", "MODEL.PRETRAINED", "TRAIN.EPOCHS", "TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH",
+    "TRAIN.NUM_WORKERS", "TRAIN.PRINT_FREQ",
+}  # fmt: skip
 Interpolation = Literal["bilinear", "bicubic"]
 Dataset = Literal[
     "cifar10", "cifar100", "imagenet", "tiny-imagenet", "folder", "digits",
@@ -286,3 +291,15 @@ class Root(Node):
     MODEL: Model = Model()
     TRAIN: Train = Train()
     AUG: Aug = Aug()
+
+    def check_training(self) -> None:
+        """Refuse a training of no net, on nothing, or for no epoch.
+
+        Raises:
+            InputError: a key that has to be set and is not.
+        """
+        for key, value in (("MODEL.ARCH", self.MODEL.ARCH), ("TRAIN.DATASET", self.TRAIN.DATASET)):
+            if not value:
+                raise InputError(f"{key} is empty: name it in the config, or as {key}=NAME after the command")
+        if self.TRAIN.EPOCHS < 1:
+            raise InputError(f"TRAIN.EPOCHS={self.TRAIN.EPOCHS}: give 1 or more")

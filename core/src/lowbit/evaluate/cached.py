@@ -93,3 +93,8 @@ def cached(
     found = extract(net, batches, accelerator)
     rank, world = accelerator.process_index, accelerator.num_processes
     return FeatureLoader(found, global_batch=global_batch, seed=seed, rank=rank, world=world, shuffle=shuffle)
+
+
+def cached_batches(net: nn.Module, batches: Batches, accelerator: Accelerator, size: int) -> list[Batch]:
+    """The same in the set's order, for evaluation: this process's part of batches of `size` over all processes."""
+    return list(cached(net, batches, accelerator, global_batch=size, shuffle=False).epoch(0))

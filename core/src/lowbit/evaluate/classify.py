@@ -42,7 +42,7 @@ class Scores(NamedTuple):
 def evaluating(model: nn.Module, accelerator: Accelerator | None = None) -> Iterator[None]:
     """Evaluation mode without gradients; every module's own mode is put back, also after an exception.
 
-    With `accelerator` all its processes call this, and judge the first one's net (`first_ones_buffers`).
+    With `accelerator` all its processes call this, and evaluate the first one's net (`first_ones_buffers`).
     """
     modes = {module: module.training for module in model.modules()}
     model.eval()

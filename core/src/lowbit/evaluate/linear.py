@@ -88,7 +88,7 @@ def accuracy_line(scores: Scores) -> str:
     return f" * Acc@1 {scores.top1:.3f} Acc@5 {scores.top5:.3f}"
 
 
-def evaluate_student(session: Session, test: Batches, held: Batches | None, due: Due) -> Probe:
+def evaluate_student(session: Session, test: Batches, held: Batches | None = None, *, due: Due) -> Probe:
     """For `Run.probes`: `top1`, `top5`, `loss` of the objective's `student` where they are due, and their line.
 
     Args:

@@ -1,5 +1,6 @@
 """What a pretraining without labels is watched by: k-NN accuracy and collapse of its encoder, after chosen epochs."""
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 from torch import nn
 
 from lowbit.data.loader import EvalLoader
-from lowbit.evaluate.collapse import collapse_probe
+from lowbit.evaluate.collapse import HEALTHY, Spread, collapse_probe
 from lowbit.evaluate.knn import K, knn_probe
 from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Probe
 from lowbit.train.session import Session
+
+log = logging.getLogger(__name__)
 
 
 def monitor_pretraining(
@@ -45,3 +48,22 @@ def monitor_pretraining(
         return values
 
     return probe
+
+
+def report_collapse(values: Mapping[str, float], dim: int, session: Session) -> dict[str, bool]:
+    """`collapsed`, with a warning where it is so; {} without collapse figures.
+
+    Args:
+        values: the last ones of the probe above.
+        dim: entries of the encoder's output.
+        session: of the command.
+    """
+    if "z_std_relative" not in values:
+        return {}
+    found = Spread(*(values[key] for key in Spread._fields))
+    if found.collapsed and session.accelerator.is_main_process:
+        log.warning(
+            "the outputs' standard deviation is %.2f of a healthy 1/sqrt(%d), below %g: the net has collapsed, or has "
+            "hardly been trained", found.z_std_relative, dim, HEALTHY,
+        )  # fmt: skip
+    return {"collapsed": found.collapsed}

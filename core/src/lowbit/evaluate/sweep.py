@@ -12,6 +12,7 @@ own statistics mean nothing where they are those of another width.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -136,6 +137,14 @@ def sweep(
         log.info("%s: %s", variant.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
         rows.append(_row(variant, figures, options))
     return rows
+
+
+def time_variant(net: nn.Module, variant: Variant, batches: Batches, accelerator: Accelerator) -> float:
+    """Seconds of putting a net into a variant and running a set through it there, for a dry run."""
+    start = time.perf_counter()
+    with variant.enter() or nullcontext():
+        extract(net, batches, accelerator)
+    return time.perf_counter() - start
 
 
 def _row(variant: Variant, figures: Mapping[str, float], options: SweepOptions) -> Row:

@@ -12,7 +12,7 @@ from lowbit.train.folder import RunFolder
 from lowbit.train.process import on_main
 from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Probe
-from lowbit.train.state import on_cpu, rename
+from lowbit.train.state import on_cpu, rename, saved_state
 
 
 def keep_copies(
@@ -29,7 +29,7 @@ def keep_copies(
     """
 
     def write(clock: Clock, objective: Objective) -> None:
-        state = rename(on_cpu(objective.state_dict()), prefixes)
+        state = rename(on_cpu(saved_state(objective)), prefixes)
         content = {**header, "epoch": clock.epoch + 1, "step": clock.done, "state_dict": state}
         write_checkpoint(folder.path / f"checkpoint_{clock.epoch:04d}.pth.tar", content, keep_previous=False)
 

@@ -133,7 +133,7 @@ def first_ones_buffers(model: nn.Module, accelerator: Accelerator) -> Iterator[N
     """On every process the buffers of the first one, whose net is the one that is saved; then its own ones again.
 
     Batch norm that is not synchronised keeps other statistics on each: without this a set that the processes share
-    would be judged by several nets.
+    would be evaluated by several nets.
     """
     if accelerator.num_processes == 1:
         yield

@@ -59,16 +59,16 @@ def demo(options: RunOptions) -> int:
             trained = {name: _pretrained(name, folder.path, options) for name in KINDS}
             series = {name: _swept(folder.path / name / CHECKPOINT, BITS, options) for name in KINDS}
             random = _random(config["config"]["MODEL"]["ARCH"], folder.path, options)
-        judged = {name: _judged(series[name][0], trained[name], random) for name in KINDS}
+        outcomes = {name: outcome(series[name][0], trained[name], random) for name in KINDS}
         lines = list(table(series))
         (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         plot(series, folder.path / "demo.png")
         rows = [{"method": name, **row} for name, found in series.items() for row in found]
-        useful = all(net["useful"] for net in judged.values())
-        facts = {"rows": rows, "random": random, "nets": judged, "probe_needed": NEEDED, "useful": useful}
+        useful = all(net["useful"] for net in outcomes.values())
+        facts = {"rows": rows, "random": random, "nets": outcomes, "probe_needed": NEEDED, "useful": useful}
         facts |= {"seed": options.seed, "global_batch": trained["SSQL"]["global_batch"]}
         folder.write_result({**facts, "seconds": time.perf_counter() - start})
-    said = [f"{name}: {net['said']}" for name, net in judged.items()]
+    said = [f"{name}: {net['said']}" for name, net in outcomes.items()]
     said.append(f"random weights, batch norm re-estimated: float probe {random['probe_top1_bn']:.2f} %")
     sys.stdout.write("\n".join([*lines, "", *said, f"written to {folder.path}"]) + "\n")
     return EXIT_DONE if useful else EXIT_FAULT
@@ -77,16 +77,16 @@ def demo(options: RunOptions) -> int:
 def _pretrained(name: str, folder: Path, options: RunOptions) -> dict[str, Any]:
     """`result.json` of the pretraining of a method."""
     config = read_config("ssl", CONFIG, (f"SSL.TYPE={KINDS[name]}", *KEYS), {"SEED": options.seed})
-    how = pretrain.Choices(config_name=CONFIG, probe_every=config.TRAIN.EPOCHS)
+    how = pretrain.PretrainOptions(config_name=CONFIG, probe_every=config.TRAIN.EPOCHS)
     what = f"pretraining by {name}, {config.TRAIN.EPOCHS} epochs"
     return run_stage(folder / name, what, lambda given: pretrain.pretrain(given, config, how), options)
 
 
 def _swept(checkpoint: Path, bits: tuple[Bits, ...], options: RunOptions) -> list[Row]:
     """The rows of a sweep, in a folder beside the checkpoint."""
-    choices = sweep.Choices(checkpoint=checkpoint, bits=bits, retrain=True, dataset="digits", probe=PROBE)
+    own = sweep.BitSweepOptions(checkpoint=checkpoint, bits=bits, retrain=True, dataset="digits", probe=PROBE)
     folder, what = checkpoint.parent / "sweep", f"sweeping {checkpoint.parent.name}"
-    found = run_stage(folder, what, lambda given: sweep.sweep(given, choices), options)
+    found = run_stage(folder, what, lambda given: sweep.sweep(given, own), options)
     return list(found["rows"])
 
 
@@ -99,7 +99,7 @@ def _random(arch: str, folder: Path, options: RunOptions) -> Row:
     return _swept(path, (FLOAT,), options)[0]
 
 
-def _judged(row: Row, trained: Mapping[str, Any], random: Row) -> dict[str, Any]:
+def outcome(row: Row, trained: Mapping[str, Any], random: Row) -> dict[str, Any]:
     """Whether a net is useful and healthy, in numbers and in a sentence.
 
     Args:

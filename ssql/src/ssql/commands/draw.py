@@ -27,11 +27,10 @@ from lowbit.options import RunOptions
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
 from ssql.bitwidths import Bits
+from ssql.commands.common import dataset_of, refuse
 from ssql.config import Config
-from ssql.evaluation import open_backbone
-from ssql.judged import Judged, dataset_of
+from ssql.evaluation import QuantizedBackbone, open_backbone
 from ssql.pictures import transforms_of
-from ssql.plan import refuse
 
 PICTURES = 51 * 100
 PERPLEXITY = 30.0
@@ -56,7 +55,7 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
     for key, value in (("MODEL.PRETRAINED", config.MODEL.PRETRAINED), ("TRAIN.DATASET", config.TRAIN.DATASET)):
         if not value:
             raise InputError(f"{key} is empty: give it in the config, or as {key}=VALUE after the command")
-    refuse({"MODEL.CHECKPOINT": options.resume}, "in draw, which begins anew each time")
+    refuse({"MODEL.CHECKPOINT": options.resume}, "in draw, which starts from the beginning each time")
     path, bits = Path(config.MODEL.PRETRAINED), Bits("", config.QUANT.W.BIT, config.QUANT.A.BIT)
     with Session("ssql", options, dataset_of(config), [path], resumes=False) as session:
         session.download()
@@ -67,13 +66,15 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
             raise InputError(f"t-SNE of {len(pictures)} pictures: give {FEWEST} or more (--limit-train)")
         side = side_of(pictures, config.MODEL.side)
         backbone = open_backbone(path, config.MODEL.ARCH or None, (3, side, side))
-        judged = Judged(session, backbone, config.QUANT, pictures, transforms_of(config, pictures, side)[1])
+        quantized = QuantizedBackbone(
+            session, backbone, config.QUANT, pictures, transforms_of(config, pictures, side)[1]
+        )
         facts = {"arch": backbone.arch, "pictures": len(pictures), "w_bits": bits.w, "a_bits": bits.a}
         if options.dry_run:
             session.say_facts(facts)
             return
-        with judged.at(bits):
-            found = extract(judged.net, judged.loader(pictures), session.accelerator).x
+        with quantized.at(bits):
+            found = extract(quantized.net, quantized.loader(pictures), session.accelerator).x
         if not bool(torch.isfinite(found).all()):
             raise InputError(
                 f"the features of {path} at {bits.w}/{bits.a} bits hold NaN or infinity: name another checkpoint, or "

@@ -7,8 +7,8 @@ which the ranges of weights follow the weights while those of activations stay. 
 epoch and the last; `default`, their older command for the same, after each, and keeps the best.
 
 Deviations from the authors' program: ranges are found on fixed pictures as evaluation shows them, and those of weights
-are not frozen in training; 0/0 bits are float (`QUANT.FP=authors`: the stem at 8/8); files are told by their content;
-a probe without MODEL.PRETRAINED is refused; probes of a quantized net come with a second figure, for which batch norm's
+are not frozen in training; 0/0 bits are float (`QUANT.FP=authors`: the stem at 8/8); files are read by their content;
+a probe without MODEL.PRETRAINED is refused; probes of a quantized net come with a second figure, for which batch-norm
 statistics are re-estimated at the bits; features are taken once where every epoch shows the same pictures.
 """
 
@@ -26,7 +26,7 @@ from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
-from lowbit.evaluate.cached import FeatureLoader, cached
+from lowbit.evaluate.cached import cached, cached_batches
 from lowbit.evaluate.classify import Batches
 from lowbit.evaluate.linear import (
     digest,
@@ -38,27 +38,28 @@ from lowbit.evaluate.linear import (
 )
 from lowbit.export.backbone import save_backbone
 from lowbit.loading import load as load_net
+from lowbit.models.create import check_arch
 from lowbit.models.heads import linear_classifier
 from lowbit.models.surgery import run_blank
-from lowbit.options import RunOptions
+from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.epochs import after_every, after_multiples, print_epoch_lines
-from lowbit.train.folder import RunFolder
-from lowbit.train.loop import Result, Run, fit
+from lowbit.train.job import Job
 from lowbit.train.process import on_main
 from lowbit.train.protocol import Stage
+from lowbit.train.run import Result
 from lowbit.train.session import Session
 from lowbit.train.supervised import Supervised
 from ssql import load
-from ssql.classifier import classifier, is_quantized, optimizer, rates
+from ssql.commands.common import RESUME, batch_of, dataset_of, refuse, shared
 from ssql.config import Config
 from ssql.evaluation import calibrate, check_statistics, open_backbone, statistics_batches
-from ssql.judged import dataset_of
+from ssql.methods import classifier, is_quantized
+from ssql.optim import AUTHORS, optimizer, rates
 from ssql.pictures import channels_of, transforms_of
-from ssql.plan import BatchPlan, batch_plan, check_named, check_start, refuse, say_plan, shared
 from ssql.unused_keys import Command
 
-VALIDATE_EVERY = 20  # epochs, the authors'
+DUE = {"linear": after_multiples(20, first=False), "default": after_every(1)}  # the authors'
 EVAL_BATCH = 256  # pictures, the authors' largest
 CONTENT = "content of MODEL.PRETRAINED"  # among the options of a run, which a resumed one has to share
 
@@ -66,127 +67,17 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choices:
+class LinearOptions:
     """What the command line says beside the config and the shared options; see `ssql linear --help`."""
 
     config_name: str
     command: Command = "linear"
     keep_global_batch: bool = False
     cache_features: bool = False
+    optim: OptimOptions = AUTHORS
 
 
-def check(options: RunOptions, config: Config, how: Choices) -> None:
-    """What can be refused before any data is read.
-
-    Raises:
-        InputError: a key that has to be set and is not, or an option that the command does not have.
-    """
-    check_named(config)
-    rate = config.TRAIN.LR_SCHEDULER.BASE_LR
-    if not rate > 0:
-        raise InputError(f"TRAIN.LR_SCHEDULER.BASE_LR={rate}: give a number above 0")
-    refuse({"--pretrained": options.pretrained}, f"in {how.command}, which starts from MODEL.PRETRAINED=PATH")
-    if how.command == "linear":
-        refuse({"--val-split": options.val_split}, "in linear, which keeps no best")
-    if not config.TRAIN.LINEAR_EVAL:
-        refuse({"--cache-features": how.cache_features}, "where the whole net is trained (TRAIN.LINEAR_EVAL=False)")
-    if config.TRAIN.WARMUP_FC and not config.MODEL.PRETRAINED and options.resume is None:
-        raise InputError("TRAIN.WARMUP_FC: the classifier comes from a linear evaluation; give MODEL.PRETRAINED=PATH")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is trained, and on what.
-
-    Attributes:
-        session, config, how, plan: of the command.
-        train, held, test: pictures; `held` of `--val-split`.
-        views, shown: recipes of training and of evaluation.
-        size: (C, H, W) of what the net sees. classes: of the dataset.
-        net: the classifier, on the device. weights: the digest of what it started from.
-    """
-
-    session: Session
-    config: Config
-    how: Choices
-    plan: BatchPlan
-    train: Pictures
-    held: Pictures | None
-    test: Pictures
-    views: Recipe
-    shown: Recipe
-    size: tuple[int, int, int]
-    classes: int
-    net: nn.Module
-    weights: str | None
-
-    @property
-    def probing(self) -> bool:
-        """Whether the net is frozen and the classifier alone is trained."""
-        return self.config.TRAIN.LINEAR_EVAL
-
-    @property
-    def reestimated(self) -> bool:
-        """Whether a second figure comes with batch norm re-estimated: of a probe at bits."""
-        return self.probing and is_quantized(self.config.QUANT)
-
-    @property
-    def cached(self) -> bool:
-        """Whether features are taken once, since every epoch shows the same pictures to the same net."""
-        return self.probing and not self.views.is_random
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """As `config.json`, `result.json` and a dry run say it."""
-        return {
-            "protocol": "probe" if self.probing else "training",
-            "w_bits": self.config.QUANT.W.BIT,
-            "a_bits": self.config.QUANT.A.BIT,
-            "classes": self.classes,
-            "features": "cached" if self.cached else "computed",
-            "train_transform": "evaluation" if self.views == self.shown else "training",
-        }
-
-    def pictures(self, pictures: Pictures, recipe: Recipe) -> EvalLoader:
-        """This process's evaluation batches of a set."""
-        batch = min(EVAL_BATCH, 2 * self.config.TRAIN.BATCH_SIZE)
-        return EvalLoader(pictures, recipe, batch_size=batch, **self.session.loader_options())
-
-    def features(self, pictures: EvalLoader, batch: int, shuffle: bool = True) -> FeatureLoader:
-        """What the net's last layer gets of a set, in batches of `batch` over all processes."""
-        session = self.session
-        seed = session.options.seed
-        return cached(self.net, pictures, session.accelerator, global_batch=batch, seed=seed, shuffle=shuffle)
-
-    def batches(self, pictures: Pictures) -> Batches:
-        """What is classified: pictures, or features that were taken once."""
-        loader = self.pictures(pictures, self.shown)
-        return list(self.features(loader, loader.batch_size, shuffle=False).epoch(0)) if self.cached else loader
-
-    def stage(self) -> Stage:
-        """Cross-entropy; a frozen net stays in evaluation mode."""
-        kind = linear_probe if self.probing else Supervised
-        objective = kind(self.net, partial(optimizer, self.config))
-        return Stage(objective, self.config.TRAIN.EPOCHS, rates(self.config))
-
-    def run(self) -> Run:
-        """Of the loop, without the folder."""
-        session, config, options = self.session, self.config, self.session.options
-        head = load.header(config, self.size, self.classes)
-        chosen = {"cache_features": self.how.cache_features, "val_split": options.val_split, CONTENT: self.weights}
-        best = "top1" if self.held is None else "val_top1"
-        return Run(
-            **session.run_options(),
-            accumulate=self.plan.parts,
-            log_every=config.TRAIN.PRINT_FREQ,
-            options=shared(self.how.command, config, options) | chosen,
-            header=head,
-            prefixes={"student.net." if self.probing else "student.": ""},
-            best=None if self.how.command == "linear" else best,
-        )
-
-
-def linear(options: RunOptions, config: Config, how: Choices) -> Result | None:
+def linear(options: RunOptions, config: Config, own: LinearOptions) -> Result | None:
     """Check, then train, with evaluations on the way, and write the results. None after a dry run.
 
     Raises:
@@ -195,30 +86,87 @@ def linear(options: RunOptions, config: Config, how: Choices) -> Result | None:
     """
     read = [Path(name) for name in (options.resume, config.MODEL.PRETRAINED) if name not in (None, "", "auto")]
     with Session("ssql", options, dataset_of(config), read) as session:
-        check(options, config, how)
-        plan = batch_plan(options, config, how.keep_global_batch, session)
+        check(options, config, own)
+        batch = batch_of(config, session, own.keep_global_batch)
         session.download()
-        return train(open_task(session, config, how, plan))
+        train, held = session.train_and_held()
+        test = session.pictures("test", options.limit_eval)
+        side, classes = side_of(train, config.MODEL.side), classes_of(config, train)
+        views, shown = transforms_of(config, train, side)
+        views = shown if own.cache_features else views
+        size, frozen, quant = (3, side, side), config.TRAIN.LINEAR_EVAL, config.QUANT
+        net, content = open_net(session, config, size, classes)
+        caches, reestimates = frozen and not views.is_random, frozen and is_quantized(quant)
+        objective = (linear_probe if frozen else Supervised)(
+            net, partial(optimizer, config, command=own.command, optim=own.optim)
+        )
+        stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, own.command, own.optim))
+        loader = Loader(train, views, global_batch=batch.total, seed=options.seed, **session.loader_options())
+        header = load.header(config, size, classes)
+        chosen = {"cache_features": own.cache_features, "val_split": options.val_split, CONTENT: content}
+        facts = {
+            "protocol": "probe" if frozen else "training", "w_bits": quant.W.BIT, "a_bits": quant.A.BIT,
+            "classes": classes, "features": "cached" if caches else "computed",
+            "train_transform": "evaluation" if views == shown else "training",
+        }  # fmt: skip
+        job = Job(
+            session, own.command, [stage], loader, batch, header=header, facts=facts,
+            shared=shared(own.command, config, options, own.optim) | chosen,
+            described={**dataclasses.asdict(own), "config": header["config"]},
+            prefixes={"student.net." if frozen else "student.": ""}, log_every=config.TRAIN.PRINT_FREQ,
+            best=None if own.command == "linear" else "top1" if held is None else "val_top1", resume_option=RESUME,
+        )  # fmt: skip
+        job.check()
+        if reestimates:
+            check_statistics(net, quant.CALIBRATION, train)
+        if job.planned({**facts, "dataset": config.TRAIN.DATASET}, passes=1 if caches else None):
+            return None
+        if is_quantized(quant) and not job.resumed:
+            calibrate(net, quant.CALIBRATION, train, shown, session)
+        at_once = min(EVAL_BATCH, 2 * config.TRAIN.BATCH_SIZE)
+
+        def evaluated(pictures: Pictures, recipe: Recipe) -> EvalLoader:
+            return EvalLoader(pictures, recipe, batch_size=at_once, **session.loader_options())
+
+        sets: list[Batches] = [evaluated(pictures, shown) for pictures in (test, held) if pictures is not None]
+        features = None
+        if caches:
+            sets = [cached_batches(net, pictures, session.accelerator, at_once) for pictures in sets]
+            seen = evaluated(train, views)
+            features = cached(net, seen, session.accelerator, global_batch=batch.total, seed=options.seed)
+        with job.open() as folder:
+            assert folder is not None  # --output has a default
+            lines = print_epoch_lines(session, folder, {"Loss": "loss", "Acc@1": "top1"})
+            result = job.fit(folder, [lines, evaluate_student(session, *sets, due=DUE[own.command])], features)
+            figures: dict[str, Any] = {}
+            if result.finished and reestimates:
+                statistics = statistics_batches(quant.CALIBRATION, train, views, session)
+                figures = reestimated_figures(session, net, statistics, evaluated(test, shown))
+            job.write_result(folder, result, figures)
+            if result.finished and not frozen:
+                path = folder.path / "backbone.safetensors"
+                on_main(session.accelerator, partial(save_backbone, net, path, config.MODEL.ARCH))
+    return result
 
 
-def open_task(session: Session, config: Config, how: Choices, plan: BatchPlan) -> Task:
-    """Read pictures and weights.
+def check(options: RunOptions, config: Config, own: LinearOptions) -> None:
+    """What can be refused before any data is read.
 
     Raises:
-        InputError: they do not fit each other or the config.
+        InputError: a key that has to be set and is not, or an option that the command does not have.
     """
-    pictures, held = session.train_and_held()
-    test = session.pictures("test", session.options.limit_eval)
-    side, classes = side_of(pictures, config.MODEL.side), classes_of(config, pictures)
-    views, shown = transforms_of(config, pictures, side)
-    size = (3, side, side)
-    net, weights = open_net(session, config, size, classes)
-    if how.cache_features:
-        views = shown
-    return Task(
-        session=session, config=config, how=how, plan=plan, train=pictures, held=held, test=test, views=views,
-        shown=shown, size=size, classes=classes, net=net, weights=weights,
-    )  # fmt: skip
+    config.check_training()
+    check_arch(config.MODEL.ARCH)
+    rate = config.TRAIN.LR_SCHEDULER.BASE_LR
+    if not rate > 0:
+        raise InputError(f"TRAIN.LR_SCHEDULER.BASE_LR={rate}: give a number above 0")
+    refuse({"--pretrained": options.pretrained}, f"in {own.command}, which starts from MODEL.PRETRAINED=PATH")
+    if own.command == "linear":
+        refuse({"--val-split": options.val_split}, "in linear, which keeps no best")
+    if not config.TRAIN.LINEAR_EVAL:
+        refuse({"--cache-features": own.cache_features}, "where the whole net is trained (TRAIN.LINEAR_EVAL=False)")
+    if config.TRAIN.WARMUP_FC and not config.MODEL.PRETRAINED and options.resume is None:
+        raise InputError("TRAIN.WARMUP_FC: the classifier comes from a linear evaluation; give MODEL.PRETRAINED=PATH")
 
 
 def classes_of(config: Config, pictures: Pictures) -> int:
@@ -250,26 +198,30 @@ def open_net(
         InputError: a file that does not fit, none where a probe needs one, a net without a linear classifier, or
             for pictures of another size.
     """
-    net, weights, resumed = classifier(config, size, classes), None, session.resumed()
+    net, content, resumed = classifier(config, size, classes), None, session.resumed()
     if not is_quantized(config.QUANT):
-        run_blank(net, size, setting="MODEL.INPUTSHAPE")  # wrapping is told by such a forward, too
+        run_blank(net, size, setting="MODEL.INPUTSHAPE")  # wrapping refuses such pictures, too
     linear_classifier(net)
     if config.MODEL.PRETRAINED:
-        given = _given(net, config, size, session.accelerator.is_main_process)
-        weights = digest(given)
+        given = pretrained_tensors(net, config, size, session.accelerator.is_main_process)
+        content = digest(given)
         if resumed is None:
             net.load_state_dict({**net.state_dict(), **given})
     elif resumed is not None:
-        weights = option_of(resumed, CONTENT)
+        content = option_of(resumed, CONTENT)
     elif config.TRAIN.LINEAR_EVAL:
         raise InputError("MODEL.PRETRAINED is empty: name the checkpoint to evaluate, as MODEL.PRETRAINED=PATH")
     if not config.TRAIN.LINEAR_EVAL and config.TRAIN.SYNC_BN and session.accelerator.num_processes > 1:
         sync_batchnorm_(net)
-    return session.place(net), weights
+    return session.place(net), content
 
 
-def _given(net: nn.Module, config: Config, size: tuple[int, int, int], warn: bool) -> dict[str, Tensor]:
-    """The tensors of MODEL.PRETRAINED by the net's own keys."""
+def pretrained_tensors(net: nn.Module, config: Config, size: tuple[int, int, int], warn: bool) -> dict[str, Tensor]:
+    """The tensors of MODEL.PRETRAINED by the net's own keys, with TRAIN.WARMUP_FC those of the classifier, too.
+
+    Raises:
+        InputError: they do not fit.
+    """
     path = config.MODEL.PRETRAINED
     backbone = open_backbone(path, config.MODEL.ARCH, size)
     given: dict[str, Tensor] = dict(backbone.model.state_dict())
@@ -279,47 +231,3 @@ def _given(net: nn.Module, config: Config, size: tuple[int, int, int], warn: boo
     if config.TRAIN.WARMUP_FC:
         given |= matching_classifier(net, load_net(path), f"TRAIN.WARMUP_FC: {path}")
     return given
-
-
-def train(task: Task) -> Result | None:
-    """Train and judge. None after a dry run."""
-    session, config, stage, run = task.session, task.config, task.stage(), task.run()
-    common = {"global_batch": task.plan.total, "seed": session.options.seed, **session.loader_options()}
-    loader = Loader(task.train, task.views, **common)
-    check_start(stage, loader, run, batch_norm=not task.probing)
-    if task.reestimated:
-        check_statistics(task.net, config.QUANT.CALIBRATION, task.train)
-    if session.options.dry_run:
-        say_plan(session, config, task.plan, stage, loader, run, task.facts, passes=1 if task.cached else None)
-        return None
-    if is_quantized(config.QUANT) and run.resume is None:
-        calibrate(task.net, config.QUANT.CALIBRATION, task.train, task.shown, session)
-    evaluated = {"test": task.test} if task.held is None else {"test": task.test, "val": task.held}
-    sets = {name: task.batches(pictures) for name, pictures in evaluated.items()}
-    trained = task.features(task.pictures(task.train, task.views), task.plan.total) if task.cached else loader
-    facts = {**task.plan.facts, **task.facts}
-    described = {**dataclasses.asdict(task.how), "config": run.header["config"]}
-    with session.open_folder(task.how.command, described, facts) as folder:
-        assert folder is not None  # --output has a default
-        task.plan.say_remark(session)
-        due = after_multiples(VALIDATE_EVERY, first=False) if task.how.command == "linear" else after_every(1)
-        lines = print_epoch_lines(session, folder, {"Loss": "loss", "Acc@1": "top1"})
-        probes = (lines, evaluate_student(session, sets["test"], sets.get("val"), due))
-        result = fit([stage], trained, dataclasses.replace(run, folder=folder, probes=probes))
-        _finish(task, folder, result, facts)
-    return result
-
-
-def _finish(task: Task, folder: RunFolder, result: Result, facts: dict[str, Any]) -> None:
-    """Results of a run that is over, or that `--max-steps` ended."""
-    values: dict[str, Any] = {**result.eval, "train_loss": result.train.get("loss"), "steps": result.done}
-    if result.best is not None:
-        values["best"] = result.best
-    if result.finished and task.reestimated:
-        batches = statistics_batches(task.config.QUANT.CALIBRATION, task.train, task.views, task.session)
-        values |= reestimated_figures(task.session, task.net, batches, task.pictures(task.test, task.shown))
-    speed = {"seconds": result.seconds, "images_per_second": result.images_per_second, "finished": result.finished}
-    task.session.write_result(folder, {**values, **speed, **facts, "pictures": len(task.train)})
-    if result.finished and not task.probing:
-        path = folder.path / "backbone.safetensors"
-        on_main(task.session.accelerator, partial(save_backbone, task.net, path, task.config.MODEL.ARCH))

@@ -22,21 +22,19 @@ from lowbit.config.keys import Dataset
 from lowbit.config.tree import dump_config
 from lowbit.data.fixed import BATCH
 from lowbit.data.pictures import MemoryPictures, Pictures
-from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
-from lowbit.evaluate.features import extract
 from lowbit.evaluate.knn import K
 from lowbit.evaluate.probe import ProbeOptions
-from lowbit.evaluate.sweep import SweepOptions, Variant
-from lowbit.evaluate.sweep import sweep as evaluate
+from lowbit.evaluate.sweep import SweepOptions, Variant, time_variant
+from lowbit.evaluate.sweep import sweep as sweep_variants
 from lowbit.evaluate.table import Row, table, write_sweep
 from lowbit.options import RunOptions
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
 from ssql.bitwidths import FLOAT, Bits
+from ssql.commands.common import dataset_of, refuse
 from ssql.config import Config
-from ssql.evaluation import Backbone, check_statistics, open_backbone, statistics_batches
-from ssql.judged import Judged, dataset_of
+from ssql.evaluation import Backbone, QuantizedBackbone, check_statistics, open_backbone, statistics_batches
 from ssql.pictures import channels_of, views_of
 
 NAMES = get_args(Dataset)
@@ -44,7 +42,7 @@ TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Choices:
+class BitSweepOptions:
     """What the command line says beside the shared options; None: what the checkpoint says.
 
     Attributes:
@@ -83,7 +81,7 @@ class Choices:
         return found.model_copy(update={"QUANT": quant, "TRAIN": train})
 
 
-def sweep(options: RunOptions, choices: Choices) -> list[Row] | None:
+def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
     """Evaluate a checkpoint, say the table, write it where `options.output` is given. None after a dry run.
 
     Raises:
@@ -91,76 +89,67 @@ def sweep(options: RunOptions, choices: Choices) -> list[Row] | None:
         Stopped: a stop signal came.
     """
     start = time.perf_counter()
-    if options.pretrained:
-        raise InputError(
-            "--pretrained has no meaning in sweep, whose weights are those of the checkpoint: leave it out"
-        )
-    backbone = open_backbone(choices.checkpoint, choices.arch)
-    config = choices.config(backbone)
-    with Session("ssql", options, dataset_of(config), [choices.checkpoint], resumes=False) as session:
+    refuse({"--pretrained": options.pretrained}, "in sweep, whose weights are those of the checkpoint")
+    backbone = open_backbone(own.checkpoint, own.arch)
+    config = own.config(backbone)
+    with Session("ssql", options, dataset_of(config), [own.checkpoint], resumes=False) as session:
         session.download()
         train, test = session.pictures("train", options.limit_train), session.pictures("test", options.limit_eval)
-        side = _side(backbone, train)
+        side = side_of_sweep(backbone, train)
         channels = backbone.normalization or channels_of(config)
         views, shown = (dataclasses.replace(recipe, channels=channels) for recipe in views_of(config, train, side))
         backbone = dataclasses.replace(backbone, size=(3, side, side))
-        judged = Judged(session, backbone, config.QUANT, train, shown)
-        check_statistics(judged.net, config.QUANT.CALIBRATION, train)
+        quantized = QuantizedBackbone(session, backbone, config.QUANT, train, shown)
+        check_statistics(quantized.net, config.QUANT.CALIBRATION, train)
+        variants = {bits: Variant(bits.name, partial(quantized.at, bits)) for bits in (FLOAT, *own.bits)}
         if options.dry_run:
-            _say_plan(judged, test, choices, backbone)
+            say_plan(quantized, variants[own.bits[-1]], test, own, backbone)
             return None
-        described = {**dataclasses.asdict(choices), "arch": backbone.arch, "config": dump_config(config)}
+        described = {**dataclasses.asdict(own), "arch": backbone.arch, "config": dump_config(config)}
         with session.open_folder("sweep", described, {"pictures": len(train), "test": len(test)}) as folder:
-            rows = _rows(judged, test, choices, views)
+            rows = sweep_variants(
+                quantized.net,
+                [variants[bits] for bits in own.bits],
+                quantized.loader(train),
+                quantized.loader(test),
+                session.accelerator,
+                SweepOptions(probe=own.probe, retrain=own.retrain, k=min(K, len(train)), seed=options.seed),
+                reference=variants[FLOAT],
+                bn_batches=partial(statistics_batches, config.QUANT.CALIBRATION, train, views, session),
+            )
             session.say(*table(rows))
             if folder is not None:
                 label = config.SSL.TYPE or backbone.arch
                 on_main(session.accelerator, partial(write_sweep, rows, folder.path, label))
-            facts = {"arch": backbone.arch, "dataset": config.TRAIN.DATASET, "calibration": judged.calibrated}
-            facts |= {"probe": dataclasses.asdict(choices.probe), "seconds": time.perf_counter() - start}
+            facts = {"arch": backbone.arch, "dataset": config.TRAIN.DATASET, "calibration": quantized.calibrated}
+            facts |= {"probe": dataclasses.asdict(own.probe), "seconds": time.perf_counter() - start}
             session.write_result(folder, {"rows": rows, **facts})
     return rows
 
 
-def _side(backbone: Backbone, pictures: Pictures) -> int:
+def side_of_sweep(backbone: Backbone, pictures: Pictures) -> int:
     """What the checkpoint says; else small pictures as they are, large ones as timm shows them to the net."""
     if backbone.config is None and isinstance(pictures, MemoryPictures):
         return pictures.size[0]
     return backbone.size[1]
 
 
-def _rows(judged: Judged, test: Pictures, choices: Choices, views: Recipe) -> list[Row]:
-    """The table; `views`: of pretraining, for batch norm."""
-    session = judged.session
-    variants = {bits: Variant(bits.name, partial(judged.at, bits)) for bits in (FLOAT, *choices.bits)}
-    neighbours = min(K, len(judged.train))
-    return evaluate(
-        judged.net,
-        [variants[bits] for bits in choices.bits],
-        judged.loader(judged.train),
-        judged.loader(test),
-        session.accelerator,
-        SweepOptions(probe=choices.probe, retrain=choices.retrain, k=neighbours, seed=session.options.seed),
-        reference=variants[FLOAT],
-        bn_batches=partial(statistics_batches, judged.quant.CALIBRATION, judged.train, views, session),
-    )
-
-
-def _say_plan(judged: Judged, test: Pictures, choices: Choices, backbone: Backbone) -> None:
+def say_plan(
+    quantized: QuantizedBackbone, variant: Variant, test: Pictures, own: BitSweepOptions, backbone: Backbone
+) -> None:
     """Time some forwards, and say what the whole would be; probes are not counted."""
-    some = judged.train.subset(torch.arange(min(TRIAL_PICTURES, len(judged.train))))
-    start = time.perf_counter()
-    with judged.at(choices.bits[-1]):
-        extract(judged.net, judged.loader(some), judged.session.accelerator)
-    seconds = (time.perf_counter() - start) / (len(some) + judged.calibrated)
-    passes = 2 * len({FLOAT, *choices.bits})  # own statistics of batch norm, and re-estimated ones
-    judged.session.say_facts(
+    session, train = quantized.session, quantized.train
+    some = train.subset(torch.arange(min(TRIAL_PICTURES, len(train))))
+    seconds = time_variant(quantized.net, variant, quantized.loader(some), session.accelerator)
+    passes = 2 * len({FLOAT, *own.bits})  # own statistics of batch norm, and re-estimated ones
+    per_picture = seconds / (len(some) + quantized.calibrated)
+    session.say_facts(
         {
             "net": backbone.arch,
-            "variants": ", ".join(bits.name for bits in choices.bits),
-            "training pictures": len(judged.train),
+            "variants": ", ".join(bits.name for bits in own.bits),
+            "training pictures": len(train),
             "test pictures": len(test),
-            "pictures of the calibration": judged.calibrated,
-            "estimated seconds without probes": seconds * passes * (len(judged.train) + len(test)),
+            "pictures of the calibration": quantized.calibrated,
+            "estimated seconds without probes": per_picture * passes * (len(train) + len(test)),
         }
     )

@@ -1,0 +1,59 @@
+"""What several commands take from a config: the data set, the batch, what a resumed run shares with its start."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lowbit.config.keys import BATCH, MAY_DIFFER
+from lowbit.config.unused import used_values
+from lowbit.data.datasets import DATASETS
+from lowbit.errors import InputError
+from lowbit.options import OptimOptions, RunOptions
+from lowbit.train.batch import BatchPlan, per_process
+from lowbit.train.session import Session
+from ssql.config import Config, without_effect
+from ssql.unused_keys import Command
+
+RESUME = "--resume (MODEL.CHECKPOINT)"  # one parameter
+
+
+def dataset_of(config: Config) -> str:
+    """What `lowbit.data.datasets` calls TRAIN.DATASET: the sets that are folders of pictures have one name there."""
+    return config.TRAIN.DATASET if config.TRAIN.DATASET in DATASETS else "folder"
+
+
+def refuse(given: Mapping[str, Any], why: str) -> None:
+    """Refuse options that a command does not have.
+
+    Raises:
+        InputError: the first that was given.
+    """
+    for flag, value in given.items():
+        if value:
+            raise InputError(f"{flag} has no meaning {why}: leave it out")
+
+
+def batch_of(config: Config, session: Session, keep_global_batch: bool) -> BatchPlan:
+    """How many pictures a step sees; another number than the learning rate was chosen for makes a remark.
+
+    Raises:
+        InputError: --keep-global-batch cannot reach `TRAIN.GLOBAL_BATCH`.
+    """
+    train, world = config.TRAIN, session.accelerator.num_processes
+    accumulate, wanted = session.options.accumulate, train.GLOBAL_BATCH
+    return per_process(
+        train.BATCH_SIZE, world, accumulate=accumulate, wanted=wanted, keep=keep_global_batch, options=BATCH
+    )
+
+
+def shared(command: Command, config: Config, options: RunOptions, optim: OptimOptions) -> dict[str, Any]:
+    """What a resumed run must have in common with its start: every key that acts, and which pictures.
+
+    Args:
+        command: its name.
+        config: of the run.
+        options: of the run.
+        optim: of the run.
+    """
+    acting = used_values(config, {*without_effect(command, config, optim.sched), *MAY_DIFFER})
+    flags = {"--opt": optim.opt, "--sched": optim.sched, "--warmup-epochs": optim.warmup_epochs}
+    return {"limit_train": options.limit_train, "clip_grad": options.clip_grad, **acting, **flags}
