@@ -16,6 +16,7 @@ from bsq.layers import BitConv2d, BitLinear
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
 from lowbit.models.surgery import of_kind, replace_, select
+from lowbit.quant.conv import check_untied
 
 Widths = Mapping[str, Sequence[int]]
 Width = Callable[[str], int]  # layer name -> bits
@@ -71,9 +72,10 @@ def to_bits_(
 
     Raises:
         InputError: a width out of range, a name in `widths` that is not converted, a layer whose weight cannot be
-            followed, weights that are not finite.
+            followed or is shared with another, weights that are not finite.
     """
     names = coverable(model, include, exclude)
+    check_untied(model, names)
     check_widths({"--Nbits": [bits, bits]}, lowest=1)
     widths = check_widths(widths or {})
     unknown = [name for name in widths if name not in names]

@@ -4,6 +4,7 @@ Which layers are ordinary (`check_plain`) is decided by what they are, once for 
 computed from other tensors, or that computes something else with it, is refused in one line.
 """
 
+from collections.abc import Collection
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -60,6 +61,22 @@ def check_plain(layer: nn.Module) -> None:
             )
     if "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
         raise InputError(f"this {kind.__name__} has hooks or a forward of its own, which would be lost: remove them")
+
+
+def check_untied(model: nn.Module, names: Collection[str]) -> None:
+    """Refuse layers whose parameters would no longer be shared once the named ones have others.
+
+    Raises:
+        InputError: a parameter of a named layer is also one of another module.
+    """
+    owners: dict[int, list[tuple[str, str]]] = {}
+    for name, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append((name, key))
+    for found in owners.values():
+        if len(found) > 1 and any(name in names for name, _ in found):
+            (one, key), (other, _) = found[:2]
+            raise InputError(f"layers {one} and {other} share one {key}, which bits would untie: exclude both")
 
 
 def convolve(conv: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
