@@ -83,6 +83,13 @@ def test_damaged_backbone(tmp_path: Path) -> None:
 
 
 def test_a_backbone_needs_its_own_net(tmp_path: Path) -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(InputError, match=r"no cifar_resnet14_1x1 .* layer1\.1\.conv1\.weight is missing"):
         save_backbone(create_model("cifar_resnet8_1x1"), tmp_path / "b.safetensors", "cifar_resnet14_1x1")
+    without: Any = create_model("cifar_resnet8_1x1")
+    without.bn1 = nn.BatchNorm2d(16, track_running_stats=False)
+    with pytest.raises(InputError, match=r"its bn1\.running_mean is missing"):
+        save_backbone(without, tmp_path / "b.safetensors", "cifar_resnet8_1x1")
+    without.bn1 = nn.BatchNorm2d(8)
+    with pytest.raises(InputError, match=r"its bn1\.weight has shape \(8,\), not \(16,\)"):
+        save_backbone(without, tmp_path / "b.safetensors", "cifar_resnet8_1x1")
     assert not list(tmp_path.iterdir())

@@ -17,6 +17,7 @@ from lowbit.export.codes import KEY, checksum
 from lowbit.export.packed import load_packed, read_recipe, save_packed
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
+from lowbit.quant.activations import QuantActivation
 from lowbit.quant.layers import Codes, Grid
 
 RECIPE = {"arch": "cifar_resnet8_1x1", "args": {"num_classes": 3}}
@@ -108,6 +109,19 @@ def rewritten(path: Path, change: Any) -> Path:
     return path
 
 
+def test_format_1_is_read(packed: tuple[Any, Path]) -> None:
+    """Zero points of release 0.1.0: one whole number for each scale; activations of one kind."""
+
+    def former(head: dict[str, Any]) -> None:
+        assert head["format"] == 2 and head.pop("sizes") == {} and not head["activations"]
+        head.update(format=1, activations=[[{"bits": 4, "function": "relu", "range": "batch"}, ["relu"]]])
+
+    model, path = packed
+    loaded: Any = load_packed(rewritten(path, former))
+    assert torch.equal(loaded.fc.weight, model.fc.weight_codes().values())
+    assert isinstance(loaded.relu, QuantActivation) and loaded.relu.config.bits == 4
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -120,6 +134,15 @@ def rewritten(path: Path, change: Any) -> Path:
         (lambda h: h["coded"].clear(), "damaged"),
         (lambda h: h.update(activations=[["largest", {"bits": 4}, ["layer9"]]]), "damaged"),
         (lambda h: h.update(format=99), "update lowbit"),
+        (lambda h: h.update(format=0), "update lowbit"),
+        (lambda h: h.update(activations=[["other", {}, ["relu"]]]), "damaged"),
+        (
+            lambda h: h.update(activations=[["observed", {"function": "x"}, ["relu"]]]),
+            "damaged",
+        ),
+        (lambda h: h.update(sizes={"conv1": {"stride": 2}}), "damaged"),
+        (lambda h: h.update(sizes={"conv1": {"out_channels": 8}}), "another net"),
+        (lambda h: h["coded"]["fc.weight"].update(zero=0.3), "damaged"),
         (lambda h: h.pop("crc"), "damaged"),
     ],
 )

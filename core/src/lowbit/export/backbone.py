@@ -29,10 +29,17 @@ def save_backbone(model: nn.Module, path: Path, arch: str) -> None:
         arch: timm name.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the net's tensors are not those of `arch` (it has no running statistics, or is slimmed), so that
+            timm could not load them; or the file cannot be written.
     """
     have = to_plain_(deepcopy(model)).state_dict()
     wanted = create_model(arch, num_classes=0).state_dict()
+    for key, like in wanted.items():
+        if key not in have or have[key].shape != like.shape:
+            found = f"has shape {tuple(have[key].shape)}, not {tuple(like.shape)}" if key in have else "is missing"
+            raise InputError(
+                f"{path.name}: the net is no {arch} as timm has it: its {key} {found}; nothing was written"
+            )
     tensors = {key: have[key].detach().cpu().to(like.dtype).contiguous() for key, like in wanted.items()}
     replace_file(path, safetensors.torch.save(tensors, {KEY: json.dumps({"arch": arch})}))
 
