@@ -1,8 +1,11 @@
 """BSQ's two objectives driven by hand, as the loop does: the original's training traces, autograd, clamps, memory."""
 
 import re
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from lowbit.models.create import create_model
 from lowbit.quant.layers import quantizers
 from lowbit.train.protocol import Clock, Objective, Out
 
+fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "fake_step.py")))
 EXACT = 1e-8  # of the maximum; 1e-14 was seen
 TRACES = r"{}\.f64\.train\.bitplane_clamp[a-z_0-9]*\."
 CLOCK = Clock(0, 0, 1, 0, 1, 0)
@@ -242,6 +246,16 @@ def test_planes_and_momentum_are_32_floats_a_weight() -> None:
     floats = sum(storages.values()) // 4 - 2 * len(scales) - 2 * sum(leaf.numel() for leaf in dense)
     assert floats == 32 * weights
     assert all(p.grad is None for name, p in net.named_parameters() if name.endswith(PLANES))
+
+
+@pytest.mark.parametrize("kind", fake.KINDS)
+@pytest.mark.parametrize("act", [4, 3, 0])
+def test_a_step_reads_no_value_back_and_mixes_no_devices(act: int, kind: str) -> None:
+    """Both objectives, with activations of fixed and of trained range and float ones; biases, a dead layer."""
+    x, label = some_pictures()
+    batch = Batch((x.float(),), torch.arange(len(x)), label)
+    fake.run_steps(kind, sparsity(small_net(act, MIXED).float()), batch, clip_grad=1.0)
+    fake.run_steps(kind, FineTune(to_finetune_(small_net(act, MIXED).float()), SgdOptions(epochs=1)), batch)
 
 
 def test_finetune_form_computes_with_the_bias() -> None:

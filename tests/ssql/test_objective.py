@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lowbit.data.batch import Batch
 from lowbit.losses.cosine import cosine_loss
@@ -18,6 +17,7 @@ from lowbit.train.protocol import Clock, Out, Pass
 from ssql.objective import Drawing, SelfSupervised
 
 ranks = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("ssl_ranks.py"))))
+fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "fake_step.py")))
 SSQL = ["SSQL_SimSiam", "SSQL_BYOL", "SSQL_MoCo", "SSQL_SimCLR", "RSSQL_SimSiam"]
 ALL = ["SimSiam", "BYOL", "MoCo", "SimCLR", *SSQL]
 
@@ -167,16 +167,16 @@ def test_the_float_forward_is_that_of_the_unwrapped_encoder() -> None:
         assert torch.equal(wrapped(x), plain(x))
 
 
-@pytest.mark.parametrize("kind", ["SSQL_SimSiam", "SSQL_MoCo", "SSQL_SimCLR"])
-def test_nothing_in_a_step_reads_a_value_back(kind: str) -> None:
-    objective, fake = ranks.tiny(kind), FakeTensorMode()
-    for module in objective.modules():
-        for tensors in (module._parameters, module._buffers):
-            tensors.update({name: fake.from_tensor(t) for name, t in tensors.items() if t is not None})
-    with fake:
-        optimizer = objective.optimizers()["main"]
-        step(objective, batch_of(), clock_at(0))
-        optimizer.step()
+@pytest.mark.parametrize("tensors", fake.KINDS)
+@pytest.mark.parametrize("kind", ALL)
+def test_a_step_reads_no_value_back_and_mixes_no_devices(kind: str, tensors: str) -> None:
+    fake.run_steps(tensors, ranks.tiny(kind), batch_of(), clip_grad=1.0)
+
+
+@pytest.mark.parametrize(("observer", "tensors"), [("ema", "meta"), ("mse", "fake cuda"), ("gaussian", "fake cpu")])
+def test_nor_does_an_observer(observer: str, tensors: str) -> None:
+    drawing = Drawing(shared_norm=False)
+    fake.run_steps(tensors, ranks.tiny("SSQL_SimSiam", drawing, observer=observer), batch_of(4))
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -13,6 +13,7 @@ saturates the weights of all of them (theirs only those of the last, which sends
 lasso of a convolution's bias has the factor of every other tensor.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -44,9 +45,15 @@ def place_values(bits: int, like: Tensor) -> Tensor:
     return (1 << torch.arange(bits - 1, -1, -1, device=like.device)).to(like.dtype)
 
 
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """No autocast where `x` is: half precision would lose the low planes. Devices without it refuse the context."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
 def weighted_sum(p: Tensor, n: Tensor) -> Tensor:
     """sum_i (p_i - n_i) 2^(N-1-i): the code before clipping and rounding, shape p.shape[:-1]."""
-    with torch.autocast(p.device.type, enabled=False):  # half precision would lose the low planes
+    with full_precision(p):
         v = place_values(p.shape[-1], p)
         return p @ v - n @ v
 
@@ -222,7 +229,7 @@ def signed_places(bits: int, like: Tensor) -> Tensor:
 def block_codes(block: Tensor, signed: Tensor) -> Tensor:
     """`codes` of a block, given its `signed_places`: shape block.shape[2:]."""
     limit = top(block.shape[1])
-    with torch.autocast(block.device.type, enabled=False):
+    with full_precision(block):
         code = torch.mv(block.view(len(signed), -1).t(), signed)  # not `@`, which may take TF32 and lose the low planes
     return code.clamp_(-limit, limit).round_().view(block.shape[2:])
 

@@ -66,7 +66,7 @@ class Heads(Objective):
         x = batch.views[0]
         target = self.teacher(x).detach() + 0.5 if carry is None else carry
         features = self.trunk(x)
-        features = features * (torch.arange(WIDTH) < width)
+        features = features * (torch.arange(WIDTH, device=x.device) < width)
         loss = (self.heads[role](features) - target).square().mean()
         return Out(loss, {f"loss_{role}": loss}, target)
 
@@ -213,11 +213,11 @@ class Queue(Objective):
         with torch.no_grad():
             k = F.normalize(self.key(batch.views[1]))
         logits = torch.cat([(q * k).sum(1, keepdim=True), q @ self.queue.T], 1) / 0.2
-        return Out(F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64)), {}, k)
+        return Out(F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.int64, device=q.device)), {}, k)
 
     def after_batch(self, clock: Clock, carries: Sequence[Any]) -> None:
         keys = rows_of_all_ranks(torch.cat(list(carries)))
-        where = (torch.arange(len(keys)) + self.place) % len(self.queue)
+        where = (torch.arange(len(keys), device=keys.device) + self.place) % len(self.queue)
         self.queue[where] = keys
         self.place.add_(len(keys)).remainder_(len(self.queue))
 
