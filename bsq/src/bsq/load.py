@@ -1,7 +1,8 @@
 """Checkpoints of BSQ, ours and the authors', to nets and back.
 
-Files are read by content: keys with or without the authors' `module.`, with or without `Nbit_dict` (planes show their
-width), in float, bit or finetune form. Ours also say which net they are of and how its activations are quantized.
+Files are read by content: in bit or finetune form with or without the authors' `module.`, with or without `Nbit_dict`
+(planes show their width); float weights out of any file (`lowbit.models.weights`). Ours also say which net they are of
+and how its activations are quantized.
 """
 
 from collections.abc import Mapping
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from bsq.activation import quantize_bsq_activations_
 from bsq.forms import BIAS, WEIGHT
 from bsq.network import bit_layers, check_widths, load_bits_, nbit_dict, to_bits_
-from bsq.options import CIFAR_DEPTHS, MAX_BITS
+from bsq.options import MAX_BITS
 from lowbit.checkpoint.check import check_kinds
-from lowbit.checkpoint.read import read_checkpoint
 from lowbit.data.recipe import from_timm
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
+from lowbit.models.layouts import resnet_of
 from lowbit.models.surgery import of_kind, replace_
+from lowbit.models.weights import Weights, branch_of, load_, read_weights
 from lowbit.quant.activations import ActivationConfig, QuantActivation
 
 FORMAT = 1
@@ -41,6 +43,7 @@ class Saved(NamedTuple):
         pictures: timm's data configuration the net was trained with; None: that of the dataset.
         input_size: (C, H, W) of its pictures; None: the file does not say.
         floors: fewest bits by layer, of the bit training it comes from (`--min-bits`).
+        weights: the file.
     """
 
     state: dict[str, Tensor]
@@ -52,14 +55,16 @@ class Saved(NamedTuple):
     pictures: dict[str, Any] | None
     input_size: tuple[int, int, int] | None
     floors: dict[str, int]
+    weights: Weights
 
 
-def parse(checkpoint: Mapping[str, Any]) -> Saved | None:
-    """The content of a checkpoint dict, or None if it is none of BSQ's (and no plain state dict).
+def parse(weights: Weights) -> Saved | None:
+    """The content of a checkpoint, or None if it is none of BSQ's (and no plain state dict).
 
     Raises:
         InputError: widths that are no widths, or a finetune form without its widths.
     """
+    checkpoint = weights.content
     found = checkpoint.get("state_dict", checkpoint)
     if checkpoint.get("package", "bsq") != "bsq" or not isinstance(found, Mapping) or not found:
         return None
@@ -71,9 +76,9 @@ def parse(checkpoint: Mapping[str, Any]) -> Saved | None:
     if given is None and form == "finetune":
         raise InputError("the checkpoint is in finetune form without an Nbit_dict, so its widths are unknown")
     widths = check_widths(shown if given is None else given)
-    arch = checkpoint.get("arch") or _cifar_arch(state)
+    arch = weights.arch if weights.ours else _cifar_arch(state)
     classes = checkpoint.get("classes") or _classes(state)
-    return Saved(state, form, widths, arch, classes, *_told(checkpoint))
+    return Saved(state, form, widths, arch, classes, *_told(checkpoint), weights)
 
 
 def _told(checkpoint: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
@@ -102,19 +107,19 @@ def _told(checkpoint: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
 
 
 def read(path: Path) -> Saved:
-    """Read a checkpoint file.
+    """Read a file: a checkpoint of BSQ, or float weights of any other kind.
 
     Raises:
-        InputError: it cannot be read, or is not BSQ's.
+        InputError: it cannot be read, or is damaged.
     """
+    weights = read_weights(path)
     try:
-        saved = parse(read_checkpoint(path))
+        saved = parse(weights)
     except InputError as error:
-        text = str(error)
-        raise InputError(text if str(path) in text else f"{path}: {text}") from error
-    if saved is None:
-        raise InputError(f"{path} is no checkpoint of BSQ: it holds no state_dict of tensors; name another file")
-    return saved
+        raise InputError(f"{path}: {error}") from error
+    if saved is not None:
+        return saved
+    return Saved({}, "float", {}, weights.arch if weights.ours else None, None, None, None, None, {}, weights)
 
 
 def _form(state: Mapping[str, Tensor]) -> tuple[str, dict[str, list[int]]]:
@@ -129,13 +134,9 @@ def _form(state: Mapping[str, Tensor]) -> tuple[str, dict[str, list[int]]]:
 
 
 def _cifar_arch(state: Mapping[str, Tensor]) -> str | None:
-    """The authors' ResNet whose keys these are: three stages of n blocks, depth 6n + 2."""
-    blocks = {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")}
-    stages = sorted(stage for stage, _ in (b for b in blocks if len(b) == 2))
-    n = len(stages) // 3
-    if stages != [f"layer{s}" for s in (1, 2, 3) for _ in range(n)] or 6 * n + 2 not in CIFAR_DEPTHS:
-        return None
-    return f"cifar_resnet{6 * n + 2}_1x1"
+    """The authors' ResNet whose keys these are."""
+    arch = resnet_of(state)
+    return arch if arch is not None and arch.endswith("_1x1") else None
 
 
 def _classes(state: Mapping[str, Tensor]) -> int | None:
@@ -150,32 +151,35 @@ def check_arch(saved: Saved, arch: str | None, path: Path | str) -> str:
     Raises:
         InputError: the file holds another one than asked for, or nobody says which.
     """
-    if arch is None and saved.arch is None:
+    if arch is None and saved.arch is None and saved.weights.arch is None:
         raise InputError(f"{path} does not say which net it is of: name it with --arch")
     if arch is not None and saved.arch is not None and arch != saved.arch:
         raise InputError(f"{path} holds a {saved.arch}, not the {arch} of --arch: give -a {saved.arch}")
-    return str(arch or saved.arch)
+    return str(arch or saved.arch or saved.weights.arch)
 
 
-def load_float_(model: nn.Module, saved: Saved, path: Path | str) -> nn.Module:
+def load_float_(model: nn.Module, saved: Saved, path: Path | str, new_head: bool = False) -> nn.Module:
     """Load float weights; alphas and ranges of activations that the file lacks stay the net's own.
+
+    Args:
+        model: a timm net with its classifier, activations quantized or not.
+        saved: of the file.
+        path: the file.
+        new_head: a classifier that the file lacks, or has for other classes, stays as the net has it.
 
     Raises:
         InputError: bits instead of floats, another net, or activations that the net does not have.
     """
     if saved.form != "float":
         raise InputError(f"{path} is in {saved.form} form, and float weights are needed: use cifar_finetune --evaluate")
-    state = with_ranges(saved.state, model)
-    _check_alphas(state, model, path, may_lack=True)
-    own = {key: value for key, value in model.state_dict().items() if key.endswith(".alpha")}
-    try:
-        check_kinds(state, model.state_dict())
-        model.load_state_dict({**own, **state})
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except RuntimeError as error:
-        text = "; ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise InputError(f"{path} does not fit the net: {text[:400]}; check --arch and --dataset") from error
+    branch = branch_of(saved.weights, model)
+    _check_alphas(branch.state, model, path, may_lack=True)
+    branch = branch._replace(state=with_ranges(branch.state, model))
+
+    def may_lack(key: str) -> bool:
+        return key.endswith((".alpha", ".largest"))
+
+    load_(model, saved.weights, branch, new_head=new_head, may_lack=may_lack)
     return model
 
 
@@ -278,11 +282,12 @@ def build(saved: Saved, path: Path | str = "the checkpoint", arch: str | None = 
 
 def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     """Entry point of `lowbit.methods`: the net, or None if the checkpoint is not BSQ's."""
-    if "package" in checkpoint:
-        saved = parse(checkpoint)
+    weights = Weights("the checkpoint", checkpoint)
+    if weights.ours:
+        saved = parse(weights)
         return None if saved is None else build(saved)
     try:  # a file that does not say whose it is may be the authors', or another method's with similar keys
-        saved = parse(checkpoint)
+        saved = parse(weights)
         return None if saved is None or saved.arch is None else build(saved)
     except InputError:
         return None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.layouts import bare, resnet_of
-from lowbit.models.weights import Weights, load_, open_backbone, read_weights
+from lowbit.models.weights import Weights, branch_of, load_, open_backbone, read_weights
 
 ARCH = "cifar_resnet8_1x1"
 
@@ -107,6 +107,11 @@ def test_what_a_file_says_of_its_net(tmp_path: Path) -> None:
         open_backbone(tmp_path / "s", ARCH)
 
 
+def give_(net: nn.Module, content: dict[str, Tensor], new: bool = False) -> None:
+    weights = Weights("net.pt", content)
+    load_(net, weights, branch_of(weights, net), new_head=new)
+
+
 def test_a_last_layer_is_the_files_or_drawn_where_it_is_trained(caplog: pytest.LogCaptureFixture) -> None:
     for content, new, fits in (
         (A, False, True),
@@ -116,14 +121,14 @@ def test_a_last_layer_is_the_files_or_drawn_where_it_is_trained(caplog: pytest.L
     ):
         net = create_model(ARCH, num_classes=10)
         own = net.get_parameter("fc.weight").clone()
-        load_(net, Weights("net.pt", content), new_head=new)
+        give_(net, content, new)
         assert same({k: v for k, v in net.state_dict().items() if k[:2] != "fc"}, bare(content))
         assert torch.equal(net.get_parameter("fc.weight"), A["fc.weight"] if fits else own)
         assert fits or "the last layer (fc.bias) is drawn" in caplog.text
         caplog.clear()
     for content, said in ((drawn(0, 7), "7 classes, and 10 are needed"), (drawn(0, 0), "without the last layer")):
         with pytest.raises(InputError, match=said):
-            load_(create_model(ARCH, num_classes=10), Weights("net.pt", content))
+            give_(create_model(ARCH, num_classes=10), content)
 
 
 def test_lightly_numbers_are_the_children_in_order(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def create(session: Session, saved: Saved | None) -> nn.Module:
         InputError: another number of classes than the checkpoint's, or timm's weights cannot be fetched.
     """
     arch, classes, pretrained = str(session.net.arch), session.classes, session.options.pretrained and saved is None
-    if saved is not None and saved.classes not in (None, classes):
+    if saved is not None and saved.form != "float" and saved.classes not in (None, classes):
         raise InputError(
             f"{session.net.model} is a net of {saved.classes} classes, --dataset {session.net.dataset} has {classes}: "
             "choose the dataset it was trained on"

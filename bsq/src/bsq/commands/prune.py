@@ -135,7 +135,7 @@ def prune(
         model, saved, recipes, head = opening.open_net(session, net, acts, required=evaluate)
         if saved is None or saved.form == "float":
             if saved is not None:
-                load.load_float_(model, saved, str(net.model))
+                load.load_float_(model, saved, str(net.model), new_head=not evaluate)
             to_bits_(model, bits.bits)
         else:
             load.check_activations(saved, model, str(net.model))

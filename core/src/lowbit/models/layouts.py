@@ -55,6 +55,11 @@ class Branch(NamedTuple):
         """Whether the file holds a net as such; in a method's layout the last layer is its projector."""
         return _rank(self.prefix, dino=False)[0] == 1
 
+    @property
+    def averaged(self) -> bool:
+        """Whether it is an average over training."""
+        return not _rank(self.prefix, dino=False)[1]
+
 
 def choose(tensors: Mapping[str, Tensor], model: nn.Module) -> Branch:
     """The encoder of a file that is read into a net.

@@ -123,7 +123,7 @@ def backbone_of(weights: Weights, arch: str | None = None) -> Backbone:
     name = check_arch(weights, arch)
     with torch.random.fork_rng(devices=[]):
         model = create_model(name, num_classes=0)
-    load_(model, weights)
+    load_(model, weights, branch_of(weights, model))
     return Backbone(model.eval(), name, weights.said)
 
 
@@ -142,63 +142,65 @@ def check_arch(weights: Weights, arch: str | None) -> str:
 
 
 def branch_of(weights: Weights, model: nn.Module) -> Branch:
-    """The encoder of a file that is read into a net; a choice is reported in a log line.
+    """The encoder of a file that is read into a net.
 
     Raises:
         InputError: see `lowbit.models.layouts.choose`.
     """
     try:
-        branch = choose(weights.tensors, model)
+        return choose(weights.tensors, model)
     except InputError as error:
         raise InputError(f"{weights.name}: {error}") from error
-    if branch.others or not branch.plain:
-        left = f" (left out: {', '.join(other or 'the one without prefix' for other in branch.others)})"
-        log.info("%s: the encoder under %s is read%s", weights.name, branch.prefix, left if branch.others else "")
-    return branch
 
 
 def load_(
     model: nn.Module,
     weights: Weights,
+    branch: Branch,
     *,
     new_head: bool = False,
     may_lack: Callable[[str], bool] = lambda key: False,
-) -> Branch:
+) -> None:
     """Give a net the weights of a file.
 
     Args:
         model: a timm net, with or without a classifier.
         weights: of the file.
+        branch: of `branch_of`.
         new_head: a classifier that the file lacks, or has for another number of classes, stays as the net has it.
         may_lack: keys that stay as the net has them where the file has none.
-
-    Returns:
-        What was read, with all that was left out.
 
     Raises:
         InputError: tensors that are missing, of another shape or kind, not finite, or of another net.
     """
-    branch, own = branch_of(weights, model), model.state_dict()
-    heads = classifiers(model)
-    head = {key for key in own if key.startswith(heads)}
+    own, heads = model.state_dict(), classifiers(model)
+    drawn = {key for key in own if key.startswith(heads)}
+    if _has_head(branch, own, drawn):
+        drawn = set()
+    given = {key: branch.state[key] for key in own if key in branch.state and key not in drawn}
+    needed = [key for key in own if not (key in drawn or key.endswith(COUNTER) or may_lack(key))]
     try:
-        if head and not _has_head(branch, own, head):
-            if not new_head:
-                raise InputError(_no_head(branch, own, head))
-            log.warning("%s: the last layer (%s) is drawn, the file has none that fits", weights.name, min(head))
-        elif head:
-            head = set()
-        given = {key: branch.state[key] for key in own if key in branch.state and key not in head}
-        needed = [key for key in own if not (key in head or key.endswith(COUNTER) or may_lack(key))]
+        if drawn and not new_head:
+            raise InputError(_no_head(branch, own, drawn))
         _check_fit(branch, model, given, [key for key in needed if key not in given])
     except InputError as error:
-        other = f" (the file says that it is a {weights.arch})" if weights.arch is not None else ""
+        other = f" (the file says that it is a {weights.arch})" if weights.arch not in (None, _name(model)) else ""
         raise InputError(f"{weights.name}: {error}{other}") from error
-    changed = {str(t.dtype)[6:] for key, t in given.items() if t.dtype != own[key].dtype and not key.endswith(COUNTER)}
-    if changed:
-        log.info("%s: weights in %s are converted", weights.name, " and ".join(sorted(changed)))
+    _report(branch, weights.name, {t.dtype for key, t in given.items() if t.dtype != own[key].dtype}, drawn)
     model.load_state_dict({**own, **given})
-    return branch
+
+
+def _report(branch: Branch, name: str, converted: set[torch.dtype], drawn: set[str]) -> None:
+    """A log line of each choice."""
+    if branch.others or not branch.plain or branch.averaged:
+        left = f" (left out: {', '.join(other or 'the one without prefix' for other in branch.others)})"
+        log.info(
+            "%s: the encoder under %s is read%s", name, branch.prefix or "no prefix", left if branch.others else ""
+        )
+    if converted:
+        log.info("%s: weights in %s are converted", name, " and ".join(sorted(str(dtype)[6:] for dtype in converted)))
+    if drawn:
+        log.warning("%s: the last layer (%s) is drawn, the file has none that fits", name, min(drawn))
 
 
 def _has_head(branch: Branch, own: Mapping[str, Tensor], head: set[str]) -> bool:
@@ -209,7 +211,8 @@ def _no_head(branch: Branch, own: Mapping[str, Tensor], head: set[str]) -> str:
     key = min(head, key=lambda key: -own[key].dim())
     classes = own[key].shape[0]
     if branch.plain and key in branch.state:
-        return f"it is a net of {branch.state[key].shape[0]} classes, and {classes} are needed: name another file"
+        there = branch.state[key].shape[0]
+        return f"it is a net of {there} classes, and {classes} are needed: choose the data that it was trained on"
     return f"it holds a backbone without the last layer ({key}, {classes} classes), which is not trained here"
 
 
@@ -246,7 +249,9 @@ def _strange(state: Mapping[str, Tensor], model: nn.Module) -> Iterator[str]:
     own, heads = model.state_dict(), classifiers(model)
     inside = {key.partition(".")[0] for key in own if not key.startswith(heads)}
     modules, unsaved = dict(model.named_modules()), dict(model.named_buffers())
-    for key in state.keys() - own.keys() - unsaved.keys():
+    for key in state:
+        if key in own or key in unsaved or key.startswith(heads):
+            continue
         parts = key.split(".")
         place = next(name for end in range(len(parts), -1, -1) if (name := ".".join(parts[:end])) in modules)
         leaf = bool(place) and not [*modules[place].children(), *modules[place].state_dict()]
