@@ -29,7 +29,7 @@ from lowbit.quant.bitwidths import quantize_uniform_, set_bits_, set_mode_
 from lowbit.quant.calibrate import calibrate_
 from lowbit.train.protocol import Clock, Objective, Pass
 from lowbit.train.supervised import Supervised
-from ssql.bits import derive_policy
+from ssql.bit_policy import derive_policy
 
 GOAL = 1.25
 BITS = 4

@@ -15,8 +15,8 @@ from torch._dynamo.testing import CompileCounter
 
 from lowbit.models.create import create_model
 from lowbit.quant.bitwidths import in_mode, quantize_uniform_, set_bits_
-from lowbit.quant.observers import reset_ranges_
-from ssql.bits import A_RANGE, W_RANGE, derive_policy
+from lowbit.quant.calibrate import reset_ranges_
+from ssql.bit_policy import A_RANGE, W_RANGE, derive_policy
 
 BAR = 2
 

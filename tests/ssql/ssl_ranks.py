@@ -22,7 +22,7 @@ from lowbit.train.loop import Run, fit
 from lowbit.train.process import finish, make_accelerator
 from lowbit.train.protocol import Stage
 from lowbit.train.schedule import cosine
-from ssql.bits import derive_policy
+from ssql.bit_policy import derive_policy
 from ssql.methods import plan_of
 from ssql.objective import Contrastive, Drawing, MomentumContrast, Reversed, SelfSupervised, Siamese
 

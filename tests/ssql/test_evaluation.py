@@ -19,7 +19,7 @@ from lowbit.options import RunOptions
 from lowbit.quant.bitwidths import activations, in_mode, set_bits_
 from lowbit.train.session import Session
 from ssql.config import Calibration, Quant
-from ssql.evaluation import Backbone, calibrate, open_backbone, quantize
+from ssql.evaluation import Backbone, calibrate, open_backbone, quantize_backbone_
 
 ARCH = "cifar_resnet8_1x1"
 
@@ -112,14 +112,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_pins_of_the_authors_list_need_no_head() -> None:
     listed = {"conv1": {"w": 6, "a": 5}, "fc.0": {"w": 8, "a": 0}, "layer1.0.conv2": {"w": 0, "a": 0}}
     backbone = Backbone(model=create_model(ARCH, num_classes=0), arch=ARCH, size=(3, 8, 8), config=None)
-    net: Any = set_bits_(quantize(backbone, Quant(BIT_CONFIG=(listed,))), 4, 3)
+    net: Any = set_bits_(quantize_backbone_(backbone, Quant(BIT_CONFIG=(listed,))), 4, 3)
     bits = (net.conv1, net.layer1[0].conv1, net.layer2[0].conv2)
     assert [int(layer.weight_quantizer.w_bits) for layer in bits] == [6, 4, 4]
     assert type(net.layer1[0].conv2) is nn.Conv2d
     found = {int(activation.a_bits) for activation in activations(net).values()}
     assert found == {5, 3}
     with pytest.raises(InputError, match="layer9"):
-        quantize(backbone, Quant(BIT_CONFIG=({"layer9": {"w": 2}},)))
+        quantize_backbone_(backbone, Quant(BIT_CONFIG=({"layer9": {"w": 2}},)))
 
 
 def test_calibration_sees_the_same_pictures_each_time() -> None:
@@ -131,7 +131,7 @@ def test_calibration_sees_the_same_pictures_each_time() -> None:
         assert len(seeded_subset(pictures, 1024, 0)) == 500
         torch.manual_seed(0)
         backbone = Backbone(model=create_model(ARCH, num_classes=0), arch=ARCH, size=(3, 8, 8), config=None)
-        net = quantize(backbone, Quant()).eval()
+        net = quantize_backbone_(backbone, Quant()).eval()
         ranges = []
         for count in (40, 40, 500):
             assert calibrate(net, Calibration(PICTURES=count), pictures, plain(DIGITS), session) == count

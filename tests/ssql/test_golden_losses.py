@@ -12,7 +12,7 @@ from lowbit.losses.queue import KeyQueue
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.create import create_model
 from lowbit.models.heads import build_heads
-from ssql.bits import derive_policy
+from ssql.bit_policy import derive_policy
 from ssql.methods import plan_of
 
 

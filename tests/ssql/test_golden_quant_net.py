@@ -11,7 +11,7 @@ from lowbit.models.create import create_model
 from lowbit.quant.bitwidths import activations, quantize_uniform_, set_bits_, set_mode_
 from lowbit.quant.calibrate import calibrate_
 from lowbit.quant.layers import quantized_layers
-from ssql.bits import BitPolicy, derive_policy, short
+from ssql.bit_policy import BitPolicy, derive_policy, short
 
 Net = tuple[nn.Module, BitPolicy, str]
 

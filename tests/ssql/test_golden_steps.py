@@ -25,7 +25,7 @@ from lowbit.train.process import make_accelerator
 from lowbit.train.protocol import Clock, Out, Stage
 from lowbit.train.run import Run
 from lowbit.train.schedule import constant
-from ssql.bits import derive_policy
+from ssql.bit_policy import derive_policy
 from ssql.config import Config, read_config
 from ssql.methods import plan_of
 from ssql.objective import Contrastive, Drawing, MomentumContrast, SelfSupervised, Siamese

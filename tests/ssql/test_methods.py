@@ -12,9 +12,9 @@ from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.heads import HEADS, build_heads
 from lowbit.quant.bitwidths import activations, weight_quantizers
-from ssql.bits import derive_policy
+from ssql.bit_policy import derive_policy, policy_of, quantize_encoder_
 from ssql.config import Config, Quant
-from ssql.methods import attach_projector_, build, drawing_of, plan_of, policy_of, quantize_
+from ssql.methods import attach_projector_, build, drawing_of, plan_of
 from ssql.objective import Contrastive, MomentumContrast, Reversed, Siamese
 from ssql.optim import rates
 
@@ -155,7 +155,7 @@ def test_what_is_refused() -> None:
         attach_projector_(encoder, lambda features: build_heads(plan_of("SimSiam"), features, 16, 16))
     quant = quant_of(W={"OBSERVER_METHOD": {"NAME": "GAUSSIAN"}})
     with pytest.raises(InputError, match=r"QUANT\.W\.OBSERVER_METHOD\.NAME=GAUSSIAN"):
-        quantize_(nn.Sequential(nn.Conv2d(3, 4, 3)), quant, SIZE)
+        quantize_encoder_(nn.Sequential(nn.Conv2d(3, 4, 3)), quant, SIZE)
 
 
 def test_heads_are_those_of_the_method_that_a_type_stands_on() -> None:

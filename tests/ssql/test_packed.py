@@ -16,7 +16,7 @@ from lowbit.quant.calibrate import calibrate_, uncalibrated
 from lowbit.quant.layers import quantized_layers
 from lowbit.quant.observers import ObserverConfig
 from lowbit.quant.uniform import WeightConfig
-from ssql.bits import derive_policy
+from ssql.bit_policy import derive_policy
 
 RECIPE = {"arch": "cifar_resnet8_1x1", "args": {"num_classes": 3}}
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -23,7 +23,7 @@ from lowbit.options import RunOptions
 from lowbit.quant.bitwidths import in_mode, quantize_uniform_, set_bits_
 from lowbit.quant.calibrate import calibrate_
 from lowbit.train.session import Session
-from ssql.bits import derive_policy
+from ssql.bit_policy import derive_policy
 from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
 from ssql.config import Quant
 from ssql.evaluation import QuantizedBackbone, open_backbone

@@ -18,9 +18,9 @@ from lowbit.models.create import create_model
 from lowbit.models.heads import Heads, projector
 from lowbit.models.layouts import blocks_of, resnet_of
 from lowbit.quant.bitwidths import activations
-from ssql.bits import derive_policy, short
+from ssql.bit_policy import derive_policy, quantize_encoder_, short
 from ssql.config import Quant
-from ssql.methods import attach_projector_, quantize_
+from ssql.methods import attach_projector_
 
 PREFIX = "module."
 ENCODER, WRAPPED, LINEAR = "encoder_q.", "encoder_q.model.", "model."
@@ -100,7 +100,7 @@ def build(theirs: Theirs) -> nn.Module:
         encoder = _with_head(arch, state)
         if theirs.wrapped:
             follows = derive_policy(encoder, size).follows
-            quantize_(encoder, Quant(), size)
+            quantize_encoder_(encoder, Quant(), size)
             state = state | dict(_observed(encoder, theirs.ranges, follows))
         check_kinds(state, encoder.state_dict())
         encoder.load_state_dict(state)

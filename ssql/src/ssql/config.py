@@ -5,7 +5,7 @@ The decisions that the paper leaves open are named options: `QUANT.W.SCALE`, `QU
 `QUANT.SYNC_RANGES`, `QUANT.FP`, `QUANT.CALIBRATION.PICTURES`, `SSL.SETTING.OUTPUT_BN`, `TRAIN.OPTIMIZER.*`.
 
 Deviations: choices are those of the working parts (no PERCENTILE or KL observer, no quantizer but `uniform`); an empty
-`BIT_CONFIG` means the pins that `ssql.bits` derives from the network, which are the authors' lists.
+`BIT_CONFIG` means the pins that `ssql.bit_policy` derives from the network, which are the authors' lists.
 """
 
 from collections.abc import Mapping, Sequence

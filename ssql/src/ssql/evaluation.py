@@ -25,10 +25,10 @@ from lowbit.quant.calibrate import calibrate_
 from lowbit.train.process import until_stopped
 from lowbit.train.session import Session
 from ssql import authors
+from ssql.bit_policy import quantize_encoder_
 from ssql.bitwidths import Bits
 from ssql.config import Calibration, Config, Quant
 from ssql.load import told
-from ssql.methods import quantize_
 from ssql.pictures import channels_of
 
 Size = tuple[int, int, int]
@@ -104,7 +104,7 @@ class QuantizedBackbone:
 
     def __init__(self, session: Session, backbone: Backbone, quant: Quant, train: Pictures, shown: Recipe) -> None:
         self.session, self.quant, self.train, self.shown = session, quant, train, shown
-        self.net: nn.Module = session.place(quantize(backbone, quant))
+        self.net: nn.Module = session.place(quantize_backbone_(backbone, quant))
         self.calibrated = min(quant.CALIBRATION.PICTURES, len(train))
 
     @contextmanager
@@ -122,7 +122,7 @@ class QuantizedBackbone:
         return EvalLoader(pictures, self.shown, batch_size=BATCH, **self.session.loader_options())
 
 
-def quantize(backbone: Backbone, quant: Quant) -> nn.Module:
+def quantize_backbone_(backbone: Backbone, quant: Quant) -> nn.Module:
     """Wrap the backbone's net as the config says, in place, in mode `float`; returns it.
 
     The pins are those that the net itself has, or those of `BIT_CONFIG` but the classifier's, which is not here.
@@ -135,7 +135,7 @@ def quantize(backbone: Backbone, quant: Quant) -> nn.Module:
         {name: pins for name, pins in pinned.items() if name.split(".")[0] != classifier.split(".")[0]}
         for pinned in quant.BIT_CONFIG
     )
-    return quantize_(backbone.model, quant.model_copy(update={"BIT_CONFIG": listed}), backbone.size)
+    return quantize_encoder_(backbone.model, quant.model_copy(update={"BIT_CONFIG": listed}), backbone.size)
 
 
 def calibrate(model: nn.Module, calibration: Calibration, pictures: Pictures, recipe: Recipe, session: Session) -> int:
@@ -145,7 +145,7 @@ def calibrate(model: nn.Module, calibration: Calibration, pictures: Pictures, re
     observers needs them.
 
     Args:
-        model: of `quantize`, on the device.
+        model: of `quantize_backbone_`, on the device.
         calibration: section QUANT.CALIBRATION.
         pictures: the training set.
         recipe: how evaluation shows a picture.

@@ -13,16 +13,13 @@ from lowbit.models.create import create_model
 from lowbit.models.heads import HEADS, HeadPlan, Heads, build_heads, linear_classifier
 from lowbit.models.surgery import replace_, run_blank
 from lowbit.options import OptimOptions
-from lowbit.quant.bitwidths import quantize_uniform_, set_bits_, set_mode_
-from lowbit.quant.observers import ObserverConfig
-from lowbit.quant.uniform import WeightConfig
-from ssql.bits import BitPolicy, derive_policy
+from lowbit.quant.bitwidths import set_bits_, set_mode_
+from ssql.bit_policy import quantize_encoder_
 from ssql.config import Config, Quant
 from ssql.objective import Contrastive, Drawing, MomentumContrast, Reversed, SelfSupervised, Siamese
 from ssql.optim import AUTHORS, optimizer
 
 LOSSES = {"": cosine_loss, "CosineSimilarity": cosine_loss, "CosineSimilarityv2": squared_distance_loss}
-OBSERVERS = {"MINMAX": "minmax", "MOMENTUM_MINMAX": "ema", "MSE": "mse", "HISTOGRAM": "mse", "GAUSSIAN": "gaussian"}
 RSSQL_RANGE = (4, 17)  # the authors', fixed in their program
 
 
@@ -45,48 +42,6 @@ def plan_of(kind: str) -> HeadPlan:
     """
     plan = HEADS[kind.rpartition("_")[2]]
     return replace(plan, output_bn=True) if kind == "SSQL_BYOL" else plan
-
-
-def policy_of(encoder: nn.Module, quant: Quant, size: tuple[int, int, int]) -> BitPolicy:
-    """The pins derived from the network, or exactly those of `QUANT.BIT_CONFIG`, as the authors list them.
-
-    A classifier is float, as in the authors' program, even where the list (their ImageNet evaluation) says otherwise.
-
-    Raises:
-        InputError: a name in the list that is not of this net.
-    """
-    policy = derive_policy(encoder, size)
-    if not quant.BIT_CONFIG:
-        return policy
-    unpinned = replace(policy, weights=dict.fromkeys(policy.weights), activations=dict.fromkeys(policy.activations))
-    listed = unpinned.override(quant.BIT_CONFIG[0])  # type: ignore[arg-type]  # its inner keys are "w" and "a"
-    classifier = {name: 0 for name, pin in policy.weights.items() if pin == 0}
-    return replace(listed, weights={**listed.weights, **classifier})
-
-
-def quantize_(encoder: nn.Module, quant: Quant, size: tuple[int, int, int]) -> nn.Module:
-    """Wrap a net as the config says, in place, in mode `float`.
-
-    Args:
-        encoder: float.
-        quant: section QUANT.
-        size: (C, H, W) of the pictures.
-
-    Raises:
-        InputError: an observer that weights do not have.
-    """
-    if quant.W.OBSERVER_METHOD.NAME != "MINMAX":
-        raise InputError(
-            f"QUANT.W.OBSERVER_METHOD.NAME={quant.W.OBSERVER_METHOD.NAME}: the range of weights is their largest "
-            "magnitude at each step; MINMAX is allowed"
-        )
-    weight = WeightConfig(
-        grid=quant.W.GRID,
-        per_channel=quant.W.GRANULARITY == "channelwise",
-        differentiable_scale=quant.W.SCALE == "differentiable",
-    )
-    observer = ObserverConfig(OBSERVERS[quant.A.OBSERVER_METHOD.NAME])
-    return quantize_uniform_(encoder, policy_of(encoder, quant, size), weight, observer)
 
 
 def drawing_of(config: Config) -> Drawing:
@@ -122,7 +77,7 @@ def build(config: Config, size: tuple[int, int, int], optim: OptimOptions = AUTH
     )
     drawing = None
     if "SSQL" in kind:
-        quantize_(encoder, config.QUANT, size)
+        quantize_encoder_(encoder, config.QUANT, size)
         drawing = drawing_of(config)
     else:
         run_blank(encoder, size, setting="MODEL.INPUTSHAPE")  # wrapping refuses such pictures, too
@@ -170,7 +125,7 @@ def classifier(config: Config, size: tuple[int, int, int], classes: int) -> nn.M
     torch.manual_seed(config.SEED or 0)
     net = create_model(config.MODEL.ARCH, num_classes=classes)
     if is_quantized(quant):
-        quantize_(net, quant, size)
+        quantize_encoder_(net, quant, size)
         set_bits_(net, quant.W.BIT, quant.A.BIT, keep_pins=quant.FP == "authors")
         set_mode_(net, "quantized")
     return net

@@ -32,10 +32,10 @@ from lowbit.losses.queue import KeyQueue
 from lowbit.losses.ranks import Shuffle, ranks_of
 from lowbit.models.momentum import momentum_copy, update_momentum_
 from lowbit.quant.bitwidths import in_mode, set_bits_
-from lowbit.quant.observers import reset_ranges_, sync_ranges_
+from lowbit.quant.calibrate import reset_ranges_, sync_ranges_
 from lowbit.train.protocol import Clock, Objective, Out, Pass
 from lowbit.train.supervised import batch_top1
-from ssql.bits import A_RANGE, W_RANGE, draw_bits
+from ssql.bit_policy import A_RANGE, W_RANGE, draw_bits
 
 Optimize = Callable[[nn.Module], Optimizer]
 

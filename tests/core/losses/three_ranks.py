@@ -13,7 +13,8 @@ from lowbit.losses.contrastive import crossed_nt_xent, nt_xent
 from lowbit.losses.queue import KeyQueue
 from lowbit.losses.ranks import Ranks, Shuffle, gather_rows, ranks_of
 from lowbit.quant.bitwidths import activations, set_mode_
-from lowbit.quant.observers import ObservedActivation, ObserverConfig, sync_ranges_
+from lowbit.quant.calibrate import sync_ranges_
+from lowbit.quant.observers import ObservedActivation, ObserverConfig
 
 WORLD, N = 3, 7
 SIZES = (2, 2, 3)

@@ -10,6 +10,7 @@ from lowbit.cost import cost
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.quant.bitwidths import (
+    UniformWeight,
     activations,
     in_mode,
     quantize_uniform_,
@@ -17,13 +18,12 @@ from lowbit.quant.bitwidths import (
     set_mode_,
     weight_quantizers,
 )
-from lowbit.quant.calibrate import calibrate_, uncalibrated
+from lowbit.quant.calibrate import calibrate_, reset_ranges_, sync_ranges_, uncalibrated
 from lowbit.quant.conv import QuantConv2d, QuantLinear
 from lowbit.quant.layers import QuantizedLayer, quantized_layers, to_plain_
-from lowbit.quant.observers import reset_ranges_, sync_ranges_
 from lowbit.quant.trace import trace
-from lowbit.quant.uniform import UniformWeight, WeightConfig, quantize_weight
-from ssql.bits import BitPolicy, derive_policy
+from lowbit.quant.uniform import WeightConfig, quantize_weight
+from ssql.bit_policy import BitPolicy, derive_policy
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 

@@ -14,13 +14,13 @@ from lowbit.cost import cost
 from lowbit.errors import InputError
 from lowbit.models.surgery import conv_like, replace_
 from lowbit.quant.activations import ActivationConfig, QuantActivation
-from lowbit.quant.bitwidths import quantize_uniform_
+from lowbit.quant.bitwidths import UniformWeight, quantize_uniform_
 from lowbit.quant.calibrate import calibrate_, uncalibrated
 from lowbit.quant.conv import QuantConv2d, QuantLinear, check_plain
 from lowbit.quant.layers import QuantizedLayer, quantized_layers, quantizers
 from lowbit.quant.trace import trace
-from lowbit.quant.uniform import UniformWeight, WeightConfig
-from ssql.bits import derive_policy
+from lowbit.quant.uniform import WeightConfig
+from ssql.bit_policy import derive_policy
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -11,9 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.create import create_model
 from lowbit.quant.bitwidths import quantize_uniform_, set_bits_, set_mode_
-from lowbit.quant.observers import Observer, ObserverConfig, reset_ranges_
+from lowbit.quant.calibrate import reset_ranges_
+from lowbit.quant.observers import Observer, ObserverConfig
 from lowbit.quant.uniform import WeightConfig
-from ssql.bits import derive_policy, draw_bits
+from ssql.bit_policy import derive_policy, draw_bits
 
 PAIRS = [(w, a) for w in range(2, 9) for a in range(4, 9)]
 

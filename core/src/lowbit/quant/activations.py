@@ -1,11 +1,11 @@
 """Uniform activation quantizers whose step comes from the largest value seen: ReLU, ReLU6, PACT and others in b bits.
 
 y = S round(f(x) (2^b - 1) / S) / (2^b - 1), half to even, S the largest |f(x)|, straight through the rounding. With
-`range="batch"` S is that of the current batch, in evaluation too, as BSQ's authors have it (so a result depends on what
-else is in the batch); with `range="running"` a buffer that `calibrate_` sets and training moves.
+`range="batch"` S is that of the current batch, in evaluation too, as Yang et al. (ICLR 2021) have it (so a result
+depends on what else is in the batch); with `range="running"` a buffer that `calibrate_` sets and training moves.
 
 PACT: Choi et al., "PACT: Parameterized Clipping Activation for Quantized Neural Networks", arXiv 1805.06085, Eq. 1-3;
-at x = alpha both x and alpha get the gradient, as in BSQ's program.
+at x = alpha both x and alpha get the gradient.
 """
 
 from collections.abc import Callable

@@ -18,9 +18,58 @@ from torch import Tensor, nn
 from lowbit.errors import InputError
 from lowbit.models.surgery import of_kind, replace_
 from lowbit.quant.conv import QuantConv2d, QuantLinear
+from lowbit.quant.layers import Codes, Grid
 from lowbit.quant.observers import ObservedActivation, ObserverConfig
 from lowbit.quant.places import function_of
-from lowbit.quant.uniform import MODES, UniformWeight, WeightConfig, check_bits
+from lowbit.quant.uniform import WeightConfig, check_bits, integer_codes, quantize_weight, weight_grid
+
+MODES = ("float", "observe", "quantized")  # of a forward: float; float, and ranges are watched; quantized
+
+
+class UniformWeight(nn.Module):
+    """The uniform quantizer of a layer's weight (`lowbit.quant.conv`).
+
+    Attributes:
+        w_bits: buffer, 0-dimensional; 0: float.
+        pin: bits that replace whatever is drawn; None: what is drawn.
+        mode: one of MODES; weights are quantized in `quantized` alone.
+    """
+
+    w_bits: Tensor
+
+    def __init__(self, config: WeightConfig, pin: int | None = None) -> None:
+        super().__init__()
+        self.config, self.pin, self.mode = config, pin, "float"
+        self.register_buffer("w_bits", torch.tensor(pin or 0), persistent=False)
+        self._former: str | None = None  # the mode, while calibrating
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight to compute with, (out, ...)."""
+        if self.mode != "quantized":
+            return weight
+        return quantize_weight(weight, self.w_bits, self.config)
+
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> Codes | None:
+        """The codes of what `forward` returns; None where that is float."""
+        bits = int(self.w_bits) if self.mode == "quantized" else 0
+        if not bits:
+            return None
+        grid = weight_grid(weight, self.w_bits, self.config)
+        return Codes(integer_codes(weight, grid), Grid(grid.scale, grid.zero_point, bits, signed=True))
+
+    def begin_calibration_(self) -> None:
+        """Float weights while ranges are observed."""
+        self._former, self.mode = self.mode, "observe"
+
+    def end_calibration_(self, keep: bool) -> None:
+        """The former mode."""
+        if self._former is not None:
+            self.mode, self._former = self._former, None
+
+    def extra_repr(self) -> str:
+        """Pin and grid, for print(model)."""
+        return f"pin={self.pin}, grid={self.config.grid}, per_channel={self.config.per_channel}"
 
 
 class Pins(Protocol):
@@ -102,7 +151,7 @@ def activations(model: nn.Module) -> dict[str, ObservedActivation]:
 
 
 def set_mode_(model: nn.Module, mode: str) -> nn.Module:
-    """Set what the next forwards do: a name of `lowbit.quant.uniform.MODES`; returns the model."""
+    """Set what the next forwards do: one of MODES; returns the model."""
     if mode not in MODES:
         raise ValueError(f"mode {mode!r}: one of {', '.join(MODES)} is allowed")
     for module in model.modules():

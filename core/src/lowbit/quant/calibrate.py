@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
+from lowbit.models.surgery import of_kind
 from lowbit.quant.layers import quantizers
-from lowbit.quant.observers import sync_ranges_
+from lowbit.quant.observers import Observer
 
 
 @runtime_checkable
@@ -65,3 +67,25 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> int:
             module.training = training
     sync_ranges_(model)
     return count
+
+
+def reset_ranges_(model: nn.Module) -> nn.Module:
+    """Forget the batches that ranges were taken from: the next one begins anew; returns the model."""
+    for observer in of_kind(model, Observer).values():
+        observer.reset_()
+    return model
+
+
+@torch.no_grad()
+def sync_ranges_(model: nn.Module) -> nn.Module:
+    """Widen every range to that of all ranks, by one collective; nothing on one process. Returns the model."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return model
+    observers = of_kind(model, Observer).values()
+    if observers:
+        ends = torch.stack([-o.low for o in observers] + [o.high for o in observers])
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+        low, high = ends.chunk(2)
+        torch._foreach_copy_([o.low for o in observers], list((-low).unbind()))
+        torch._foreach_copy_([o.high for o in observers], list(high.unbind()))
+    return model

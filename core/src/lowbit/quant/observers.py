@@ -7,19 +7,18 @@
 | `gaussian` | mean -/+ 2 standard deviations (unbiased) | the last |
 | `mse` | extremes shrunk so that quantizing errs least | the first |
 
-`mse` searches the shrinkage p in [0, 80] % by 15 rounds of ternary search for the least mean |x - q(x)|^2.4, as SSQL's
-authors do, in float64 (in float32 a near tie may take the other branch); it depends on the bits. Nothing is read back.
+`mse` searches the shrinkage p in [0, 80] % by 15 rounds of ternary search for the least mean |x - q(x)|^2.4, as Cao
+et al. (ECCV 2022) do, in float64 (in float32 a near tie may take the other branch); it depends on the bits. Nothing is
+read back.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
-from lowbit.models.surgery import of_kind
 from lowbit.quant.activations import FUNCTIONS
 from lowbit.quant.layers import Grid
 from lowbit.quant.uniform import asymmetric_grid, quantize_activation_range
@@ -223,25 +222,3 @@ class ObservedActivation(nn.Module):
         self._former = None
         for name, value in () if keep else buffers.items():
             self.observer.get_buffer(name).copy_(value)
-
-
-def reset_ranges_(model: nn.Module) -> nn.Module:
-    """Forget the batches that ranges were taken from: the next one begins anew; returns the model."""
-    for observer in of_kind(model, Observer).values():
-        observer.reset_()
-    return model
-
-
-@torch.no_grad()
-def sync_ranges_(model: nn.Module) -> nn.Module:
-    """Widen every range to that of all ranks, by one collective; nothing on one process. Returns the model."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return model
-    observers = of_kind(model, Observer).values()
-    if observers:
-        ends = torch.stack([-o.low for o in observers] + [o.high for o in observers])
-        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-        low, high = ends.chunk(2)
-        torch._foreach_copy_([o.low for o in observers], list((-low).unbind()))
-        torch._foreach_copy_([o.high for o in observers], list(high.unbind()))
-    return model

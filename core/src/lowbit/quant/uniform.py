@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowbit.errors import InputError
-from lowbit.quant.layers import Codes, Grid
 
 GRIDS = ("half", "whole")
-MODES = ("float", "observe", "quantized")  # of a forward: float; float, and ranges are watched; quantized
 MAX_BITS = 16
 PART = 1 << 17  # values that stay in a CPU's caches over several operations
 
@@ -272,49 +270,3 @@ def quantize_activation_range(x: Tensor, low: Tensor, high: Tensor, bits: Tensor
     grid = asymmetric_grid(low.detach(), high.detach(), bits)
     y: Tensor = _QuantizeRange.apply(wide, grid.scale, grid.lowest, grid.highest, grid.on, relu)
     return y.to(x.dtype)
-
-
-class UniformWeight(nn.Module):
-    """The uniform quantizer of a layer's weight (`lowbit.quant.conv`).
-
-    Attributes:
-        w_bits: buffer, 0-dimensional; 0: float.
-        pin: bits that replace whatever is drawn; None: what is drawn.
-        mode: one of MODES; weights are quantized in `quantized` alone.
-    """
-
-    w_bits: Tensor
-
-    def __init__(self, config: WeightConfig, pin: int | None = None) -> None:
-        super().__init__()
-        self.config, self.pin, self.mode = config, pin, "float"
-        self.register_buffer("w_bits", torch.tensor(pin or 0), persistent=False)
-        self._former: str | None = None  # the mode, while calibrating
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The weight to compute with, (out, ...)."""
-        if self.mode != "quantized":
-            return weight
-        return quantize_weight(weight, self.w_bits, self.config)
-
-    @torch.no_grad()
-    def codes(self, weight: Tensor) -> Codes | None:
-        """The codes of what `forward` returns; None where that is float."""
-        bits = int(self.w_bits) if self.mode == "quantized" else 0
-        if not bits:
-            return None
-        grid = weight_grid(weight, self.w_bits, self.config)
-        return Codes(integer_codes(weight, grid), Grid(grid.scale, grid.zero_point, bits, signed=True))
-
-    def begin_calibration_(self) -> None:
-        """Float weights while ranges are observed."""
-        self._former, self.mode = self.mode, "observe"
-
-    def end_calibration_(self, keep: bool) -> None:
-        """The former mode."""
-        if self._former is not None:
-            self.mode, self._former = self._former, None
-
-    def extra_repr(self) -> str:
-        """Pin and grid, for print(model)."""
-        return f"pin={self.pin}, grid={self.config.grid}, per_channel={self.config.per_channel}"

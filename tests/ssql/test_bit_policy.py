@@ -12,7 +12,7 @@ from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.quant.activations import FUNCTIONS
 from lowbit.quant.places import GATES, function_of
-from ssql.bits import BitPolicy, derive_policy, effective, short
+from ssql.bit_policy import BitPolicy, derive_policy, effective, short
 
 
 def policy_of(arch: str, **arguments: object) -> BitPolicy:

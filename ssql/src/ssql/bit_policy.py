@@ -20,10 +20,14 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.models.surgery import select
+from lowbit.quant.bitwidths import quantize_uniform_
+from lowbit.quant.observers import ObserverConfig
 from lowbit.quant.places import Places, function_of, trace_places, unknown_activations
-from lowbit.quant.uniform import check_bits
+from lowbit.quant.uniform import WeightConfig, check_bits
+from ssql.config import Quant
 
 STEM_BITS = PROJECTOR_BITS = 8
+OBSERVERS = {"MINMAX": "minmax", "MOMENTUM_MINMAX": "ema", "MSE": "mse", "HISTOGRAM": "mse", "GAUSSIAN": "gaussian"}
 W_RANGE, A_RANGE = (2, 9), (4, 9)  # the authors': upper ends excluded
 Row = dict[str, int | None]
 
@@ -144,6 +148,48 @@ def _tell_floats(model: nn.Module, found: Places) -> None:
         log.warning("activations that bits do not reach, since no quantized form of them is known: %s", shown)
     elif not found.activations:
         log.warning("this net has no activation modules, so its activations stay float at any bits; weights do not")
+
+
+def policy_of(encoder: nn.Module, quant: Quant, size: tuple[int, int, int]) -> BitPolicy:
+    """The pins derived from the network, or exactly those of `QUANT.BIT_CONFIG`, as the authors list them.
+
+    A classifier is float, as in the authors' program, even where the list (their ImageNet evaluation) says otherwise.
+
+    Raises:
+        InputError: a name in the list that is not of this net.
+    """
+    policy = derive_policy(encoder, size)
+    if not quant.BIT_CONFIG:
+        return policy
+    unpinned = replace(policy, weights=dict.fromkeys(policy.weights), activations=dict.fromkeys(policy.activations))
+    listed = unpinned.override(quant.BIT_CONFIG[0])  # type: ignore[arg-type]  # its inner keys are "w" and "a"
+    classifier = {name: 0 for name, pin in policy.weights.items() if pin == 0}
+    return replace(listed, weights={**listed.weights, **classifier})
+
+
+def quantize_encoder_(encoder: nn.Module, quant: Quant, size: tuple[int, int, int]) -> nn.Module:
+    """Quantize a net as the config says, in place, in mode `float`.
+
+    Args:
+        encoder: float.
+        quant: section QUANT.
+        size: (C, H, W) of the pictures.
+
+    Raises:
+        InputError: an observer that weights do not have.
+    """
+    if quant.W.OBSERVER_METHOD.NAME != "MINMAX":
+        raise InputError(
+            f"QUANT.W.OBSERVER_METHOD.NAME={quant.W.OBSERVER_METHOD.NAME}: the range of weights is their largest "
+            "magnitude at each step; MINMAX is allowed"
+        )
+    weight = WeightConfig(
+        grid=quant.W.GRID,
+        per_channel=quant.W.GRANULARITY == "channelwise",
+        differentiable_scale=quant.W.SCALE == "differentiable",
+    )
+    observer = ObserverConfig(OBSERVERS[quant.A.OBSERVER_METHOD.NAME])
+    return quantize_uniform_(encoder, policy_of(encoder, quant, size), weight, observer)
 
 
 def draw_bits(
