@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
+from lowbit.evaluate.collapse import unit_std
 from lowbit.losses.contrastive import crossed_nt_xent, info_nce, nt_xent, queue_logits
 from lowbit.losses.cosine import SiameseLoss, cosine_loss
 from lowbit.losses.queue import KeyQueue
@@ -62,6 +63,8 @@ class Drawing:
 
 class SelfSupervised(Objective):
     """What the methods share: an encoder whose classifier is the projector, and the quantized branch.
+
+    All log `z_std` of their float outputs (RSSQL of its targets): 1/sqrt(dim) at best, 0 collapsed.
 
     Args:
         encoder_q: (B, C, H, W) -> (B, dim); wrapped by `quantize_uniform_` where `drawing` is given.
@@ -150,10 +153,10 @@ class Siamese(SelfSupervised):
         z = z1.detach(), z2.detach()
         loss = self.loss(p, z)
         if self.drawing is None:
-            return Out(loss, spread(z1))
+            return Out(loss, {"z_std": unit_std(z1.detach())})
         q1, q2 = self.quantized(x1, x2)
         quantized = self.loss((self.predictor(q1), self.predictor(q2)), z)
-        parts = {"float": loss.detach(), "quantized": quantized.detach(), **bits, **spread(z1)}
+        parts = {"float": loss.detach(), "quantized": quantized.detach(), **bits, "z_std": unit_std(z1.detach())}
         return Out((loss + quantized) / 2, parts)
 
 
@@ -167,7 +170,7 @@ class Reversed(Siamese):
         p1, p2 = (self.predictor(z) for z in self.floats(x1, x2))
         with torch.no_grad():
             z1, z2 = self.quantized(x1, x2)
-        return Out(self.loss((p1, p2), (z1, z2)), {**bits, **spread(z1)})
+        return Out(self.loss((p1, p2), (z1, z2)), {**bits, "z_std": unit_std(z1.detach())})
 
 
 class Contrastive(SelfSupervised):
@@ -197,10 +200,10 @@ class Contrastive(SelfSupervised):
         p1, p2 = self.floats(*batch.views)
         loss = nt_xent(p1, p2, self.temperature, layout)
         if self.drawing is None:
-            return Out(loss, spread(p1))
+            return Out(loss, {"z_std": unit_std(p1.detach())})
         q1, q2 = self.quantized(*batch.views)
         quantized = crossed_nt_xent((q1, q2), (p1, p2), self.temperature, layout)
-        parts = {"float": loss.detach(), "quantized": quantized.detach(), **bits, **spread(p1)}
+        parts = {"float": loss.detach(), "quantized": quantized.detach(), **bits, "z_std": unit_std(p1.detach())}
         return Out((loss + quantized) / 2, parts)
 
 
@@ -244,7 +247,7 @@ class MomentumContrast(SelfSupervised):
         key = self._key(clock, batch, x2)
         logits = self._logits(asked, key)
         loss = info_nce(logits)
-        parts = {"top1": batch_top1(logits, 0), **spread(asked)}
+        parts = {"top1": batch_top1(logits, 0), "z_std": unit_std(asked.detach())}
         if self.drawing is not None:
             (q,) = self.quantized(x1)
             quantized = info_nce(self._logits(q, key))
@@ -265,12 +268,6 @@ class MomentumContrast(SelfSupervised):
         """Enqueue the keys of the whole batch, of all processes."""
         for key, share in carries:
             self.keys.enqueue_(key, ranks_of(len(key), share))
-
-
-@torch.no_grad()
-def spread(z: Tensor) -> dict[str, Tensor]:
-    """`z_std`: mean over dimensions of the standard deviation of unit vectors; 1/sqrt(dim) at best, 0 collapsed."""
-    return {"z_std": F.normalize(z.detach(), dim=1).std(0).mean()}
 
 
 @contextmanager
