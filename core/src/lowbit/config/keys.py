@@ -48,6 +48,16 @@ class Model(Node):
             raise InputError(f"MODEL.INPUTSHAPE={[height, width]}: views are square, give two equal sizes")
         return height if height > 0 else None
 
+    def classes(self, dataset: str, found: int) -> int:
+        """The classes of a dataset, which `NUM_CLASSES` may state.
+
+        Raises:
+            InputError: it states another number.
+        """
+        if self.NUM_CLASSES not in (0, found):
+            raise InputError(f"MODEL.NUM_CLASSES={self.NUM_CLASSES}: {dataset} has {found} classes; give that, or 0")
+        return found
+
 
 class LrScheduler(Node):
     """Learning rate by epoch: `cosine` to 0, or `multiStep`, times 0.1 at each milestone."""

@@ -1,27 +1,116 @@
 """Linear evaluation: a classifier trained on a frozen net, or fine-tuning of the whole net; its figures on the way.
 
 He et al., CVPR 2020 (arXiv 1911.05722), Sec. 4.1: the net stays in evaluation mode, only its last layer is trained.
-A command builds its net, brings it to its bits or width, and puts the parts below together.
+A command builds its net and brings it to its bits or width; `LinearEvaluation` is the rest. Features are taken once
+where every epoch shows the same pictures to a frozen net.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
-from lowbit.errors import InputError
+from lowbit.data.loader import EvalLoader
+from lowbit.data.pictures import Pictures
+from lowbit.data.recipe import Recipe
 from lowbit.evaluate.batchnorm import reestimated_batchnorm
-from lowbit.evaluate.cached import FromFeatures
+from lowbit.evaluate.cached import FeatureLoader, FromFeatures, cached, cached_batches
 from lowbit.evaluate.classify import Batches, Scores, classify
 from lowbit.models.heads import linear_classifier
-from lowbit.train.epochs import Due
+from lowbit.train.epochs import Due, print_epoch_lines
+from lowbit.train.folder import RunFolder
+from lowbit.train.job import Job
 from lowbit.train.protocol import Clock, Objective
-from lowbit.train.run import Probe
+from lowbit.train.run import Probe, Result
 from lowbit.train.session import Session
 from lowbit.train.supervised import Supervised
+
+
+class LinearEvaluation:
+    """What is trained with labels, and on what.
+
+    Args:
+        session: of the command.
+        net: the classifier, at its bits or width, on the device.
+        frozen: only its last layer is trained; else all of it.
+        train: training pictures.
+        test: test pictures.
+        held: those that `--val-split` holds out of the training set.
+        views: the recipe of training.
+        shown: the recipe of evaluation.
+        batch: pictures of an evaluation batch.
+    """
+
+    def __init__(
+        self, session: Session, net: nn.Module, *, frozen: bool, train: Pictures, test: Pictures,
+        held: Pictures | None, views: Recipe, shown: Recipe, batch: int,
+    ) -> None:  # fmt: skip
+        self.session, self.net, self.frozen, self.batch = session, net, frozen, batch
+        self.train, self.test, self.held, self.views, self.shown = train, test, held, views, shown
+        self._sets: list[Batches] = []
+        self._features: FeatureLoader | None = None
+
+    @property
+    def caches(self) -> bool:
+        """Whether features are taken once."""
+        return self.frozen and not self.views.is_random
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As `config.json`, `result.json` and a dry run say it."""
+        return {
+            "protocol": "probe" if self.frozen else "training",
+            "classes": len(self.train.classes),
+            "features": "cached" if self.caches else "computed",
+            "train_transform": "evaluation" if self.views == self.shown else "training",
+        }
+
+    def objective(self, optimizer: Callable[[nn.Module], Optimizer]) -> Supervised:
+        """Cross-entropy of what is trained."""
+        return (linear_probe if self.frozen else Supervised)(self.net, optimizer)
+
+    def loader(self, pictures: Pictures, recipe: Recipe) -> EvalLoader:
+        """This process's evaluation batches of a set."""
+        return EvalLoader(pictures, recipe, batch_size=self.batch, **self.session.loader_options())
+
+    def open_sets(self, global_batch: int) -> None:
+        """Make ready what `fit` looks at: pictures, or their features, taken now by the net as it is.
+
+        Args:
+            global_batch: pictures per step of the training.
+
+        Raises:
+            Stopped: a stop signal came.
+        """
+        accelerator, seed = self.session.accelerator, self.session.options.seed
+        self._sets = [self.loader(pictures, self.shown) for pictures in (self.test, self.held) if pictures is not None]
+        if self.caches:
+            self._sets = [cached_batches(self.net, pictures, accelerator, self.batch) for pictures in self._sets]
+            seen = self.loader(self.train, self.views)
+            self._features = cached(self.net, seen, accelerator, global_batch=global_batch, seed=seed)
+
+    def fit(self, job: Job, folder: RunFolder, due: Due) -> Result:
+        """Train, with the log lines of each epoch, and with figures where they are due."""
+        lines = print_epoch_lines(self.session, folder, {"Loss": "loss", "Acc@1": "top1"})
+        return job.fit(folder, [lines, evaluate_student(self.session, *self._sets, due=due)], self._features)
+
+    def reestimated_figures(self, batches: Iterable[Batch]) -> dict[str, float]:
+        """`top1_bn`, `top5_bn`, `loss_bn` with batch-norm statistics re-estimated, and their line.
+
+        The classifier stays; the net is as it was afterwards.
+
+        Args:
+            batches: see `lowbit.evaluate.batchnorm.reestimated_batchnorm`.
+
+        Raises:
+            Stopped: a stop signal came.
+        """
+        with reestimated_batchnorm(self.net, batches, self.session.accelerator):
+            scores = classify(self.net, self.loader(self.test, self.shown), self.session.accelerator)
+        self.session.say(f"{accuracy_line(scores)} with batch norm re-estimated")
+        return {"top1_bn": scores.top1, "top5_bn": scores.top5, "loss_bn": scores.loss}
 
 
 def linear_probe(net: nn.Module, optimizer: Callable[[nn.Module], Optimizer]) -> Supervised:
@@ -41,46 +130,6 @@ def linear_probe(net: nn.Module, optimizer: Callable[[nn.Module], Optimizer]) ->
     objective = Supervised(FromFeatures(net), optimizer)
     objective.frozen = ("student.net",)
     return objective
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names and values: what a run started from, so that it is resumed with the same."""
-    found = hashlib.sha256()
-    for name in sorted(tensors):
-        found.update(name.encode() + b"\0" + tensors[name].contiguous().numpy().tobytes())
-    return found.hexdigest()
-
-
-def option_of(checkpoint: Mapping[str, Any], name: str) -> Any:
-    """What a run's checkpoint says of one of its options; None where it is damaged, which is found later."""
-    run = checkpoint.get("run")
-    options = run.get("options") if isinstance(run, Mapping) else None
-    return options.get(name) if isinstance(options, Mapping) else None
-
-
-def matching_classifier(net: nn.Module, other: nn.Module, described: str) -> dict[str, Tensor]:
-    """The last layer of a net that was evaluated before, under this net's keys.
-
-    Args:
-        net: that takes it.
-        other: that has it.
-        described: the other, for the message.
-
-    Raises:
-        InputError: the other net does not end in a linear layer, or in one of another shape.
-    """
-    name, layer = linear_classifier(net)
-    try:
-        found = linear_classifier(other)[1]
-    except InputError:
-        found = None
-    if found is None or found.weight.shape != layer.weight.shape:
-        has = "none" if found is None else f"one of {found.out_features}"
-        raise InputError(
-            f"{described} should hold a classifier of {layer.out_features} classes and holds {has}: name the "
-            "checkpoint of a linear evaluation, or leave it out"
-        )
-    return {f"{name}.{key}": value for key, value in found.state_dict().items()}
 
 
 def accuracy_line(scores: Scores) -> str:
@@ -110,23 +159,3 @@ def evaluate_student(session: Session, test: Batches, held: Batches | None = Non
         return values
 
     return probe
-
-
-def reestimated_figures(session: Session, net: nn.Module, batches: Iterable[Batch], test: Batches) -> dict[str, float]:
-    """`top1_bn`, `top5_bn`, `loss_bn` of a net with batch-norm statistics re-estimated, and their line.
-
-    The classifier stays; the net is as it was afterwards.
-
-    Args:
-        session: of the command.
-        net: the classifier, at its bits or width.
-        batches: see `lowbit.evaluate.batchnorm.reestimated_batchnorm`.
-        test: pictures.
-
-    Raises:
-        Stopped: a stop signal came.
-    """
-    with reestimated_batchnorm(net, batches, session.accelerator):
-        scores = classify(net, test, session.accelerator)
-    session.say(f"{accuracy_line(scores)} with batch norm re-estimated")
-    return {"top1_bn": scores.top1, "top5_bn": scores.top5, "loss_bn": scores.loss}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lowbit import __version__
 from lowbit.errors import InputError
@@ -34,15 +34,16 @@ def facts(stages: Sequence[Stage], loader: Loader, run: Run) -> dict[str, Any]:
         "mixed_precision": run.accelerator.mixed_precision,
         "options": dict(run.options),
         "rebuilt": [
-            {name: digest(stage.objective.get_submodule(name)) for name in stage.objective.rebuilt} for stage in stages
+            {name: digest(stage.objective.get_submodule(name).state_dict()) for name in stage.objective.rebuilt}
+            for stage in stages
         ],
     }
 
 
-def digest(module: nn.Module) -> str:
-    """A hash of names, shapes, dtypes and bytes of a module's state dict; 16 hexadecimal digits."""
+def digest(state: Mapping[str, Any]) -> str:
+    """A hash of names, shapes, dtypes and bytes of a state dict; 16 hexadecimal digits."""
     found = hashlib.blake2b(digest_size=8)
-    for name, value in module.state_dict().items():
+    for name, value in state.items():
         if isinstance(value, Tensor):
             found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

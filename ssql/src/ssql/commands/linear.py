@@ -17,25 +17,14 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
-from lowbit.data.loader import EvalLoader, Loader
-from lowbit.data.pictures import Pictures
-from lowbit.data.recipe import Recipe
+from lowbit.data.loader import Loader
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
-from lowbit.evaluate.cached import cached, cached_batches
-from lowbit.evaluate.classify import Batches
-from lowbit.evaluate.linear import (
-    digest,
-    evaluate_student,
-    linear_probe,
-    matching_classifier,
-    option_of,
-    reestimated_figures,
-)
+from lowbit.evaluate.linear import LinearEvaluation
+from lowbit.evaluate.pretrained import load_pretrained_, matching_classifier
 from lowbit.export.backbone import save_backbone
 from lowbit.loading import load as load_net
 from lowbit.models.create import check_arch
@@ -43,13 +32,12 @@ from lowbit.models.heads import linear_classifier
 from lowbit.models.surgery import run_blank
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.bn import sync_batchnorm_
-from lowbit.train.epochs import after_every, after_multiples, print_epoch_lines
+from lowbit.train.epochs import after_every, after_multiples
 from lowbit.train.job import Job
 from lowbit.train.process import on_main
 from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
-from lowbit.train.supervised import Supervised
 from ssql import load
 from ssql.commands.common import RESUME, batch_of, dataset_of, refuse, shared
 from ssql.config import Config
@@ -91,24 +79,21 @@ def linear(options: RunOptions, config: Config, own: LinearOptions) -> Result | 
         session.download()
         train, held = session.train_and_held()
         test = session.pictures("test", options.limit_eval)
-        side, classes = side_of(train, config.MODEL.side), classes_of(config, train)
+        side, classes = side_of(train, config.MODEL.side), config.MODEL.classes(train.name, len(train.classes))
         views, shown = transforms_of(config, train, side)
-        views = shown if own.cache_features else views
         size, frozen, quant = (3, side, side), config.TRAIN.LINEAR_EVAL, config.QUANT
         net, content = open_net(session, config, size, classes)
-        caches, reestimates = frozen and not views.is_random, frozen and is_quantized(quant)
-        objective = (linear_probe if frozen else Supervised)(
-            net, partial(optimizer, config, command=own.command, optim=own.optim)
-        )
+        task = LinearEvaluation(
+            session, net, frozen=frozen, train=train, test=test, held=held,
+            views=shown if own.cache_features else views, shown=shown,
+            batch=min(EVAL_BATCH, 2 * config.TRAIN.BATCH_SIZE),
+        )  # fmt: skip
+        objective = task.objective(partial(optimizer, config, command=own.command, optim=own.optim))
         stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, own.command, own.optim))
-        loader = Loader(train, views, global_batch=batch.total, seed=options.seed, **session.loader_options())
+        loader = Loader(train, task.views, global_batch=batch.total, seed=options.seed, **session.loader_options())
         header = load.header(config, size, classes)
         chosen = {"cache_features": own.cache_features, "val_split": options.val_split, CONTENT: content}
-        facts = {
-            "protocol": "probe" if frozen else "training", "w_bits": quant.W.BIT, "a_bits": quant.A.BIT,
-            "classes": classes, "features": "cached" if caches else "computed",
-            "train_transform": "evaluation" if views == shown else "training",
-        }  # fmt: skip
+        facts = {**task.facts, "w_bits": quant.W.BIT, "a_bits": quant.A.BIT}
         job = Job(
             session, own.command, [stage], loader, batch, header=header, facts=facts,
             shared=shared(own.command, config, options, own.optim) | chosen,
@@ -117,31 +102,19 @@ def linear(options: RunOptions, config: Config, own: LinearOptions) -> Result | 
             best=None if own.command == "linear" else "top1" if held is None else "val_top1", resume_option=RESUME,
         )  # fmt: skip
         job.check()
+        reestimates = frozen and is_quantized(quant)
         if reestimates:
             check_statistics(net, quant.CALIBRATION, train)
-        if job.planned({**facts, "dataset": config.TRAIN.DATASET}, passes=1 if caches else None):
+        if job.planned({**facts, "dataset": config.TRAIN.DATASET}, passes=1 if task.caches else None):
             return None
         if is_quantized(quant) and not job.resumed:
             calibrate(net, quant.CALIBRATION, train, shown, session)
-        at_once = min(EVAL_BATCH, 2 * config.TRAIN.BATCH_SIZE)
-
-        def evaluated(pictures: Pictures, recipe: Recipe) -> EvalLoader:
-            return EvalLoader(pictures, recipe, batch_size=at_once, **session.loader_options())
-
-        sets: list[Batches] = [evaluated(pictures, shown) for pictures in (test, held) if pictures is not None]
-        features = None
-        if caches:
-            sets = [cached_batches(net, pictures, session.accelerator, at_once) for pictures in sets]
-            seen = evaluated(train, views)
-            features = cached(net, seen, session.accelerator, global_batch=batch.total, seed=options.seed)
+        task.open_sets(batch.total)
         with job.open() as folder:
             assert folder is not None  # --output has a default
-            lines = print_epoch_lines(session, folder, {"Loss": "loss", "Acc@1": "top1"})
-            result = job.fit(folder, [lines, evaluate_student(session, *sets, due=DUE[own.command])], features)
-            figures: dict[str, Any] = {}
+            result, figures = task.fit(job, folder, DUE[own.command]), {}
             if result.finished and reestimates:
-                statistics = statistics_batches(quant.CALIBRATION, train, views, session)
-                figures = reestimated_figures(session, net, statistics, evaluated(test, shown))
+                figures = task.reestimated_figures(statistics_batches(quant.CALIBRATION, train, task.views, session))
             job.write_result(folder, result, figures)
             if result.finished and not frozen:
                 path = folder.path / "backbone.safetensors"
@@ -169,18 +142,6 @@ def check(options: RunOptions, config: Config, own: LinearOptions) -> None:
         raise InputError("TRAIN.WARMUP_FC: the classifier comes from a linear evaluation; give MODEL.PRETRAINED=PATH")
 
 
-def classes_of(config: Config, pictures: Pictures) -> int:
-    """The dataset's classes, which `MODEL.NUM_CLASSES` may state.
-
-    Raises:
-        InputError: it states another number.
-    """
-    stated, found = config.MODEL.NUM_CLASSES, len(pictures.classes)
-    if stated not in (0, found):
-        raise InputError(f"MODEL.NUM_CLASSES={stated}: {pictures.name} has {found} classes; give that, or 0")
-    return found
-
-
 def open_net(
     session: Session, config: Config, size: tuple[int, int, int], classes: int
 ) -> tuple[nn.Module, str | None]:
@@ -198,36 +159,25 @@ def open_net(
         InputError: a file that does not fit, none where a probe needs one, a net without a linear classifier, or
             for pictures of another size.
     """
-    net, content, resumed = classifier(config, size, classes), None, session.resumed()
+    net, path, several = (
+        classifier(config, size, classes),
+        config.MODEL.PRETRAINED,
+        session.accelerator.num_processes > 1,
+    )
     if not is_quantized(config.QUANT):
         run_blank(net, size, setting="MODEL.INPUTSHAPE")  # wrapping refuses such pictures, too
     linear_classifier(net)
-    if config.MODEL.PRETRAINED:
-        given = pretrained_tensors(net, config, size, session.accelerator.is_main_process)
-        content = digest(given)
-        if resumed is None:
-            net.load_state_dict({**net.state_dict(), **given})
-    elif resumed is not None:
-        content = option_of(resumed, CONTENT)
-    elif config.TRAIN.LINEAR_EVAL:
+    given: dict[str, Tensor] | None = None
+    if path:
+        backbone = open_backbone(path, config.MODEL.ARCH, size)
+        given, seen, shown = backbone.model.state_dict(), backbone.normalization, channels_of(config)
+        if seen not in (None, shown) and session.accelerator.is_main_process:
+            log.warning("%s was trained with mean and std %s, and is shown pictures of %s", path, seen, shown)
+        if config.TRAIN.WARMUP_FC:
+            given |= matching_classifier(net, load_net(path), f"TRAIN.WARMUP_FC: {path}")
+    elif session.resumed() is None and config.TRAIN.LINEAR_EVAL:
         raise InputError("MODEL.PRETRAINED is empty: name the checkpoint to evaluate, as MODEL.PRETRAINED=PATH")
-    if not config.TRAIN.LINEAR_EVAL and config.TRAIN.SYNC_BN and session.accelerator.num_processes > 1:
+    content = load_pretrained_(net, given, session.resumed(), CONTENT)
+    if not config.TRAIN.LINEAR_EVAL and config.TRAIN.SYNC_BN and several:
         sync_batchnorm_(net)
     return session.place(net), content
-
-
-def pretrained_tensors(net: nn.Module, config: Config, size: tuple[int, int, int], warn: bool) -> dict[str, Tensor]:
-    """The tensors of MODEL.PRETRAINED by the net's own keys, with TRAIN.WARMUP_FC those of the classifier, too.
-
-    Raises:
-        InputError: they do not fit.
-    """
-    path = config.MODEL.PRETRAINED
-    backbone = open_backbone(path, config.MODEL.ARCH, size)
-    given: dict[str, Tensor] = dict(backbone.model.state_dict())
-    seen, shown = backbone.normalization, channels_of(config)
-    if warn and seen not in (None, shown):
-        log.warning("%s was trained with mean and std %s, and is shown pictures of %s", path, seen, shown)
-    if config.TRAIN.WARMUP_FC:
-        given |= matching_classifier(net, load_net(path), f"TRAIN.WARMUP_FC: {path}")
-    return given

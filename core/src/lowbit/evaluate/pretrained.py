@@ -1,0 +1,60 @@
+"""What an evaluation starts from: the tensors of a pretrained file in a classifier, and their digest in checkpoints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from lowbit.errors import InputError
+from lowbit.models.heads import linear_classifier
+from lowbit.train.resume import digest
+
+
+def load_pretrained_(
+    net: nn.Module, given: Mapping[str, Tensor] | None, resumed: Mapping[str, Any] | None, option: str
+) -> str | None:
+    """Give a net its pretrained tensors unless the run goes on from a checkpoint; returns their digest.
+
+    Args:
+        net: in place.
+        given: some of its tensors, by its own keys; None: no file is named, which a resumed run may leave out.
+        resumed: the checkpoint that the run goes on from.
+        option: the name under which the options of a run hold the digest.
+    """
+    if given is None:
+        return None if resumed is None else option_of(resumed, option)
+    if resumed is None:
+        net.load_state_dict({**net.state_dict(), **given})
+    return digest(given)
+
+
+def option_of(checkpoint: Mapping[str, Any], name: str) -> Any:
+    """What a run's checkpoint says of one of its options; None where it is damaged, which is found later."""
+    run = checkpoint.get("run")
+    options = run.get("options") if isinstance(run, Mapping) else None
+    return options.get(name) if isinstance(options, Mapping) else None
+
+
+def matching_classifier(net: nn.Module, other: nn.Module, described: str) -> dict[str, Tensor]:
+    """The last layer of a net that was evaluated before, under this net's keys.
+
+    Args:
+        net: that takes it.
+        other: that has it.
+        described: the other, for the message.
+
+    Raises:
+        InputError: the other net does not end in a linear layer, or in one of another shape.
+    """
+    name, layer = linear_classifier(net)
+    try:
+        found = linear_classifier(other)[1]
+    except InputError:
+        found = None
+    if found is None or found.weight.shape != layer.weight.shape:
+        has = "none" if found is None else f"one of {found.out_features}"
+        raise InputError(
+            f"{described} should hold a classifier of {layer.out_features} classes and holds {has}: name the "
+            "checkpoint of a linear evaluation, or leave it out"
+        )
+    return {f"{name}.{key}": value for key, value in found.state_dict().items()}
