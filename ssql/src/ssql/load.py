@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from lowbit.checkpoint.check import check_kinds
+from lowbit.checkpoint.header import check_format, description, picture_size
 from lowbit.config.tree import dump_config
 from lowbit.errors import InputError
 from lowbit.train.protocol import Objective
@@ -25,7 +25,6 @@ from ssql.methods import build, classifier
 FORMAT = 1
 ENCODER = authors.ENCODER
 PREFIXES = {"keys.queue": "queue"}  # the authors' names of MoCo's queue; all other keys are the objective's own
-MAX_SIDE = 4096  # of pictures, in pixels
 MAX_CLASSES = 10**6
 
 
@@ -101,15 +100,7 @@ def told(checkpoint: Mapping[str, Any]) -> tuple[Config, tuple[int, int, int]]:
     Raises:
         InputError: of a later version, or not what we write.
     """
-    version = checkpoint.get("format")
-    if type(version) is not int or version > FORMAT:
-        raise InputError(f"the checkpoint has format {version}, this version reads {FORMAT}: update lowbit-ssql")
-    try:
+    check_format(checkpoint, FORMAT, "ssql")
+    with description():
         config = Config.model_validate_json(json.dumps(checkpoint["config"]))
-        channels, height, width = checkpoint["input_size"]
-        if not all(type(side) is int and 0 < side <= MAX_SIDE for side in (channels, height, width)):
-            raise ValueError(f"input_size {checkpoint['input_size']}")
-    except (ValidationError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the checkpoint's description of its net is damaged ({reason}); name another file") from error
-    return config, (channels, height, width)
+        return config, picture_size(checkpoint["input_size"])

@@ -141,6 +141,7 @@ def beside(read: Read, a: State) -> Iterator[Variant]:
                        "count": Counter("aab"), "some": frozenset({1}), "where": Path("runs/1")},
         "optimizer": {"optimizer": {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}},
                                     "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99)}]}, "scaler": {"scale": 2.0}},
+        "words": {"format": "pt", "classes": ["cat", "dog"], "config": "a.yaml", "input_size": 224, "arch": "mine"},
         "nan-in-the-optimizer": {"optimizer": {"state": {0: {"exp_avg": torch.tensor([torch.nan])}}}},
     }  # fmt: skip
     for name, value in values.items():

@@ -9,7 +9,7 @@ import torch
 from file_variants import CLASSES, NETS, Variant, variants
 from torch import Tensor, nn
 
-from bsq import load
+from bsq import checkpoint, load
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from ssql.evaluation import open_backbone
@@ -24,9 +24,9 @@ def by_ssql(path: Path, arch: str) -> nn.Module:
 
 def by_bsq(path: Path, arch: str) -> nn.Module:
     """As `bsq train --model` reads its start."""
-    saved = load.read(path)
-    model = create_model(load.check_arch(saved, arch, path), num_classes=CLASSES)
-    return load.load_float_(model, saved, path, new_head=True)
+    saved = checkpoint.read(path)
+    model = create_model(saved.weights.choose_arch(arch, saved.arch), num_classes=CLASSES)
+    return load.load_float_(model, saved, new_head=True)
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bsq import load
+from bsq import checkpoint, load
 from bsq.commands import opening, printed
 from bsq.commands.evaluating import Session, figures
 from bsq.commands.report import summary
@@ -59,7 +59,7 @@ def _convert(
     recipe = session.recipes(model, pictures)[1]
     opening.quantize_activations_(model, acts)
     if saved is not None:
-        load.load_float_(model, saved, str(net.model))
+        load.load_float_(model, saved)
     table = opening.given_widths(widths, net, model, saved)
     exclude = widths.exclude or None
     bits = to_bits_(deepcopy(model), widths.bits, widths=table, include=widths.include, exclude=exclude)
@@ -89,7 +89,7 @@ def _save(session: Session, folder: RunFolder | None, model: nn.Module, head: di
     """The converted net under both of the authors' names, and its backbone as floats."""
     if folder is None or not session.accelerator.is_main_process:
         return
-    state = {**head, "epoch": 1, "step": 0, "optimizer": {}, "state_dict": load.state_dict(model)}
+    state = {**head, "epoch": 1, "step": 0, "optimizer": {}, "state_dict": checkpoint.state_dict(model)}
     for name in (CHECKPOINT, BEST):
         write_checkpoint(folder.path / name, state, keep_previous=False)
     save_backbone(model, folder.path / "backbone.safetensors", str(session.net.arch))

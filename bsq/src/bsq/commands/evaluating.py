@@ -13,8 +13,8 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from bsq.checkpoint import header
 from bsq.layers import BitConv2d, BitLinear
-from bsq.load import header
 from bsq.options import NetOptions
 from lowbit.data.geometry import PaddedCrop
 from lowbit.data.loader import EvalLoader, Loader
@@ -83,7 +83,7 @@ class Session(session.Session):
         return from_timm(pictures or resolve_model_data_config(model))
 
     def head(self, model: nn.Module, pictures: Mapping[str, Any] | None, recipe: Recipe) -> dict[str, Any]:
-        """The head of a checkpoint of this command's net (`bsq.load`); `recipe`: the evaluation's."""
+        """The head of a checkpoint of this command's net (`bsq.checkpoint`); `recipe`: the evaluation's."""
         shown = recipe.geometry.size(*(self.test.size if isinstance(self.test, MemoryPictures) else (0, 0)))
         facts = {"arch": self.net.arch, "classes": self.classes, "dataset": self.net.dataset, "pictures": pictures}
         return header(model, **facts, input_size=[3, *shown])

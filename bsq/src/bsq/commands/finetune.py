@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from bsq import load
+from bsq import checkpoint, load
 from bsq.commands import opening, printed
 from bsq.commands.evaluating import Session, figures
 from bsq.commands.report import summary
@@ -38,9 +38,9 @@ def finetune(
     with Session(options, net) as session:
         model, saved, recipes, head = opening.open_net(session, net, acts, required=True)
         assert saved is not None
-        load.need_bits(saved, str(net.model))
-        load.check_activations(saved, model, str(net.model))
-        to_bit_form_(load.load_planes_(model, saved, str(net.model)))
+        load.need_bits(saved)
+        load.check_activations(saved, model)
+        to_bit_form_(load.load_planes_(model, saved))
         floors = saved.floors
 
         def floor(name: str) -> int:
@@ -48,7 +48,7 @@ def finetune(
 
         if evaluate:
             return _evaluate(session, model, recipes[1], acts, sgd.train_batch, floor)
-        return _train(session, model, acts, sgd, recipes, {**head, load.FLOORS: floors}, floor)
+        return _train(session, model, acts, sgd, recipes, {**head, checkpoint.FLOORS: floors}, floor)
 
 
 def _to_widths(session: Session, model: nn.Module, recipe: Recipe, calibration_batch: int, floor: Width) -> Scores:
@@ -115,12 +115,12 @@ def _train(
 def _save_best(folder: RunFolder, net: nn.Module, head: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """The best epoch in bit form (`best_bin.pth.tar`) and with its weights as floats (`best_float.pth.tar`)."""
     best = read_checkpoint(folder.path / BEST)
-    net.load_state_dict({key.removeprefix(load.PREFIX): value for key, value in best["state_dict"].items()})
+    net.load_state_dict({key.removeprefix(checkpoint.PREFIX): value for key, value in best["state_dict"].items()})
     common = {**head, "epoch": best["epoch"], "step": best["step"], "acc": found["top1"], "best_acc": found["top1"]}
     common["optimizer"] = {}
     to_bit_form_(net)
-    bits = {**common, "Nbit_dict": nbit_dict(net), "state_dict": load.state_dict(net)}
+    bits = {**common, "Nbit_dict": nbit_dict(net), "state_dict": checkpoint.state_dict(net)}
     write_checkpoint(folder.path / "best_bin.pth.tar", bits, keep_previous=False)
     floats = {key: value for key, value in common.items() if key != "Nbit_dict"}
-    floats["state_dict"] = load.state_dict(to_plain_(net))
+    floats["state_dict"] = checkpoint.state_dict(to_plain_(net))
     write_checkpoint(folder.path / "best_float.pth.tar", floats, keep_previous=False)

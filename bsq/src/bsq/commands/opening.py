@@ -10,10 +10,10 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from bsq import load
+from bsq import checkpoint, load
 from bsq.activation import quantize_bsq_activations_
+from bsq.checkpoint import Saved
 from bsq.commands.evaluating import Session
-from bsq.load import Saved
 from bsq.network import coverable
 from bsq.options import HAWQ_RESNET20, ActOptions, NetOptions, WidthOptions
 from lowbit.data.recipe import Recipe
@@ -28,7 +28,7 @@ def read_model(net: NetOptions, required: bool = False) -> Saved | None:
     """What `--model` holds; its architecture must be that of `--arch`. Called before data is touched.
 
     Raises:
-        InputError: see `bsq.load`; an unknown architecture; or no file although it is required.
+        InputError: see `bsq.checkpoint`; an unknown architecture; or no file although it is required.
     """
     if net.arch is not None:
         check_arch(net.arch)
@@ -36,8 +36,8 @@ def read_model(net: NetOptions, required: bool = False) -> Saved | None:
         if required:
             raise InputError("--model is missing: name the checkpoint")
         return None
-    saved = load.read(net.model)
-    load.check_arch(saved, net.arch, net.model)
+    saved = checkpoint.read(net.model)
+    saved.weights.choose_arch(net.arch, saved.arch, "-a")
     return saved
 
 
@@ -132,7 +132,7 @@ def given_widths(widths: WidthOptions, net: NetOptions, model: nn.Module, saved:
         InputError: the file has no widths, or the preset is for another net.
     """
     if widths.scheme is not None:
-        found = load.read(widths.scheme).widths
+        found = checkpoint.read(widths.scheme).widths
         if not found:
             raise InputError(f"--dict {widths.scheme} holds no Nbit_dict: name a checkpoint in bit representation")
         return found
@@ -152,8 +152,8 @@ def read_bits(net: NetOptions) -> tuple[nn.Module, dict[str, Any]]:
     """
     saved = read_model(net, required=True)
     assert saved is not None
-    load.need_bits(saved, str(net.model))
-    model: Any = load.build(saved, str(net.model), net.arch)
+    load.need_bits(saved)
+    model: Any = load.build(saved, net.arch)
     size = saved.input_size or resolve_model_data_config(model)["input_size"]
     facts = {"pictures": saved.pictures, "input_size": list(size)}
     return model, {"method": "bsq", "arch": net.arch or saved.arch, "args": {"num_classes": model.num_classes}, **facts}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from bsq.load import PREFIX
+from bsq.checkpoint import PREFIX
 from bsq.network import nbit_dict, ones_per_plane
 from bsq.size import Size
 from lowbit.evaluate.classify import Scores

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from bsq import load
+from bsq import checkpoint, load
 from bsq.commands import opening, printed
 from bsq.commands.evaluating import Session, figures
 from bsq.commands.report import summary
@@ -69,7 +69,7 @@ class Watch:
     def _keep(self, folder: RunFolder, clock: Clock, net: nn.Module, scores: Scores) -> None:
         path = folder.path / f"requantized-{clock.done:09d}.pth.tar"
         facts = {"epoch": clock.epoch, "step": clock.done, "acc": scores.top1, "best_acc": scores.top1}
-        state = {**self.head, **extra(net), **facts, "optimizer": {}, "state_dict": load.state_dict(net)}
+        state = {**self.head, **extra(net), **facts, "optimizer": {}, "state_dict": checkpoint.state_dict(net)}
         compression = size(net).compression
         write_checkpoint(path, {**state, "compression": compression}, keep_previous=False)
         self._ranks[path] = self._rank(compression, scores.top1, clock.done)
@@ -135,11 +135,11 @@ def prune(
         model, saved, recipes, head = opening.open_net(session, net, acts, required=evaluate)
         if saved is None or saved.form == "float":
             if saved is not None:
-                load.load_float_(model, saved, str(net.model), new_head=not evaluate)
+                load.load_float_(model, saved, new_head=not evaluate)
             to_bits_(model, bits.bits)
         else:
-            load.check_activations(saved, model, str(net.model))
-            to_bit_form_(load.load_planes_(model, saved, str(net.model)))
+            load.check_activations(saved, model)
+            to_bit_form_(load.load_planes_(model, saved))
         if uncalibrated(model):
             session.calibrate(model, recipes[1], sgd.train_batch)
         if evaluate:
@@ -171,7 +171,7 @@ def _train(
     names = list(bit_layers(model))
     bits.check(names)
     ceiling, floor = bits.ceiling(names), bits.floor(names)
-    head = {**head, load.FLOORS: {name: floor(name) for name in names if floor(name) > 1}}
+    head = {**head, checkpoint.FLOORS: {name: floor(name) for name in names if floor(name) > 1}}
     net = student(session, prune_(model, at_least=floor))
     watch = Watch(session, recipes[1], head, bits.target)
     at_start = started(session) or {"compression_start": size(net).compression}

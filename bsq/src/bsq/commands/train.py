@@ -23,7 +23,7 @@ def evaluate(options: RunOptions, net: NetOptions) -> Scores | None:
 def _evaluate(session: Session, options: RunOptions, net: NetOptions) -> Scores | None:
     model, saved, (_, recipe), _ = opening.open_net(session, net, required=not options.pretrained)
     if saved is not None:
-        load.load_float_(model, saved, str(net.model))
+        load.load_float_(model, saved)
     if session.planned(model, recipe):
         return None
     sizes = session.batch_sizes()
@@ -44,7 +44,7 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | Non
 def _train(session: Session, options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | None:
     model, saved, recipes, head = opening.open_net(session, net)
     if saved is not None:
-        load.load_float_(model, saved, str(net.model), new_head=True)
+        load.load_float_(model, saved, new_head=True)
 
     def optimizer(student: nn.Module) -> SGD:
         return SGD(student.parameters(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from bsq import load
+from bsq import checkpoint
 from bsq.commands import printed
 from bsq.commands.evaluating import Session
 from bsq.network import check_widths, nbit_dict
@@ -99,7 +99,7 @@ def run_phase(session: Session, sgd: SgdOptions, phase: Phase) -> Result | None:
         options=_shared(session, sgd, phase),
         header=phase.header,
         extra=lambda objective: {AT_START: phase.at_start, **phase.extra(objective)},
-        prefixes={"student.": load.PREFIX},
+        prefixes={"student.": checkpoint.PREFIX},
         best=chosen_by if phase.best else None,
     )
     try:

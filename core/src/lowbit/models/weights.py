@@ -74,6 +74,25 @@ class Weights:
         arch = self.said.get("arch")
         return arch if isinstance(arch, str) and timm.is_model(arch) else None
 
+    def choose_arch(self, arch: str | None, shown: str | None = None, flag: str = "--arch") -> str:
+        """The net to build: what a file of ours says or its keys show, what the caller says, what others' files say.
+
+        Args:
+            arch: the caller's timm name.
+            shown: the net that the keys show, if they do.
+            flag: of the command line, for the caller's name.
+
+        Raises:
+            InputError: the caller says another than a file of ours or the keys, or nobody says it.
+        """
+        certain = (self.arch if self.ours else None) or shown
+        if None not in (certain, arch) and certain != arch:
+            raise InputError(f"{self.name}: it holds a {certain}, not a {arch}: name it ({flag} {certain})")
+        found = certain or arch or self.arch
+        if found is None:
+            raise InputError(f"{self.name}: it does not say which net it holds: name timm's ({flag})")
+        return found
+
 
 def read_weights(path: Path | str) -> Weights:
     """Read a file: `torch.save`'s (any version) or safetensors, ours or anybody's.
@@ -120,25 +139,11 @@ def open_backbone(path: Path | str, arch: str | None = None) -> Backbone:
 
 def backbone_of(weights: Weights, arch: str | None = None) -> Backbone:
     """The same from what was read."""
-    name = check_arch(weights, arch)
+    name = weights.choose_arch(arch)
     with torch.random.fork_rng(devices=[]):
         model = create_model(name, num_classes=0)
     load_(model, weights, branch_of(weights, model))
     return Backbone(model.eval(), name, weights.said)
-
-
-def check_arch(weights: Weights, arch: str | None) -> str:
-    """The net to build: what a file of ours says, the caller's `arch`, or what a file of others says.
-
-    Raises:
-        InputError: they differ in a file of ours, or nobody says it.
-    """
-    if weights.ours and weights.arch is not None and arch not in (None, weights.arch):
-        raise InputError(f"{weights.name}: it holds a {weights.arch}, not a {arch}")
-    found = arch or weights.arch
-    if found is None:
-        raise InputError(f"{weights.name}: it does not say which net it holds: name timm's (--arch)")
-    return found
 
 
 def branch_of(weights: Weights, model: nn.Module) -> Branch:

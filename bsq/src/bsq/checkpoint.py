@@ -1,0 +1,148 @@
+"""What a checkpoint of BSQ says, ours or the authors', and what ours say.
+
+Files are read by content: in bit or finetune form with or without the authors' `module.`, with or without `Nbit_dict`
+(planes show their width); float weights out of any file (`lowbit.models.weights`). Ours also say which net they are of
+and how its activations are quantized.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from bsq.forms import BIAS, WEIGHT
+from bsq.network import bit_layers, check_widths, nbit_dict
+from bsq.options import MAX_BITS
+from lowbit.checkpoint.header import check_format, description, picture_size
+from lowbit.data.recipe import from_timm
+from lowbit.errors import InputError
+from lowbit.models.layouts import resnet_of
+from lowbit.models.surgery import of_kind
+from lowbit.models.weights import Weights, read_weights
+from lowbit.quant.activations import ActivationConfig, QuantActivation
+
+FORMAT = 1
+PREFIX = "module."  # the authors', in files
+FLOORS = "min_bits"
+
+
+class Saved(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        state: keys as in the net (no `module.`). form: "float", "bit" or "finetune".
+        widths: `Nbit_dict`; empty where there is none.
+        arch: timm name, classes: size of the last layer; None where neither the file nor its keys tell.
+        activations: {module: arguments of ActivationConfig}; None: the file does not say (the authors').
+        pictures: timm's data configuration the net was trained with; None: that of the dataset.
+        input_size: (C, H, W) of its pictures; None: the file does not say.
+        floors: fewest bits by layer, of the bit training it comes from (`--min-bits`).
+        weights: the file.
+    """
+
+    state: dict[str, Tensor]
+    form: str
+    widths: dict[str, tuple[int, int]]
+    arch: str | None
+    classes: int | None
+    activations: dict[str, dict[str, Any]] | None
+    pictures: dict[str, Any] | None
+    input_size: tuple[int, int, int] | None
+    floors: dict[str, int]
+    weights: Weights
+
+
+def parse(weights: Weights) -> Saved | None:
+    """The content of a checkpoint, or None if it is none of BSQ's (and no plain state dict).
+
+    Raises:
+        InputError: widths that are no widths, or a finetune form without its widths.
+    """
+    checkpoint = weights.content
+    found = checkpoint.get("state_dict", checkpoint)
+    if checkpoint.get("package", "bsq") != "bsq" or not isinstance(found, Mapping) or not found:
+        return None
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()):
+        return None
+    state = {key.removeprefix(PREFIX): value for key, value in found.items()}
+    form, shown = _form(state)
+    given = checkpoint.get("Nbit_dict")
+    if given is None and form == "finetune":
+        raise InputError("the checkpoint is in finetune form without an Nbit_dict, so its widths are unknown")
+    widths = check_widths(shown if given is None else given)
+    if not weights.ours:
+        return Saved(state, form, widths, _cifar_arch(state), _classes(state), *_told({}), weights)
+    return Saved(state, form, widths, weights.arch, checkpoint.get("classes"), *_told(checkpoint), weights)
+
+
+def _told(checkpoint: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """Activations, timm's data configuration, picture size and floors, as far as the file says.
+
+    Raises:
+        InputError: of a later version, or not what we write.
+    """
+    check_format(checkpoint, FORMAT, "bsq")
+    activations, pictures, size = (checkpoint.get(name) for name in ("activations", "pictures", "input_size"))
+    floors = checkpoint.get(FLOORS) or {}
+    with description():
+        for config in (activations or {}).values():
+            ActivationConfig(**config)
+        if pictures is not None:
+            from_timm(pictures)
+        if not all(type(bits) is int and 1 <= bits <= MAX_BITS for bits in floors.values()):
+            raise ValueError(f"{FLOORS} {floors}")
+        return activations, pictures, None if size is None else picture_size(size), floors
+
+
+def read(path: Path) -> Saved:
+    """Read a file: a checkpoint of BSQ, or float weights of any other kind.
+
+    Raises:
+        InputError: it cannot be read, or is damaged.
+    """
+    weights = read_weights(path)
+    try:
+        saved = parse(weights)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if saved is not None:
+        return saved
+    return Saved({}, "float", {}, weights.arch if weights.ours else None, None, None, None, None, {}, weights)
+
+
+def _form(state: Mapping[str, Tensor]) -> tuple[str, dict[str, list[int]]]:
+    """Form, and the widths that planes show."""
+    names = [key.removesuffix(f".{WEIGHT.p}") for key in state if key.endswith(f".{WEIGHT.p}")]
+    if names:
+        width = {key: value.shape[-1] for key, value in state.items() if value.dim()}
+        return "bit", {name: [width[f"{name}.{WEIGHT.p}"], width.get(f"{name}.{BIAS.p}", 0)] for name in names}
+    heads = [key.removesuffix(".scale") for key in state if key.endswith(".scale")]
+    latent = any(f"{name}.weight" in state and state[f"{name}.scale"].numel() == 1 for name in heads)
+    return ("finetune" if latent else "float"), {}
+
+
+def _cifar_arch(state: Mapping[str, Tensor]) -> str | None:
+    """The authors' ResNet whose keys these are."""
+    arch = resnet_of(state)
+    return arch if arch is not None and arch.endswith("_1x1") else None
+
+
+def _classes(state: Mapping[str, Tensor]) -> int | None:
+    """Rows of `fc`, the last layer of the authors' nets and of timm's ResNets."""
+    found = next((state[key] for key in (f"fc.{WEIGHT.p}", "fc.weight") if key in state), None)
+    return None if found is None else found.shape[0]
+
+
+def header(model: nn.Module, **facts: Any) -> dict[str, Any]:
+    """What every checkpoint of ours says beside `state_dict`: whose it is, activations, widths, and `facts`."""
+    configs = {name: asdict(quantizer.config) for name, quantizer in of_kind(model, QuantActivation).items()}
+    widths = {"Nbit_dict": nbit_dict(model)} if bit_layers(model) else {}
+    return {"format": FORMAT, "package": "bsq", **facts, "activations": configs, **widths}
+
+
+def state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """A net's tensors for a file: on the CPU, floats in single precision, under the authors' keys."""
+    tensors = {PREFIX + key: value.detach().cpu() for key, value in model.state_dict().items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in tensors.items()}

@@ -1,0 +1,51 @@
+"""What a checkpoint of ours says of itself beside its weights, checked on reading."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lowbit.errors import InputError
+
+MAX_SIDE = 4096  # of pictures, in pixels
+
+
+def check_format(checkpoint: Mapping[str, Any], newest: int, package: str) -> None:
+    """Refuse a file of a later version.
+
+    Args:
+        checkpoint: its content; a file without a format is not ours.
+        newest: the latest format that this version reads.
+        package: of the method.
+
+    Raises:
+        InputError: it is later, or no number.
+    """
+    version = checkpoint.get("format", newest)
+    if type(version) is not int or version > newest:
+        raise InputError(f"the checkpoint has format {version}, this version reads {newest}: update lowbit-{package}")
+
+
+def picture_size(said: Any) -> tuple[int, int, int]:
+    """(C, H, W) of the pictures, as a file says it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if len(said) != 3 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in said):
+        raise ValueError(f"input_size {said}")
+    channels, height, width = said
+    return channels, height, width
+
+
+@contextmanager
+def description() -> Iterator[None]:
+    """Within it a value that is not what we write becomes one line.
+
+    Raises:
+        InputError: whatever is wrong.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the checkpoint's description of its net is damaged ({reason}); name another file") from error
