@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, model_validator
 
-from lowbit.config import keys
+from lowbit.config.keys import quant, root, train
 from lowbit.config.load import load_config
 from lowbit.config.tree import Node, leaves
-from lowbit.config.values import Amount, AtLeastOne, Count
+from lowbit.config.values import AtLeastOne, Count
 from ssql.unused_keys import Command, unused_keys
 
 SslType = Literal[
@@ -32,126 +32,48 @@ CRITERIA = {  # by the method's last name; the first is the one that belongs to 
 }
 
 
-def _bits(value: int) -> int:
-    if value != 0 and not 2 <= value <= 16:
-        raise ValueError("should be 0 (not quantized) or 2 to 16 bits")
-    return value
-
-
 def _bit_range(value: tuple[int, int]) -> tuple[int, int]:
     if not 2 <= value[0] < value[1] <= 17:
         raise ValueError("should be (lowest, highest + 1) within 2 to 16 bits: 2 <= first < second <= 17")
     return value
 
 
-BitWidth = Annotated[int, AfterValidator(_bits)]
 BitRange = Annotated[tuple[int, int], AfterValidator(_bit_range)]
 
 
-class Observer(Node):
-    """How ranges are found: running extremes, their moving average, least error, or mean -/+ 2 std."""
+class Weights(quant.Weights):
+    """Weights. `BIT` holds in evaluation; pretraining draws from `BIT_RANGE`, its end excluded."""
 
-    NAME: Literal["MINMAX", "MOMENTUM_MINMAX", "MSE", "HISTOGRAM", "GAUSSIAN"] = "MINMAX"
-    ALPHA: Amount = 1e-4
-    BINS: AtLeastOne = 2049
-
-
-class Weights(Node):
-    """Weights: symmetric. `BIT` holds in evaluation; pretraining draws from `BIT_RANGE`, its end excluded."""
-
-    QUANTIZER: Literal["uniform"] | None = None  # None: uniform, where anything is quantized
-    BIT: BitWidth = 8
     BIT_RANGE: BitRange = (2, 9)
-    SYMMETRY: Literal[True] = True
-    GRANULARITY: Literal["channelwise", "layerwise"] = "channelwise"
-    OBSERVER_METHOD: Observer = Observer()
     SCALE: Literal["detached", "differentiable"] = "detached"  # ours; the authors': differentiable
     GRID: Literal["half", "whole"] = "half"  # ours: the largest weight at 2^(b-1) - 1/2, the authors', or - 1
 
 
-class Activations(Node):
-    """Activations: asymmetric, one scale a tensor; otherwise as `Weights`."""
+class Activations(quant.Activations):
+    """Activations; bits as for `Weights`."""
 
-    QUANTIZER: Literal["uniform"] | None = None
-    BIT: BitWidth = 8
     BIT_RANGE: BitRange = (4, 9)
-    SYMMETRY: Literal[False] = False
-    GRANULARITY: Literal["layerwise"] = "layerwise"
-    OBSERVER_METHOD: Observer = Observer()
 
 
-class Limitation(Node):
-    """Of HAWQ's choice of bits."""
-
-    BIT_ASCEND_SORT: Any = False
-    BIT_WIDTH_COEFF: Any = 1e10
-    BOPS_COEFF: Any = 1e10
-
-
-class Hawq(Node):
-    """Bits by Hessian; broken in the authors' program."""
-
-    EIGEN_TYPE: Any = "avg"
-    SENSITIVITY_CALC_ITER_NUM: Any = 50
-    LIMITATION: Limitation = Limitation()
-
-
-class BitAssigner(Node):
-    """Bits by layer; no command of the authors' calls it."""
-
-    NAME: Any = None
-    W_BIT_CHOICES: Any = (2, 4, 8)
-    A_BIT_CHOICES: Any = (2, 4, 8, 16)
-    HAWQ: Hawq = Hawq()
-
-
-class Calibration(Node):
+class Calibration(quant.Calibration):
     """What ranges are found on before an evaluation at fixed bits."""
 
-    PATH: str = ""
-    TYPE: str = ""
-    MODULE_PATH: str = ""
-    SIZE: Count = 0
-    BATCHSIZE: AtLeastOne = 1
-    NUM_WORKERS: Count = 0
     PICTURES: AtLeastOne = 1024  # ours: of the training set, under the evaluation transform
     SEED: Count = 0  # ours: which of them
 
 
-class Brecq(Node):
-    """Of the authors' reconstruction."""
-
-    KEEP_GPU: Any = True
-
-
-class Finetune(Node):
-    """Reconstruction after calibration; no command of the authors' calls it."""
-
-    ENABLE: Any = False
-    METHOD: Any = ""
-    BATCHSIZE: Any = 32
-    ITERS_W: Any = 0
-    ITERS_A: Any = 0
-    BRECQ: Brecq = Brecq()
-
-
-class Quant(Node):
+class Quant(quant.Quant):
     """Which bits, where, and how. Bits 0: not quantized."""
 
-    TYPE: Literal["", "ptq"] = ""
-    FOLD_BN: Any = False
-    BIT_CONFIG: tuple[dict[str, dict[Literal["w", "a"], BitWidth]], ...] = Field(default=(), max_length=1)
-    BIT_ASSIGNER: BitAssigner = BitAssigner()
     W: Weights = Weights()
     A: Activations = Activations()
     CALIBRATION: Calibration = Calibration()
-    FINETUNE: Finetune = Finetune()
     FP: Literal["float", "authors"] = "float"  # ours: "authors" keeps the pins (stem 8/8) at bits 0/0, as they do
     BN: Literal["shared", "float"] = "shared"  # ours: passes that running statistics follow: all, or float ones alone
     SYNC_RANGES: bool = True  # ours: ranges are those of all processes; the authors': of each
 
 
-class Setting(keys.Setting):
+class Setting(root.Setting):
     """Heads and loss of a self-supervised method."""
 
     OUTPUT_BN: bool | None = None  # ours: batch norm at the projector's output; None: as the authors' TYPE has it
@@ -166,25 +88,25 @@ class Ssl(Node):
     SETTING: Setting = Setting()
 
 
-class Criterion(keys.Criterion):
+class Criterion(train.Criterion):
     """The loss; "" is the one that belongs to `SSL.TYPE`."""
 
     NAME: Literal["", "CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "CrossEntropy"] = ""
 
 
-class Loss(keys.Loss):
+class Loss(train.Loss):
     """The criterion and what is added to it."""
 
     CRITERION: Criterion = Criterion()
 
 
-class Train(keys.Train):
+class Train(train.Train):
     """How long, on what, and with which optimizer."""
 
     LOSS: Loss = Loss()
 
 
-class Config(keys.Root):
+class Config(root.Root):
     """The whole tree."""
 
     TRAIN: Train = Train()

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from lowbit.cli.config import config_options
 from lowbit.cli.options import run_options
 from lowbit.cli.program import Group
-from lowbit.config import keys
+from lowbit.config.keys.root import Root
 from lowbit.config.load import load_config
 from lowbit.options import RunOptions
 
@@ -26,8 +26,8 @@ def toy() -> None:
     """A program."""
 
 
-def read(name: str, overrides: tuple[str, ...], flags: dict[str, Any]) -> keys.Root:
-    return load_config(keys.Root, name, overrides, shipped=Path(), flags=flags, defaults={"TRAIN.NUM_WORKERS": 3})
+def read(name: str, overrides: tuple[str, ...], flags: dict[str, Any]) -> Root:
+    return load_config(Root, name, overrides, shipped=Path(), flags=flags, defaults={"TRAIN.NUM_WORKERS": 3})
 
 
 @toy.command("go")

@@ -5,22 +5,22 @@ from typing import Any, Literal
 
 import pytest
 
-from lowbit.config import keys
+from lowbit.config.keys import root, train
 from lowbit.config.load import load_config
 from lowbit.config.tree import Node, annotation_of, dump_config, leaves, value_of
 from lowbit.config.values import Share
 from lowbit.errors import InputError
 
 
-class Criterion(keys.Criterion):
+class Criterion(train.Criterion):
     NAME: Literal["", "near", "far"] = ""
 
 
-class Loss(keys.Loss):
+class Loss(train.Loss):
     CRITERION: Criterion = Criterion()
 
 
-class Train(keys.Train):
+class Train(train.Train):
     LOSS: Loss = Loss()
     DROP_LAST: bool = False
 
@@ -29,11 +29,11 @@ class Widths(Node):
     RANGE: tuple[Share, Share] = (0.25, 1.0)
 
 
-class Model(keys.Model):
+class Model(root.Model):
     WIDTHS: Widths = Widths()
 
 
-class Config(keys.Root):
+class Config(root.Root):
     MODEL: Model = Model()
     TRAIN: Train = Train()
     LEGACY: Any = ""
@@ -69,8 +69,8 @@ def test_a_method_adds_keys_and_names_to_the_shared_sections(tmp_path: Path) -> 
 
 
 def test_its_keys_are_the_shared_ones_and_its_own() -> None:
-    assert set(leaves(Config)) - set(leaves(keys.Root)) == {"MODEL.WIDTHS.RANGE", "TRAIN.DROP_LAST", "LEGACY"}
-    assert set(leaves(keys.Root)) < set(leaves(Config))
+    assert set(leaves(Config)) - set(leaves(root.Root)) == {"MODEL.WIDTHS.RANGE", "TRAIN.DROP_LAST", "LEGACY"}
+    assert set(leaves(root.Root)) < set(leaves(Config))
 
 
 def test_a_key_by_its_path() -> None:

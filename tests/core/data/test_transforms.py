@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lowbit.config.keys import Aug
+from lowbit.config.keys.aug import Aug
 from lowbit.data.geometry import Keep, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, DIGITS, IMAGENET, Channels, ColorJitter, Recipe

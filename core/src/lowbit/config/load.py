@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from lowbit.config import values
 from lowbit.config.files import BASE, Given, chain, locate
-from lowbit.config.keys import EXAMPLE
+from lowbit.config.keys.root import EXAMPLE
 from lowbit.config.messages import explain, unknown
 from lowbit.config.tree import Node, annotation_of, is_section
 from lowbit.config.unused import warn_unused

@@ -4,7 +4,7 @@ Bicubic pictures are clamped to [0, 1], as PIL's bytes are. Operations that ther
 erasing, mirroring of what is only resized) are refused by name.
 """
 
-from lowbit.config.keys import Aug, AugEvaluation, AugTrain, Normalization
+from lowbit.config.keys.aug import Aug, AugEvaluation, AugTrain, Normalization
 from lowbit.data.geometry import Geometry, Keep, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.data.recipe import Channels, ColorJitter, Colour, Recipe

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lowbit.config.keys import BATCH, MAY_DIFFER
+from lowbit.config.keys.root import MAY_DIFFER
+from lowbit.config.keys.train import BATCH
 from lowbit.config.unused import used_values
 from lowbit.data.datasets import DATASETS
 from lowbit.errors import InputError

@@ -18,7 +18,7 @@ from typing import get_args
 
 import torch
 
-from lowbit.config.keys import Dataset
+from lowbit.config.keys.train import Dataset
 from lowbit.config.tree import dump_config
 from lowbit.data.fixed import BATCH
 from lowbit.data.pictures import MemoryPictures, Pictures

@@ -1,0 +1,92 @@
+"""The root of a tree, MODEL and SSL.SETTING, as methods with a YAML config share them; a method adds its own keys.
+
+Names, odd spellings (`NORMLIZATION`) included, and defaults are the authors'; comments mark the keys that are ours.
+A method's tree is a subclass of `Root` with its own sections, and with subclasses of the shared ones where they have
+more keys (`class Train(train.Train): DROP_LAST: bool = False`) or fewer values (`NAME: Literal["a", "b"]` for a `str`).
+No file outside this folder holds a path of keys.
+"""
+
+from typing import Any
+
+from lowbit.config.keys.aug import Aug
+from lowbit.config.keys.train import Train
+from lowbit.config.tree import Node
+from lowbit.config.values import AtLeastOne, Count, Fraction, Positive, Size
+from lowbit.errors import InputError
+
+EXAMPLE = "TRAIN.EPOCHS=100"  # of an argument
+MAY_DIFFER = {  # when a run is resumed, or the loop compares them itself
+    "OUTPUT", "SEED", "MODEL.CHECKPOINT", "MODEL.PRETRAINED", "TRAIN.EPOCHS", "TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH",
+    "TRAIN.NUM_WORKERS", "TRAIN.PRINT_FREQ",
+}  # fmt: skip
+
+
+class Model(Node):
+    """The net and where its weights come from."""
+
+    ARCH: str = ""  # timm's name
+    CHECKPOINT: str = ""  # of a run to resume: the same as --resume
+    PRETRAINED: str = ""  # weights to start from or to evaluate
+    NUM_CLASSES: Count = 0
+    INPUTSHAPE: Size = (-1, -1)
+
+    @property
+    def side(self) -> int | None:
+        """Height and width of what the net sees, in pixels; None: not stated.
+
+        Raises:
+            InputError: not square.
+        """
+        height, width = self.INPUTSHAPE
+        if height != width:
+            raise InputError(f"MODEL.INPUTSHAPE={[height, width]}: views are square, give two equal sizes")
+        return height if height > 0 else None
+
+    def classes(self, dataset: str, found: int) -> int:
+        """The classes of a dataset, which `NUM_CLASSES` may state.
+
+        Raises:
+            InputError: it states another number.
+        """
+        if self.NUM_CLASSES not in (0, found):
+            raise InputError(f"MODEL.NUM_CLASSES={self.NUM_CLASSES}: {dataset} has {found} classes; give that, or 0")
+        return found
+
+
+class Setting(Node):
+    """Heads and loss of a self-supervised method."""
+
+    DIM: AtLeastOne = 128
+    HIDDEN_DIM: AtLeastOne = 2048
+    T: Positive = 0.07
+    MOCO_K: AtLeastOne = 65536
+    MOMENTUM: Fraction = 0.999  # of the momentum copy
+    MLP: bool = True  # a hidden layer in the projector
+
+
+class Root(Node):
+    """The keys that stand in no section, and the shared sections; `BASE_CONFIG` belongs to the files."""
+
+    DEVICE: Any = None
+    RANK: Any = 0
+    WORLD_SIZE: Any = 1
+    LOCAL_RANK: Any = 0
+    SEED: Count | None = None
+    OUTPUT: str = ""
+    EVALUATOR: Any = ""
+    EVALUATION_DOMAIN: Any = None
+    MODEL: Model = Model()
+    TRAIN: Train = Train()
+    AUG: Aug = Aug()
+
+    def check_training(self) -> None:
+        """Refuse a training of no net, on nothing, or for no epoch.
+
+        Raises:
+            InputError: a key that has to be set and is not.
+        """
+        for key, value in (("MODEL.ARCH", self.MODEL.ARCH), ("TRAIN.DATASET", self.TRAIN.DATASET)):
+            if not value:
+                raise InputError(f"{key} is empty: name it in the config, or as {key}=NAME after the command")
+        if self.TRAIN.EPOCHS < 1:
+            raise InputError(f"TRAIN.EPOCHS={self.TRAIN.EPOCHS}: give 1 or more")
