@@ -142,6 +142,8 @@ def test_format_1_is_read(packed: tuple[Any, Path]) -> None:
         ),
         (lambda h: h.update(sizes={"conv1": {"stride": 2}}), "damaged"),
         (lambda h: h.update(sizes={"conv1": {"out_channels": 8}}), "another net"),
+        (lambda h: h.update(sizes={"conv1": {"out_channels": 10**9}}), "damaged"),
+        (lambda h: h.update(activations=[["largest", {"bits": 99}, ["relu"]]]), "99 activation bits"),
         (lambda h: h["coded"]["fc.weight"].update(zero=0.3), "damaged"),
         (lambda h: h.pop("crc"), "damaged"),
     ],

@@ -5,7 +5,8 @@ buffers (batch norm's step counter) are not kept.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from hashlib import blake2b
 from pathlib import Path
@@ -38,13 +39,14 @@ def save_packed(model: nn.Module, path: Path | str, recipe: Mapping[str, Any]) -
     """
     if not any(True for _ in quantized_layers(model)):
         raise InputError("the net has no quantized layer, so there is nothing to pack: convert it first")
-    built, plain, coded = _bare(recipe, path), to_plain_(deepcopy(model)), _coded(model)
-    activations, sizes = describe_activations(model), describe_sizes(model, plain, built)
-    dress_(built, activations, sizes)  # a recipe that does not lead back here is found now
-    wanted, have = _floats(built), {**_floats(model), **_floats(plain)}
-    left = _floats(plain).keys() - wanted.keys()
-    if left or any(key not in have or have[key].shape != like.shape for key, like in wanted.items()):
-        raise _another(recipe, path)
+    plain, coded, activations = to_plain_(deepcopy(model)), _coded(model), describe_activations(model)
+    with _errors_of(f"recipe of {path}"):  # one that does not lead back here is found now
+        built = build(recipe)
+        sizes = describe_sizes(model, plain, built)
+        wanted, have = _floats(dress_(built, activations, sizes)), {**_floats(model), **_floats(plain)}
+        left = _floats(plain).keys() - wanted.keys()
+        if left or any(key not in have or have[key].shape != like.shape for key, like in wanted.items()):
+            raise _another(recipe)
     floats = {key: have[key] for key in wanted if key not in coded}
     head = {"recipe": dict(recipe), "activations": activations, "sizes": sizes, "shapes": _digest(wanted)}
     return write_codes(Path(path), head, coded, floats)
@@ -58,20 +60,15 @@ def load_packed(path: Path | str) -> nn.Module:
         InputError: not a packed file, damaged, or of a net that is not known here.
     """
     head, tensors = read_codes(Path(path))
-    recipe, sizes = head.get("recipe"), head.get("sizes", {})
-    try:
-        model = dress_(_bare(recipe, path), _activations(head), sizes).to(tensors["floats"].dtype)
-        shapes = head["shapes"]
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise InputError(f"recipe of {path} is damaged: {type(error).__name__} {error}; export it again") from error
-    if _digest(_floats(model)) != shapes:
-        raise _another(recipe, path)
-    try:
+    recipe, sizes = head.get("recipe", {}), head.get("sizes", {})
+    with _errors_of(f"recipe of {path}"):
+        model = dress_(build(recipe), _activations(head), sizes).to(tensors["floats"].dtype)
+        if _digest(_floats(model)) != head["shapes"]:
+            raise _another(recipe)
+    with _errors_of(str(path)):
         state = model.state_dict()
         for key, value in decode(head, tensors, state).items():
             state[key].copy_(value)
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged: {' '.join(str(error).split())}; export it again") from error
     return model.eval()
 
 
@@ -95,18 +92,16 @@ def _coded(model: nn.Module) -> dict[str, Codes]:
     return coded
 
 
-def _bare(recipe: Any, path: Path | str) -> nn.Module:
-    """The net of a recipe.
-
-    Raises:
-        InputError: see `build`; or no recipe.
-    """
+@contextmanager
+def _errors_of(what: str) -> Iterator[None]:
+    """Whatever goes wrong in a block of code as an InputError about `what`."""
     try:
-        return build(recipe)
+        yield
     except InputError as error:
-        raise InputError(f"recipe of {path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"recipe of {path} is damaged: {type(error).__name__} {error}; export it again") from error
+        raise InputError(f"{what}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__} {' '.join(str(error).split())}"[:200]
+        raise InputError(f"{what} is damaged: {reason}; export it again") from error
 
 
 def _activations(head: Mapping[str, Any]) -> Activations:
@@ -116,9 +111,9 @@ def _activations(head: Mapping[str, Any]) -> Activations:
     return [("largest", settings, names) for settings, names in head["activations"]]
 
 
-def _another(recipe: Any, path: Path | str) -> InputError:
+def _another(recipe: Any) -> InputError:
     arch, arguments = recipe["arch"], recipe.get("args", {})
-    return InputError(f"the recipe of {path} builds another net than the one packed: check arch {arch} and {arguments}")
+    return InputError(f"it builds another net than the one packed: check arch {arch} and {arguments}")
 
 
 def _floats(model: nn.Module) -> dict[str, Tensor]:

@@ -121,8 +121,8 @@ KINDS = {"largest": _largest, "observed": _observed}
 
 def _resized(layer: Any, sizes: Mapping[str, int]) -> nn.Module:
     """A layer of the same kind and other sizes, its tensors not yet set."""
-    if set(sizes) - set(SIZES):
-        raise ValueError(f"unknown sizes {sorted(sizes)}")
+    if set(sizes) - set(SIZES) or any(not 0 < size <= getattr(layer, name) for name, size in sizes.items()):
+        raise ValueError(f"sizes {dict(sizes)} are not those of a slimmed {type(layer).__name__}")
     if isinstance(layer, nn.Conv2d):
         return conv_like(layer, **sizes).to_empty(device="cpu")
     if isinstance(layer, nn.Linear):
