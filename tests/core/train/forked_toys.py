@@ -1,6 +1,8 @@
 """What a fork of the server does for the tests of the loop: a toy run by its settings (`work`), or another `call`."""
 
 import copy
+import functools
+import importlib
 import logging
 import os
 import resource
@@ -11,10 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import sklearn.datasets  # noqa: F401 (the digits)
 import torch
 from timm.layers import BatchNormAct2d
 from toy_objectives import stages
 
+import lowbit.evaluate.monitor
+import lowbit.export.packed
+import lowbit.loading  # noqa: F401 (imported once for all)
 from lowbit.checkpoint.read import newest_good
 from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.batch import Batch
@@ -22,12 +28,13 @@ from lowbit.data.loader import Loader
 from lowbit.data.pictures import FolderPictures, MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.errors import EXIT_FAULT, EXIT_INPUT, EXIT_STOPPED, InputError, Stopped
-from lowbit.train import signals
+from lowbit.train import job, signals
 from lowbit.train.bn import reestimate_batchnorm_, sync_batchnorm_
 from lowbit.train.folder import RunFolder
-from lowbit.train.loop import Run, fit
+from lowbit.train.loop import Result, Run, fit
 from lowbit.train.process import finish, first_to_say, make_accelerator, on_main, stop_agreed
 from lowbit.train.protocol import Clock, Objective
+from lowbit.train.session import Session
 
 PICTURES, CLASSES = 101, 4
 
@@ -48,12 +55,12 @@ def pictures(folder: str | None) -> MemoryPictures | FolderPictures:
     return FolderPictures("toy", names, paths, labels)
 
 
-def arm(settings: Mapping[str, Any], objective: Objective) -> None:
+def arm(settings: Mapping[str, Any], kind: type[Objective]) -> None:
     """Let the run do something to itself after the batch number `at` (batches before it are those done)."""
     at, what = settings["at"], settings["do"]
-    original = type(objective).after_batch
+    original = kind.after_batch
 
-    def after_batch(clock: Clock, carries: Any) -> None:
+    def after_batch(objective: Objective, clock: Clock, carries: Any) -> None:
         original(objective, clock, carries)
         if settings.get("slow"):
             time.sleep(settings["slow"])
@@ -63,7 +70,7 @@ def arm(settings: Mapping[str, Any], objective: Objective) -> None:
             elif clock.rank in settings.get("ranks", [0]):
                 os.kill(os.getpid(), getattr(signal, what))
 
-    objective.after_batch = after_batch  # type: ignore[method-assign]
+    kind.after_batch = after_batch  # type: ignore[method-assign]
 
 
 def limit_files(s: Mapping[str, Any]) -> None:
@@ -81,8 +88,8 @@ def work(s: Mapping[str, Any]) -> None:
         for stage in plan:
             stage.objective.to(memory_format=torch.channels_last)
     if "do" in s:
-        for stage in plan:
-            arm(s, stage.objective)
+        for kind in {type(stage.objective) for stage in plan}:
+            arm(s, kind)
     loader = Loader(
         pictures(s.get("files")),
         cifar_train(CIFAR10, 8, 1),
@@ -140,6 +147,28 @@ def work(s: Mapping[str, Any]) -> None:
     torch.save(plan[-1].objective.state_dict(), path / f"rank{accelerator.process_index}.pt")
     folder.close()
     finish(accelerator)
+
+
+def command(s: Mapping[str, Any]) -> None:
+    """The console script of the package in a folder; each process leaves what it holds at the end in rank*.pt."""
+    sys.path.insert(0, s["package"])
+    cli, objective = (importlib.import_module(f"{s['name']}.{module}") for module in ("cli", "objective"))
+    if "do" in s:
+        arm(s, objective.Rotation)
+    if "dtype" in s:
+        partial = functools.partialmethod(Session.__init__, dtype=getattr(torch, s["dtype"]))
+        Session.__init__ = partial  # type: ignore[assignment]
+
+    def keep_weights(stages: Any, loader: Any, run: Run) -> Result:
+        result = fit(stages, loader, run)
+        if run.folder is not None:
+            weights = stages[-1].objective.state_dict()
+            torch.save(weights, run.folder.path / f"rank{run.accelerator.process_index}.pt")
+        return result
+
+    job.fit = keep_weights
+    sys.argv = [s["name"], *s["args"]]
+    cli.main()
 
 
 def save_until_killed(s: Mapping[str, Any]) -> None:
@@ -211,6 +240,9 @@ def say(_: Mapping[str, Any]) -> None:
 
 def child(settings: Mapping[str, Any]) -> int:
     """What a command's `main` does with the ends of a run; returns the exit code."""
+    if settings.get("call") == "command":
+        command(settings)
+        return 0
     os.setpgid(0, 0) if os.environ.get("RANK", "0") == "0" else None
     signals.install()
     logging.basicConfig(level=logging.INFO)

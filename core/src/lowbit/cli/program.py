@@ -8,7 +8,7 @@ import click
 
 from lowbit.cli.parsing import Command
 from lowbit.errors import EXIT_DONE, EXIT_INPUT, EXIT_STOPPED, MOST, InputError, Stopped, one_line
-from lowbit.train import console
+from lowbit.train import console, signals
 
 
 class Group(click.Group):
@@ -21,6 +21,10 @@ class Group(click.Group):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"invoke_without_command": True, **kwargs})
+
+    def script(self) -> None:
+        """The console script: stop signals are caught from here on."""
+        signals.guarded(lambda: self(prog_name=self.name))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command of the line."""

@@ -2,7 +2,17 @@
 
 from lowbit.data.geometry import RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures, Pictures
-from lowbit.data.recipe import Channels, ColorJitter, Colour, RandomBlur, RandomGrayscale, Recipe, imagenet_eval, plain
+from lowbit.data.recipe import (
+    Channels,
+    ColorJitter,
+    Colour,
+    RandomBlur,
+    RandomGrayscale,
+    Recipe,
+    dataset_channels,
+    imagenet_eval,
+    plain,
+)
 from lowbit.errors import InputError
 
 WITHOUT_BLUR = ("cifar10", "cifar100")
@@ -30,15 +40,18 @@ def ssl_views(side: int, channels: Channels, blur: bool) -> Recipe:
     return Recipe(channels, RandomResizedCrop(side, (0.2, 1.0)), (*colour, RandomBlur()) if blur else colour)
 
 
-def view_recipes(dataset: str, pictures: Pictures, side: int, channels: Channels) -> tuple[Recipe, Recipe]:
+def view_recipes(
+    dataset: str, pictures: Pictures, side: int | None = None, channels: Channels | None = None
+) -> tuple[Recipe, Recipe]:
     """(both views of a training picture, the picture that a probe sees).
 
     Args:
         dataset: its name.
         pictures: of either set; those in memory are of one size.
-        side: height and width of what the net sees, in pixels.
-        channels: of the normalisation.
+        side: height and width of what the net sees, in pixels; None: as `side_of`.
+        channels: of the normalisation; None: the dataset's.
     """
+    side, channels = side_of(pictures, side), channels or dataset_channels(dataset)
     train = ssl_views(side, channels, blur=dataset not in WITHOUT_BLUR)
     if dataset == "digits":
         train = Recipe(channels, RandomResizedCrop(side, DIGITS_SCALE, flip=0.0), (ColorJitter(),))

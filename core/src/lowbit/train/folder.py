@@ -31,6 +31,7 @@ RUN_FILES = (
     "log.txt",
     "result.json",
     "backbone.safetensors",
+    "packed.safetensors",
     "*.pth.tar",
     "sweep.csv",
     "sweep.png",

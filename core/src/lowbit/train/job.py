@@ -46,7 +46,8 @@ class Job:
         loader: of the training pictures.
         batch: pictures per step.
         header: entries of every checkpoint (`format`, `package`, `arch`, ...).
-        shared: options that a resumed run must have in common with its start, by the name the user gives them.
+        shared: the command's own options that a resumed run must have in common with its start, by the name the user
+            gives them (seed, batch, chosen pictures and clipping are compared for all commands).
         described: entries of `config.json` beside the session's options.
         facts: more entries of `config.json` and `result.json`, which are also logged.
         prefixes: as in `Run`.
@@ -68,6 +69,8 @@ class Job:
         self.session, self.command, self.stages, self.loader, self.batch = session, command, stages, loader, batch
         self.described, self.start, self.resume_option = described, start, resume_option
         self.facts = {**batch.facts, **(facts or {})}
+        given = session.options
+        pictures = {"--limit-train": given.limit_train, "--val-split": given.val_split, "--clip-grad": given.clip_grad}
 
         def entries(objective: Objective) -> dict[str, Any]:
             carried = {} if self.start is None else {AT_START: self.start}
@@ -77,7 +80,7 @@ class Job:
             **session.run_options(),
             accumulate=batch.parts,
             log_every=log_every,
-            options=shared,
+            options={**pictures, **shared},
             header=header,
             extra=entries,
             prefixes=prefixes or {},

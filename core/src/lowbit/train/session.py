@@ -13,10 +13,14 @@ from torch import nn
 
 from lowbit.checkpoint.read import newest_good, read_checkpoint
 from lowbit.data.datasets import load_dataset
+from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures, balanced_subset, val_split
+from lowbit.data.recipe import Recipe
 from lowbit.errors import Stopped
 from lowbit.options import RunOptions
 from lowbit.train import console
+from lowbit.train.batch import BatchPlan
+from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import finish, make_accelerator, on_main, start_trackers
 
@@ -25,6 +29,8 @@ log = logging.getLogger(__name__)
 
 class Session:
     """One command's devices and data; a `with` block, at whose end all processes wait for each other.
+
+    From its start torch's global generator is seeded, so that networks drawn next are a function of `--seed`.
 
     Args:
         package: of the method: the name that trackers get.
@@ -57,6 +63,7 @@ class Session:
         self.accelerator = make_accelerator(options.mixed_precision, options.trackers, options.output)
         if options.output is not None:
             on_main(self.accelerator, partial(RunFolder.check, options.output, **self._again, inputs=inputs))
+        torch.manual_seed(options.seed)
         self.chosen: dict[str, list[int]] = {}
         self._sets: dict[str, Pictures] = {}
         self._resumed: Mapping[str, Any] | None = None
@@ -113,14 +120,33 @@ class Session:
         self.chosen |= {"train": [of_all[i] for i in kept.tolist()], "val": [of_all[i] for i in held.tolist()]}
         return pictures.subset(kept), pictures.subset(held)
 
-    def place(self, model: nn.Module) -> nn.Module:
-        """The model on the device, in the precision and memory format of the command."""
+    def place(self, model: nn.Module, *, sync_batchnorm: bool = False) -> nn.Module:
+        """The model on the device, in the precision and memory format of the command.
+
+        Args:
+            model: placed and changed itself.
+            sync_batchnorm: on several processes batch norm is that of the whole batch.
+
+        Raises:
+            InputError: a batch norm that cannot be synchronised.
+        """
+        if sync_batchnorm and self.accelerator.num_processes > 1:
+            model = sync_batchnorm_(model)
         model = model.to(self.accelerator.device, self.dtype)
         if self.options.channels_last:
             for tensor in (*model.parameters(), *model.buffers()):
                 if tensor.dim() == 4:  # planes have 5 dimensions, which torch's own conversion refuses
                     tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
         return model
+
+    def loader(self, pictures: Pictures, recipe: Recipe, batch: BatchPlan, **more: Any) -> Loader:
+        """Training batches of this command, in its precision; `more`: arguments of `Loader`."""
+        options = {"global_batch": batch.total, "seed": self.options.seed, "dtype": self.dtype, **more}
+        return Loader(pictures, recipe, **options, **self.loader_options())
+
+    def eval_loader(self, pictures: Pictures, recipe: Recipe, batch_size: int = 256) -> EvalLoader:
+        """Evaluation batches of this command, whole ones for each process."""
+        return EvalLoader(pictures, recipe, batch_size=batch_size, **self.loader_options())
 
     def loader_options(self) -> dict[str, Any]:
         """What all loaders of this command have in common; pictures are prepared in single precision."""

@@ -1,0 +1,1 @@
+"""Rotation prediction with a student of two bits: a method of your own, in five files."""

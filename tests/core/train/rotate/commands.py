@@ -1,0 +1,40 @@
+"""`rotate train`: from options to the files of a run."""
+
+from lowbit.data.views import view_recipes
+from lowbit.evaluate.monitor import monitor_pretraining
+from lowbit.export.packed import save_packed
+from lowbit.options import RunOptions
+from lowbit.train.batch import of_job
+from lowbit.train.job import Job
+from lowbit.train.protocol import Stage
+from lowbit.train.schedule import cosine
+from lowbit.train.session import Session
+from rotate.load import FORMAT, student
+from rotate.objective import Rotation
+
+
+def train(options: RunOptions, *, dataset: str, arch: str, epochs: int, train_batch: int, lr: float) -> None:
+    """Train with k-NN on the way, then pack the student."""
+    with Session("rotate", options, dataset) as session:
+        pictures, test = session.pictures("train", options.limit_train), session.pictures("test", options.limit_eval)
+        views, shown = view_recipes(dataset, pictures)
+        objective = Rotation(session.place(student(arch), sync_batchnorm=True))
+        batch = of_job(train_batch, session.accelerator.num_processes, accumulate=options.accumulate)
+        job = Job(
+            session, "train", [Stage(objective, epochs, {"main": cosine(lr)})],
+            session.loader(pictures, views, batch), batch, shared={"--lr": lr},
+            described={"dataset": dataset, "arch": arch, "epochs": epochs, "lr": lr},
+            header={"format": FORMAT, "package": "rotate", "arch": arch}, prefixes={"student.": ""},
+            best="knn_top1",
+        )  # fmt: skip
+        job.check()
+        if job.planned({"dataset": dataset}):
+            return
+        with job.open() as folder:
+            sets = session.eval_loader(pictures, shown), session.eval_loader(test, shown)
+            monitor = monitor_pretraining(lambda rotation: rotation.get_submodule("student"), *sets, session, every=1)
+            result = job.fit(folder, [monitor])
+            job.write_result(folder, result, {})
+            if folder is not None and result.finished and session.accelerator.is_main_process:
+                made = {"arch": arch, "args": {"num_classes": 4}}
+                save_packed(objective.student, folder.path / "packed.safetensors", made)

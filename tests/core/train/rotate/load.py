@@ -1,0 +1,29 @@
+"""Checkpoints to students: timm nets whose convolutions, but for the stem, have two bits, and activations four."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from lowbit.loading import is_of, load_state_
+from lowbit.models.create import create_model
+from lowbit.models.surgery import of_kind, replace_
+from lowbit.quant.activations import ActivationConfig
+from lowbit.quant.conv import QuantConv2d
+from lowbit.quant.places import activation_points, quantize_activations_
+from rotate.objective import TwoBits
+
+FORMAT = 1
+
+
+def student(arch: str) -> nn.Module:
+    """A net under quantizers, (B, 3, H, W) -> (B, 4)."""
+    net = create_model(arch, num_classes=4)
+    quantize_activations_(net, activation_points(net), lambda function: ActivationConfig(4, function, "running"))
+    _, *layers = of_kind(net, nn.Conv2d).items()
+    return replace_(net, {name: QuantConv2d(layer, TwoBits()) for name, layer in layers})
+
+
+def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
+    """Entry point of `lowbit.methods`: the student; None if the checkpoint is another package's."""
+    return load_state_(student(checkpoint["arch"]), checkpoint) if is_of(checkpoint, "rotate", FORMAT) else None
