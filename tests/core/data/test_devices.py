@@ -1,6 +1,9 @@
 """Augmentation mixes no devices and asks the device for no value: batches of a loader on tensors without values."""
 
+import runpy
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,7 +35,12 @@ def no_constants_of_other_tests() -> Iterator[None]:
     recipes._constants.cache_clear()
 
 
+fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "fake_step.py")))
+
+
 def batches(memory: MemoryPictures, recipe: Recipe, device: str) -> list[Batch]:
+    if device != "cpu":
+        fake.need_fake_cuda()
     pictures = MemoryPictures("fake", memory.classes, memory.images.clone(), memory.labels)
     with FakeTensorMode(allow_non_fake_inputs=True):
         return list(Loader(pictures, recipe, global_batch=50, seed=1, n_views=2, device=device).epoch(0))
