@@ -23,14 +23,6 @@ if TYPE_CHECKING:
     from ssql.config import Config
     from ssql.unused_keys import Command
 
-KEYS = {
-    "output": "OUTPUT",
-    "seed": "SEED",
-    "resume": "MODEL.CHECKPOINT",
-    "workers": "TRAIN.NUM_WORKERS",
-    "print_freq": "TRAIN.PRINT_FREQ",
-}
-
 
 @click.group(cls=Group, name="ssql")
 @click.version_option(__version__)
@@ -52,15 +44,7 @@ def config_of(command: "Command", training: bool = True) -> Decorator:
         sched = click.get_current_context().params.get("sched")
         return read_config(command, name, overrides, flags, sched)
 
-    workers, steps = click.IntRange(min=0), click.IntRange(min=1)
-    return config_options(
-        read,
-        KEYS,
-        click.option("-p", "--print-freq", type=steps, default=50, show_default=True, help="Steps between log lines."),
-        # click stores values by name: this is another spelling of the shared --workers
-        click.option("--num_workers", "workers", type=workers, default=4, help="The same as --workers."),
-        run_options(output=Path("./train_log"), training=training),
-    )
+    return config_options(read, training)
 
 
 @cli.command("ssl")

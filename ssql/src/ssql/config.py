@@ -168,6 +168,5 @@ def read_config(
     Raises:
         InputError: see `lowbit.config.load.load_config`.
     """
-    defaults = {"TRAIN.NUM_WORKERS": 4, "TRAIN.PRINT_FREQ": 50, "OUTPUT": "./train_log"}
     unused = partial(without_effect, command, sched=sched)
-    return load_config(Config, name, overrides, shipped="ssql", unused=unused, flags=flags, defaults=defaults)
+    return load_config(Config, name, overrides, shipped="ssql", unused=unused, flags=flags, defaults=root.DEFAULTS)

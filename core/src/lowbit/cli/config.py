@@ -6,42 +6,47 @@ A flag given explicitly wins over `KEY.PATH=VALUE`, that over the YAML file, tha
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from lowbit.cli.options import Decorator, apply_options
+from lowbit.cli.options import Decorator, apply_options, run_options
 from lowbit.errors import InputError
 from lowbit.options import RunOptions
 
 Read = Callable[[str, tuple[str, ...], dict[str, Any]], Any]  # name, KEY.PATH=VALUE, flags by key -> the config
 
 
-def config_options(read: Read, keys: Mapping[str, str], *more: Decorator) -> Decorator:
+def config_options(read: Read, training: bool = True) -> Decorator:
     """Give a command its config; it receives `name: str` (of the file), `config`, and `options: RunOptions` by it.
+
+    Beside `--config` and `KEY.PATH=VALUE` these are the flags that the authors of such configs have, and the shared
+    options. What is one parameter with a key (`lowbit.config.keys.root.FLAGS`) comes in the config and, where it is a
+    shared option, in `options`.
 
     Args:
         read: reads and checks the config.
-        keys: click's name of a parameter -> the key that it is one parameter with. Such parameters are handed to the
-            command in the config and, where they are shared options, in `options`; not by themselves.
-        more: further options, `run_options(...)` among them.
+        training: as in `run_options`.
     """
+    count, many = click.IntRange(min=1), click.IntRange(min=0)
     chosen: list[Decorator] = [
         click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]..."),
         click.option(
             "--config", "name", required=True, metavar="NAME", help="A YAML file, or a shipped config's name."
         ),
-        *more,
+        click.option("-p", "--print-freq", type=count, default=50, show_default=True, help="Steps between log lines."),
+        # click stores values by name: this is another spelling of the shared --workers
+        click.option("--num_workers", "workers", type=many, default=4, help="The same as --workers."),
+        run_options(output=Path("./train_log"), training=training),
     ]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def wrapper(*, name: str, overrides: tuple[str, ...], options: RunOptions, **values: Any) -> Any:
-            config, options = resolve(read, keys, name, overrides, options)
-            own = {parameter: value for parameter, value in values.items() if parameter not in keys}
+        def wrapper(*, name: str, overrides: tuple[str, ...], print_freq: int, options: RunOptions, **own: Any) -> Any:
+            config, options = resolve(read, name, overrides, options)
             return command(name=name, config=config, options=options, **own)
 
         return apply_options(chosen)(wrapper)
@@ -49,14 +54,11 @@ def config_options(read: Read, keys: Mapping[str, str], *more: Decorator) -> Dec
     return decorate
 
 
-def resolve(
-    read: Read, keys: Mapping[str, str], name: str, overrides: tuple[str, ...], options: RunOptions
-) -> tuple[Any, RunOptions]:
+def resolve(read: Read, name: str, overrides: tuple[str, ...], options: RunOptions) -> tuple[Any, RunOptions]:
     """The config with what the command line says explicitly, and the shared options with what the config says.
 
     Args:
         read: as for `config_options`.
-        keys: likewise.
         name: of the config.
         overrides: `KEY.PATH=VALUE` arguments.
         options: by the flags alone.
@@ -64,16 +66,17 @@ def resolve(
     Raises:
         click.ClickException: what `read` refuses.
     """
+    from lowbit.config.keys.root import FLAGS
     from lowbit.config.tree import value_of
 
     context = click.get_current_context()
-    given = [one for one in keys if context.get_parameter_source(one) is ParameterSource.COMMANDLINE]
+    given = [one for one in FLAGS if context.get_parameter_source(one) is ParameterSource.COMMANDLINE]
     try:
-        config = read(name, overrides, {keys[one]: _plain(context.params[one]) for one in given})
+        config = read(name, overrides, {FLAGS[one]: _plain(context.params[one]) for one in given})
     except InputError as error:  # the processes of a run have not met yet: the first of each machine reports it
         raise click.ClickException(str(error)) from error
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    found = {one: _unless_empty(value_of(config, keys[one]), shared[one]) for one in keys if one in shared}
+    found = {one: _unless_empty(value_of(config, key), shared[one]) for one, key in FLAGS.items() if one in shared}
     return config, dataclasses.replace(options, **found)
 
 

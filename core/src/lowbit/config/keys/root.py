@@ -15,6 +15,14 @@ from lowbit.config.values import AtLeastOne, Count, Fraction, Positive, Size
 from lowbit.errors import InputError
 
 EXAMPLE = "TRAIN.EPOCHS=100"  # of an argument
+FLAGS = {  # name of a command line's parameter: the key that it is one parameter with
+    "output": "OUTPUT",
+    "seed": "SEED",
+    "resume": "MODEL.CHECKPOINT",
+    "workers": "TRAIN.NUM_WORKERS",
+    "print_freq": "TRAIN.PRINT_FREQ",
+}
+DEFAULTS = {"OUTPUT": "./train_log", "TRAIN.NUM_WORKERS": 4, "TRAIN.PRINT_FREQ": 50}  # of the authors' command lines
 MAY_DIFFER = {  # when a run is resumed, or the loop compares them itself
     "OUTPUT", "SEED", "MODEL.CHECKPOINT", "MODEL.PRETRAINED", "TRAIN.EPOCHS", "TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH",
     "TRAIN.NUM_WORKERS", "TRAIN.PRINT_FREQ",
