@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowbit.errors import InputError
-from lowbit.quant import uniform
+from lowbit.quant import parts, uniform
 from lowbit.quant.uniform import (
     WeightConfig,
     asymmetric_grid,
@@ -161,7 +161,7 @@ def test_bits_out_of_range(wrong: int) -> None:
 def test_a_range_in_parts_equals_the_formula_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format, relu: bool, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(uniform, "PART", 100)
+    monkeypatch.setattr(parts, "PART", 100)
     generator = torch.Generator().manual_seed(0)
     for number in range(40):
         x = torch.randn(2, 3, 8, 8, generator=generator, dtype=dtype)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.quant.layers import Grid
+from lowbit.quant.parts import in_parts, parts
 
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -39,7 +40,6 @@ RANGES = ("batch", "running")
 NOT_NEGATIVE = ("relu", "relu6", "pact")
 MAX_BITS = 16
 PACT_START = 10.0
-PART = 1 << 17  # values
 MOMENTUM = 0.1  # of the running range in training, as batch norm's
 
 
@@ -93,8 +93,7 @@ def _wide(x: Tensor) -> Tensor:
 def _rounded_(x: Tensor, largest: Tensor, levels: int) -> Tensor:
     """S round(x L / S) / L in place; a CPU takes parts that stay in its caches over the four operations."""
     divisor, step = torch.where(largest > 0, largest, 1), largest / levels
-    parted = x.device.type == "cpu" and x.is_contiguous() and not torch.compiler.is_compiling()
-    for part in x.view(-1).split(PART) if parted else (x,):
+    for part in parts(x) if in_parts(x) else (x,):
         part.mul_(levels).div_(divisor).round_().mul_(step)
     return x
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from lowbit.errors import InputError
+from lowbit.quant.parts import in_parts, parts, scratch
 
 GRIDS = ("half", "whole")
 MAX_BITS = 16
-PART = 1 << 17  # values that stay in a CPU's caches over several operations
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ class _QuantizeRange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, lowest: Tensor, highest: Tensor, on: Tensor, relu: bool) -> Tensor:
         safe, factor, off = torch.where(on & (scale > 0), scale, 1.0), torch.where(on, scale, 0.0), (~on).to(x.dtype)
-        if _in_parts(x):
-            y, scratch = torch.empty_like(x), [x.new_empty(min(PART, x.numel())) for _ in range(2)]
-            for part, out in zip(_parts(x), _parts(y), strict=True):
-                source, codes = (buffer[: len(part)] for buffer in scratch)
+        if in_parts(x):
+            y, buffers = torch.empty_like(x), (scratch(x), scratch(x))
+            for part, out in zip(parts(x), parts(y), strict=True):
+                source, codes = (buffer[: len(part)] for buffer in buffers)
                 source = torch.clamp(part, min=0, out=source) if relu else part
                 torch.div(source, safe, out=codes).round_()
                 torch.maximum(codes, lowest, out=codes)
@@ -145,23 +145,12 @@ class _QuantizeRange(torch.autograd.Function):
         if not ends:
             return (g * scale).mul_(saved).div_(scale), None, None, None, None, None
         g = g if g.stride() == saved.stride() else torch.empty_like(saved).copy_(g)
-        dx, scratch = torch.empty_like(saved), saved.new_empty(min(PART, saved.numel()))
-        for part, x, out in zip(_parts(g), _parts(saved), _parts(dx), strict=True):
-            inside = torch.maximum(x, ends[0], out=scratch[: len(x)])
+        dx, buffer = torch.empty_like(saved), scratch(saved)
+        for part, x, out in zip(parts(g), parts(saved), parts(dx), strict=True):
+            inside = torch.maximum(x, ends[0], out=buffer[: len(x)])
             torch.minimum(inside, ends[1], out=inside).eq_(x)
             torch.mul(part, scale, out=out).mul_(inside).div_(scale)
         return dx, None, None, None, None, None
-
-
-def _in_parts(x: Tensor) -> bool:
-    """Whether to work through a tensor part by part: on a CPU, where it lies in memory without gaps."""
-    dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
-    return x.device.type == "cpu" and dense and not torch.compiler.is_compiling()
-
-
-def _parts(x: Tensor) -> tuple[Tensor, ...]:
-    """The tensor in the order of its memory, cut into runs."""
-    return x.as_strided((x.numel(),), (1,)).split(PART)
 
 
 def _ends(scale: Tensor, lowest: Tensor, highest: Tensor, relu: bool) -> tuple[Tensor, Tensor]:
