@@ -56,7 +56,7 @@ def bits() -> Objective:
         threshold=0.0,
         ceiling=lambda name: 8,
         floor=lambda name: 1,
-        watch=lambda clock, model, when: {},
+        evaluate=lambda clock, model, when: {},
     )
 
 

@@ -4,9 +4,9 @@ import os
 import signal
 from typing import Any
 
-import bsq.commands.prune
 import bsq.objective
-from bsq.commands.prune import Watch
+from bsq.commands import requantised
+from bsq.commands.requantised import RequantisedStates
 from bsq.objective import BitSparsity
 
 
@@ -34,12 +34,12 @@ def arm(place: str, done: int) -> None:
 
         setattr(kind, name, instead)
 
-    def watch(self: Watch, clock: Any, net: Any, when: Any) -> Any:
+    def evaluate(self: RequantisedStates, clock: Any, net: Any, when: Any) -> Any:
         values = call(self, clock, net, when)
         die({"before": "before", "after": "done"}[when], clock.done)
         return values
 
-    def keep(self: Watch, *args: Any) -> None:
+    def keep(self: RequantisedStates, *args: Any) -> None:
         die("after", now)
         kept(self, *args)
 
@@ -52,9 +52,14 @@ def arm(place: str, done: int) -> None:
             die("kept", now)
         save(path, *args, **options)
 
-    call, kept, drop, save = Watch.__call__, Watch._keep, bsq.objective.prune_, bsq.commands.prune.write_checkpoint
-    Watch.__call__, Watch._keep = watch, keep  # type: ignore[method-assign, assignment]
-    bsq.objective.prune_, bsq.commands.prune.write_checkpoint = prune, write  # type: ignore[assignment]
+    call, kept, drop, save = (
+        RequantisedStates.__call__,
+        RequantisedStates._keep,
+        bsq.objective.prune_,
+        requantised.write_checkpoint,
+    )
+    RequantisedStates.__call__, RequantisedStates._keep = evaluate, keep  # type: ignore[method-assign, assignment]
+    bsq.objective.prune_, requantised.write_checkpoint = prune, write  # type: ignore[assignment]
     hook(BitSparsity, "begin_epoch", "epoch")
     hook(BitSparsity, "end_stage", "end")
     hook(BitSparsity, "after_batch", "batch", ahead=1)

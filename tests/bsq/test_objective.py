@@ -43,7 +43,7 @@ def sparsity(model: nn.Module, strength: float = 0.01, **sgd: float) -> BitSpars
     options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, **sgd}
     return BitSparsity(
         model, SgdOptions(epochs=1, **options), strength=strength, interval=1, threshold=0.0,
-        ceiling=lambda _: 8, floor=lambda _: 1, watch=watch,
+        ceiling=lambda _: 8, floor=lambda _: 1, evaluate=watch,
     )  # fmt: skip
 
 

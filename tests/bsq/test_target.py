@@ -10,7 +10,7 @@ import torch
 from click.testing import Result
 from torch import nn
 
-from bsq.commands.prune import Watch
+from bsq.commands.requantised import RequantisedStates
 from bsq.network import bit_layers, nbit_dict, prune_, requantize_, to_bits_
 from bsq.planes import Planes, from_float, reconstruct, to_planes
 from bsq.size import size
@@ -97,11 +97,11 @@ def test_meets_within_floor_and_ceiling() -> None:
 @pytest.mark.parametrize(("target", "best"), [(None, 2), (6.4, 5), (20.0, 2)])
 def test_the_best_state_meets_the_target_if_any_does(target: float | None, best: int, tmp_path: Path) -> None:
     """Not one that overshot it early and was more accurate, or a later one of lower compression."""
-    watch = Watch(SimpleNamespace(), SimpleNamespace(), {}, target)  # type: ignore[arg-type]
+    states = RequantisedStates(SimpleNamespace(), {}, target)  # type: ignore[arg-type]
     folder: Any = SimpleNamespace(path=tmp_path, best=tmp_path / "model_best.pth.tar")
     for done, (bits, top1) in enumerate([(2, 80.0), (5, 70.0), (5, 60.0), (8, 90.0)]):
         clock = Clock(0, done, 4, 0, 1, 0, done=done)
-        watch._keep(folder, clock, net(bits), Scores(top1, 100.0, 1.0, 1, 1.0))
+        states._keep(folder, clock, net(bits), Scores(top1, 100.0, 1.0, 1, 1.0))
     assert torch.load(folder.best)["acc"] == {2: 80.0, 5: 70.0}[best]
 
 

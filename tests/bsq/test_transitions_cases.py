@@ -12,7 +12,7 @@ from click.testing import Result
 from torch import nn
 
 from bsq import planes
-from bsq.commands.prune import Watch
+from bsq.commands.requantised import RequantisedStates
 from bsq.network import bit_layers, prune_, requantize_, to_bits_
 from bsq.planes import Planes
 from bsq.size import size
@@ -147,12 +147,12 @@ def test_a_dead_layer_may_grow_again() -> None:
 
 
 class Kept:
-    """Re-quantised states given to `Watch`: bits of two layers (one has 1/40 of the weights) and a made-up top-1."""
+    """States given to `RequantisedStates`: bits of two layers (one has 1/40 of the weights) and a made-up top-1."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = RunFolder(folder, locked=False)
-        session: Any = SimpleNamespace()
-        self.watch = Watch(session, None, {})  # type: ignore[arg-type]
+        evaluator: Any = SimpleNamespace()
+        self.states = RequantisedStates(evaluator, {})  # type: ignore[arg-type]
         self.compressions: list[float] = []
 
     def add(self, step: int, bits: Sequence[int], top1: float) -> None:
@@ -160,7 +160,7 @@ class Kept:
         net = to_bits_(net, 1, widths={str(i): [width, 0] for i, width in enumerate(bits)})
         self.compressions.append(size(net).compression)
         clock = Clock(0, step, 100, 0, 1, 0, done=step)
-        self.watch._keep(self.folder, clock, net, Scores(loss=0.0, top1=top1, top5=top1, pictures=1, seconds=0.0))
+        self.states._keep(self.folder, clock, net, Scores(loss=0.0, top1=top1, top5=top1, pictures=1, seconds=0.0))
 
     def best(self) -> tuple[int, float]:
         state = torch.load(self.folder.best, weights_only=True)

@@ -13,7 +13,7 @@ from bsq import __version__, flags
 from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
-from lowbit.options import RunOptions
+from lowbit.options import OptimOptions, RunOptions
 from lowbit.train import signals
 
 
@@ -43,10 +43,11 @@ def of_training(options: RunOptions, evaluate: bool) -> RunOptions:
 
 @cli.command("train")
 @flags.net_options()
+@flags.optimizer_options()
 @flags.sgd_options(epochs=350, schedule=(150, 250, 325), weight_decay=1e-4)
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model: plain ReLU, float activations.")
 @flags.shared_options(output_note="default: checkpoint, and none with --evaluate")
-def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool) -> None:
+def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, optim: OptimOptions, evaluate: bool) -> None:
     """Train the float net that conversion starts from, by default into `checkpoint`."""
     from bsq.commands import train as floats
 
@@ -54,7 +55,7 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool)
     if evaluate:
         floats.evaluate(options, net)
     else:
-        floats.train(options, net, sgd)
+        floats.train(options, net, sgd, optim)
 
 
 @cli.command("convert", epilog=flags.legacy_note(flags.LEGACY_OF_CONVERT))
@@ -78,16 +79,23 @@ def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: Widt
 @click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model.")
 @flags.shared_options()
+@flags.optimizer_options()
 @flags.sgd_options(epochs=350)
 @flags.legacy_options()
 def cifar_prune_ste(
-    options: RunOptions, net: NetOptions, acts: ActOptions, bits: PruneOptions, sgd: SgdOptions, evaluate: bool
+    options: RunOptions,
+    net: NetOptions,
+    acts: ActOptions,
+    bits: PruneOptions,
+    sgd: SgdOptions,
+    optim: OptimOptions,
+    evaluate: bool,
 ) -> None:
     """Train in bit form: a group lasso empties bit planes, which finds each layer's precision."""
     from bsq.commands import prune
 
     options = of_training(options, evaluate)
-    prune.prune(options, net, acts, sgd, bits, evaluate)
+    prune.prune(options, net, acts, sgd, optim, bits, evaluate)
 
 
 @cli.command("cifar_finetune", epilog=flags.legacy_note())
@@ -97,14 +105,17 @@ def cifar_prune_ste(
 @click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
 @click.option("-e", "--evaluate", is_flag=True, help="Evaluate --model: accuracy, ones per bit, each layer's bits.")
 @flags.shared_options()
+@flags.optimizer_options()
 @flags.sgd_options(epochs=300)
 @flags.legacy_options()
-def cifar_finetune(options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, evaluate: bool) -> None:
+def cifar_finetune(
+    options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, optim: OptimOptions, evaluate: bool
+) -> None:
     """Train a net in bits on at the widths that were found, or only evaluate it."""
     from bsq.commands import finetune
 
     options = of_training(options, evaluate)
-    finetune.finetune(options, net, acts, sgd, evaluate)
+    finetune.finetune(options, net, acts, sgd, optim, evaluate)
 
 
 @cli.command("report")

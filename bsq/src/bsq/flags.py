@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from bsq.options import ActOptions, PruneOptions, SgdOptions, WidthOptions, net_of
-from lowbit.cli.options import Decorator, apply_options, gathered, run_options
+from lowbit.cli.options import Decorator, apply_options, gathered, optim_options, run_options
 from lowbit.cli.parsing import Real, Several
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
@@ -113,6 +113,11 @@ def sgd_options(epochs: int, schedule: tuple[int, ...] = (150, 225), weight_deca
         click.option("--weight-decay", "--wd", type=Real(0), default=weight_decay, show_default=True),
     ]
     return gathered("sgd", SgdOptions, options, {f.name: f.name for f in dataclasses.fields(SgdOptions)})
+
+
+def optimizer_options() -> Decorator:
+    """Another optimizer or schedule, as `optim: OptimOptions`; planes keep theirs."""
+    return optim_options(opt="sgd; planes are always trained by their own", sched="step at --schedule")
 
 
 LEGACY = {

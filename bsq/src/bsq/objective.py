@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 
 from bsq import target
 from bsq.network import Width, bit_layers, nbit_dict, ones_per_plane, prune_, requantize_
@@ -24,10 +24,11 @@ from bsq.options import SgdOptions
 from bsq.sgd import PlaneSGD
 from bsq.size import size
 from lowbit.data.batch import Batch
+from lowbit.train.optim import make_optimizer
 from lowbit.train.protocol import Clock, Objective, Out, Pass
 from lowbit.train.supervised import batch_top1
 
-Watch = Callable[[Clock, nn.Module, Literal["before", "after"]], Mapping[str, float]]
+Evaluate = Callable[[Clock, nn.Module, Literal["before", "after"]], Mapping[str, float]]
 
 
 class BitSparsity(Objective):
@@ -42,7 +43,8 @@ class BitSparsity(Objective):
         ceiling: the most magnitude bits that a layer, by name, may grow to.
         floor: the fewest that dropping leaves it.
         aim: compression that the strength is adapted to reach; None: it is constant.
-        watch: evaluates the student around a re-quantisation (`top1`); its values enter the `requantize` record.
+        evaluate: evaluates the student around a re-quantisation (`top1`); its values enter the `requantize` record.
+        opt: the optimizer of what is no plane (`lowbit.train.optim`).
     """
 
     needs_labels = True
@@ -58,13 +60,14 @@ class BitSparsity(Objective):
         threshold: float,
         ceiling: Width,
         floor: Width,
-        watch: Watch,
+        evaluate: Evaluate,
         aim: target.Aim | None = None,
+        opt: str = "sgd",
     ) -> None:
         super().__init__()
         self.student, self.sgd, self.strength = student, sgd, strength
         self.interval, self.threshold = interval, threshold
-        self.ceiling, self.floor, self.watch, self.aim = ceiling, floor, watch, aim
+        self.ceiling, self.floor, self.evaluate, self.aim, self.opt = ceiling, floor, evaluate, aim, opt
         self._planes: PlaneSGD | None = None
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -75,7 +78,8 @@ class BitSparsity(Objective):
         rest = [parameter for parameter in self.student.parameters() if id(parameter) not in theirs]
         optimizers: dict[str, Optimizer] = {"planes": self._planes}
         if rest:
-            optimizers["main"] = SGD(rest, lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+            rates = {"lr": sgd.lr, "momentum": sgd.momentum, "weight_decay": sgd.weight_decay}
+            optimizers["main"] = make_optimizer(rest, self.opt, **rates)
         for optimizer in optimizers.values():
             optimizer.param_groups[0]["schedule"] = "main"
         self._names = tuple(optimizers)
@@ -124,7 +128,7 @@ class BitSparsity(Objective):
         self._requantize(clock, 0.0, last=True)
 
     def _requantize(self, clock: Clock, threshold: float, last: bool = False) -> None:
-        before = self.watch(clock, self.student, "before")
+        before = self.evaluate(clock, self.student, "before")
         if self._planes is not None:
             self.strength, self._planes = self._planes.strength, None
         requantize_(self.student, self.ceiling)
@@ -134,7 +138,7 @@ class BitSparsity(Objective):
             found = {"alpha": self.strength, "compression_found": size(self.student).compression}
             if last:
                 target.meet_(bit_layers(self.student), self.aim.target, self.floor, self.ceiling)
-        after = self.watch(clock, self.student, "after")
+        after = self.evaluate(clock, self.student, "after")
         self.records.append(
             {
                 "event": "requantize",
@@ -154,19 +158,20 @@ class FineTune(Objective):
     Args:
         student: classifier in finetune form.
         sgd: rates and decay.
+        opt: the optimizer (`lowbit.train.optim`).
     """
 
     needs_labels = True
     compiled: Mapping[str, bool | None] = {"student": False}
 
-    def __init__(self, student: nn.Module, sgd: SgdOptions) -> None:
+    def __init__(self, student: nn.Module, sgd: SgdOptions, opt: str = "sgd") -> None:
         super().__init__()
-        self.student, self.sgd = student, sgd
+        self.student, self.sgd, self.opt = student, sgd, opt
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One, named "main"."""
-        sgd = self.sgd
-        return {"main": SGD(self.student.parameters(), sgd.lr, sgd.momentum, weight_decay=sgd.weight_decay)}
+        rates = {"lr": self.sgd.lr, "momentum": self.sgd.momentum, "weight_decay": self.sgd.weight_decay}
+        return {"main": make_optimizer(self.student.parameters(), self.opt, **rates)}
 
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """Cross-entropy."""

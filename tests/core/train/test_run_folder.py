@@ -37,7 +37,8 @@ def test_overwrite_removes_the_old_run_alone(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, {}).close()
     for name in ("checkpoint.prev.pth.tar", "metrics.jsonl", "sweep.csv", "features.png", "table.md", "notes.txt"):
         (tmp_path / name).write_text("old")
-    RunFolder.open(tmp_path, {"new": 1}, overwrite=True).close()
+    (tmp_path / "own.bin").write_text("of the method")
+    RunFolder.open(tmp_path, {"new": 1}, overwrite=True, files=("own.*",)).close()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.json", "notes.txt"]
 
 

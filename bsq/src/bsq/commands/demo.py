@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from bsq.commands import finetune, opening, prune, report, train
 from bsq.commands.convert import convert
-from bsq.commands.evaluating import RECIPES
 from bsq.commands.export import export
+from bsq.commands.opening import RECIPES
 from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader
@@ -27,12 +27,13 @@ from lowbit.errors import EXIT_DONE, EXIT_FAULT
 from lowbit.evaluate.classify import evaluating
 from lowbit.loading import load
 from lowbit.models.create import create_model
-from lowbit.options import RunOptions
+from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.folder import RunFolder
 
 ARCH = "cifar_resnet8_1x1"
 NET = NetOptions(arch=ARCH, dataset="digits", test_batch=60)
 ACTS = ActOptions(bits=4)
+OPTIM = OptimOptions()
 FLOAT = SgdOptions(epochs=12, train_batch=64, lr=0.1, schedule=(7, 10), weight_decay=1e-4)
 BITS = (8, 4, 3)  # converted without training; BSQ starts from the first
 PRUNE = SgdOptions(epochs=20, train_batch=64, lr=0.1, schedule=(14,), weight_decay=1e-4)
@@ -80,7 +81,7 @@ def demo(options: RunOptions) -> int:
         "search": asdict(SEARCH),
         "tune": asdict(TUNE),
     }
-    with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
+    with RunFolder.open(options.output, config, overwrite=options.overwrite, files=opening.FILES) as folder:
         stages = Stages(options, folder.path)
         with told_when_stopped():
             rows = [stages.float(), *(stages.converted(bits) for bits in BITS), *stages.bsq()]
@@ -121,7 +122,7 @@ class Stages:
 
     def float(self) -> dict[str, Any]:
         """Train the float net; a row of the table, as the others."""
-        result = self.run("float", "training the float net", lambda options: train.train(options, NET, FLOAT))
+        result = self.run("float", "training the float net", lambda options: train.train(options, NET, FLOAT, OPTIM))
         size = (self.folder / "float/backbone.safetensors").stat().st_size
         return {"variant": "float", "act": None, "top1": result["top1"], "loss": result["loss"], "bytes": size}
 
@@ -139,10 +140,10 @@ class Stages:
         """The net that bit training found, and its fine-tuned form."""
         start = self.net(f"bits{BITS[0]}")
         said = f"training in bits down to 1/{SEARCH.target:g}"
-        found = self.run("bsq", said, lambda options: prune.prune(options, start, ACTS, PRUNE, SEARCH))
+        found = self.run("bsq", said, lambda options: prune.prune(options, start, ACTS, PRUNE, OPTIM, SEARCH))
         yield self.row("BSQ", "bsq", found)
         tuned = self.run(
-            "finetune", "fine-tuning", lambda options: finetune.finetune(options, self.net("bsq"), ACTS, TUNE)
+            "finetune", "fine-tuning", lambda options: finetune.finetune(options, self.net("bsq"), ACTS, TUNE, OPTIM)
         )
         yield self.row("BSQ, fine-tuned", "finetune", tuned)
 

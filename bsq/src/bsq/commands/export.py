@@ -29,7 +29,7 @@ def export(options: RunOptions, net: NetOptions) -> Path:
     if not binary(model):
         log.warning("%s is of a bit training under way: its codes are rounded, as in evaluation", net.model)
     config = {"command": "export", **asdict(options), **asdict(net)}
-    with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
+    with RunFolder.open(options.output, config, overwrite=options.overwrite, files=opening.FILES) as folder:
         path = folder.path / "packed.safetensors"
         save_packed(model, path, recipe)
     sys.stdout.write(f"{path} {path.stat().st_size:,} bytes\n")

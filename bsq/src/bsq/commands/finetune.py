@@ -7,27 +7,30 @@ from typing import Any
 from torch import nn
 
 from bsq import checkpoint, load
-from bsq.commands import opening, printed
-from bsq.commands.evaluating import Session, figures
+from bsq.commands import opening, printed, training
+from bsq.commands.evaluating import Evaluator, figures
 from bsq.commands.report import summary
-from bsq.commands.training import Phase, run_phase, student
 from bsq.network import Width, nbit_dict, prune_, to_bit_form_, to_finetune_
 from bsq.objective import FineTune
 from bsq.options import ActOptions, NetOptions, SgdOptions
 from bsq.size import size
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import BEST, write_checkpoint
-from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores
-from lowbit.options import RunOptions
-from lowbit.quant.calibrate import uncalibrated
+from lowbit.options import OptimOptions, RunOptions
 from lowbit.quant.layers import to_plain_
 from lowbit.train.folder import RunFolder
+from lowbit.train.job import read_start
 from lowbit.train.loop import Result
 
 
 def finetune(
-    options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, evaluate: bool = False
+    options: RunOptions,
+    net: NetOptions,
+    acts: ActOptions,
+    sgd: SgdOptions,
+    optim: OptimOptions,
+    evaluate: bool = False,
 ) -> Result | Scores | None:
     """Evaluate as loaded, pruned and in finetune form; then, without `evaluate`, train. None after a dry run.
 
@@ -35,81 +38,74 @@ def finetune(
         InputError: before anything is written.
         Stopped: a stop signal came while evaluating or calibrating, or training; a training is saved.
     """
-    with Session(options, net) as session:
-        model, saved, recipes, head = opening.open_net(session, net, acts, required=True)
+    with opening.open_session(options, net) as session:
+        opened = opening.open_net(session, net, acts, required=True)
+        model, saved = opened.model, opened.saved
         assert saved is not None
         load.need_bits(saved)
         load.check_activations(saved, model)
         to_bit_form_(load.load_planes_(model, saved))
-        floors = saved.floors
+        evaluator = Evaluator(session, net, opened.recipes[1])
 
         def floor(name: str) -> int:
-            return floors.get(name, 1)
+            return saved.floors.get(name, 1)
 
         if evaluate:
-            return _evaluate(session, model, recipes[1], acts, sgd.train_batch, floor)
-        return _train(session, model, acts, sgd, recipes, {**head, checkpoint.FLOORS: floors}, floor)
+            return _evaluate(evaluator, model, acts, sgd.train_batch, floor)
+        model = training.student(session, to_finetune_(prune_(model, at_least=floor)))
+        header = {**opened.header(model), checkpoint.FLOORS: saved.floors}
+        start = read_start(session)
+        job = training.training_job(
+            evaluator,
+            "cifar_finetune",
+            FineTune(model, sgd, optim.opt or training.SGD),
+            opened.recipes[0],
+            header,
+            sgd,
+            optim,
+            acts,
+            start=start,
+        )
+        training.check(job)
+        if job.planned(evaluator.facts):
+            return None
+        with job.open() as folder:
+            session.say(*printed.parameters(model))
+            if not job.resumed:
+                start["top1_start"] = _to_widths(evaluator, to_bit_form_(model), sgd.train_batch, floor).top1
+            result = job.fit(folder, [training.Validation(evaluator, job, folder)])
+            if folder is not None and result.best and result.finished and session.accelerator.is_main_process:
+                _save_best(folder, deepcopy(model), header, result.best)
+            training.finish(job, folder, result, {**start, **summary(model)})
+    return result
 
 
-def _to_widths(session: Session, model: nn.Module, recipe: Recipe, calibration_batch: int, floor: Width) -> Scores:
+def _to_widths(evaluator: Evaluator, model: nn.Module, calibration_batch: int, floor: Width) -> Scores:
     """Bit form into finetune form, evaluated on the way; the record of the authors' program."""
-    if uncalibrated(model):
-        session.calibrate(model, recipe, calibration_batch)
-    session.say(printed.accuracy(session.scores(model, recipe)))
+    session = evaluator.session
+    evaluator.calibrate_unset(model, calibration_batch)
+    session.say(printed.accuracy(evaluator.scores(model)))
     prune_(model, at_least=floor)
-    session.say(*printed.planes(model), printed.accuracy(session.scores(model, recipe)))
-    scores = session.scores(to_finetune_(model), recipe)
+    session.say(*printed.planes(model), printed.accuracy(evaluator.scores(model)))
+    scores = evaluator.scores(to_finetune_(model))
     session.say(printed.accuracy(scores), *printed.widths(model), printed.compression(size(model)))
     return scores
 
 
 def _evaluate(
-    session: Session, model: nn.Module, recipe: Recipe, acts: ActOptions, calibration_batch: int, floor: Width
+    evaluator: Evaluator, model: nn.Module, acts: ActOptions, calibration_batch: int, floor: Width
 ) -> Scores | None:
-    if session.planned(model, recipe):
+    if evaluator.planned(model):
         return None
-    batch = session.batch_sizes()
-    session.open_calibration(model)
-    with session.folder("cifar_finetune", acts, **batch) as folder:
+    session = evaluator.session
+    evaluator.open_calibration(model)
+    described = opening.described(evaluator.net, acts)
+    with session.open_folder("cifar_finetune", described, evaluator.sizes) as folder:
         session.say(*printed.parameters(model))
-        scores = _to_widths(session, model, recipe, calibration_batch, floor)
+        scores = _to_widths(evaluator, model, calibration_batch, floor)
         session.say(*printed.alphas(model))
-        session.write_result(folder, {**figures(scores), **summary(model), **batch})
+        session.write_result(folder, {**figures(scores), **summary(model), **evaluator.sizes})
     return scores
-
-
-def _train(
-    session: Session,
-    model: nn.Module,
-    acts: ActOptions,
-    sgd: SgdOptions,
-    recipes: tuple[Recipe, Recipe],
-    head: dict[str, Any],
-    floor: Width,
-) -> Result | None:
-    net = student(session, to_finetune_(prune_(model, at_least=floor)))
-    at_start: dict[str, float] = {}
-
-    def start() -> None:
-        at_start["top1_start"] = _to_widths(session, to_bit_form_(net), recipes[1], sgd.train_batch, floor).top1
-
-    def end(folder: RunFolder | None, result: Result) -> Mapping[str, Any]:
-        if folder is not None and result.best and result.finished and session.accelerator.is_main_process:
-            _save_best(folder, deepcopy(net), head, result.best)
-        return {**at_start, **summary(net)}
-
-    objective = FineTune(net, sgd)
-    phase = Phase(
-        command="cifar_finetune",
-        objective=objective,
-        recipes=recipes,
-        header={**head, "Nbit_dict": nbit_dict(net)},
-        at_start=at_start,
-        groups=(acts,),
-        start=start,
-        end=end,
-    )
-    return run_phase(session, sgd, phase)
 
 
 def _save_best(folder: RunFolder, net: nn.Module, head: Mapping[str, Any], found: Mapping[str, Any]) -> None:

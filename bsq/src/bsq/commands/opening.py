@@ -1,9 +1,9 @@
-"""The nets that the commands work on: from `--arch`, `--pretrained`, `--model` and the activation options."""
+"""What every command opens: the session, `--model`, the data, and the network of `--arch`."""
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
-from fnmatch import fnmatchcase
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,15 +13,91 @@ from torch import nn
 from bsq import checkpoint, load
 from bsq.activation import quantize_bsq_activations_
 from bsq.checkpoint import Saved
-from bsq.commands.evaluating import Session
-from bsq.network import coverable
-from bsq.options import HAWQ_RESNET20, ActOptions, NetOptions, WidthOptions
-from lowbit.data.recipe import Recipe
+from bsq.options import ActOptions, NetOptions
+from lowbit.data.geometry import PaddedCrop
+from lowbit.data.pictures import MemoryPictures, Pictures
+from lowbit.data.recipe import Recipe, cifar_train, dataset_channels, from_timm, plain
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
 from lowbit.models.create import check_arch, create_model
 from lowbit.models.surgery import replace_
+from lowbit.options import RunOptions
 from lowbit.quant.activations import ActivationConfig, QuantActivation
+from lowbit.train.session import Session
+
+FILES = ("log.txt", "report.json", "report.png", "packed.safetensors")  # of a run, beside those of every method
+
+# Of training, by dataset. A mirrored digit is another digit. An image folder is prepared as timm prepares pictures for
+# the net.
+TRAIN_RECIPES = {
+    "cifar10": cifar_train(dataset_channels("cifar10")),
+    "cifar100": cifar_train(dataset_channels("cifar100")),
+    "tiny-imagenet": cifar_train(dataset_channels("tiny-imagenet"), 64, 8),
+    "digits": Recipe(dataset_channels("digits"), PaddedCrop(8, 1, flip=0.0)),
+}
+RECIPES = {name: (train, plain(train.channels)) for name, train in TRAIN_RECIPES.items()}  # (training, evaluation)
+
+
+def open_session(options: RunOptions, net: NetOptions, *inputs: Path | None) -> Session:
+    """The command's devices and data; `inputs`: files that it reads beside `--model`.
+
+    Raises:
+        InputError: see `lowbit.train.session`.
+    """
+    dtype = torch.float64 if net.float64 else torch.float32
+    return Session("bsq", options, net.dataset, (net.model, *inputs), dtype, files=FILES)
+
+
+def described(net: NetOptions, *groups: Any) -> dict[str, Any]:
+    """Entries of `config.json`: `net`, and other option dataclasses under their names."""
+    return {**asdict(net), **{type(group).__name__.removesuffix("Options").lower(): asdict(group) for group in groups}}
+
+
+class Opened(NamedTuple):
+    """A command's float net before its weights are loaded.
+
+    Attributes:
+        model: the net, with activation quantizers where the command has them.
+        saved: what `--model` holds.
+        recipes: preparation of pictures for training and evaluation.
+        facts: what checkpoints say of the net and its pictures.
+    """
+
+    model: nn.Module
+    saved: Saved | None
+    recipes: tuple[Recipe, Recipe]
+    facts: dict[str, Any]
+
+    def header(self, model: nn.Module) -> dict[str, Any]:
+        """The entries of every checkpoint of a net that came of this one."""
+        return checkpoint.header(model, **self.facts)
+
+
+def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, required: bool = False) -> Opened:
+    """Read `--model`, open the evaluated set (with `--download` both are fetched), make the net.
+
+    Raises:
+        InputError: see `read_model`, `create` and `quantize_activations_`; the dataset cannot be read, or a limit is
+            larger than it.
+    """
+    saved = read_model(net, required)
+    session.download()
+    test = session.pictures("test", session.options.limit_eval)
+    model = create(session, net, saved, len(test.classes))
+    pictures = pictures_of(model, session.options, saved)
+    if pictures is None and net.dataset in RECIPES:
+        recipes = RECIPES[net.dataset]
+    else:
+        recipes = from_timm(pictures or resolve_model_data_config(model))
+    if acts is not None:
+        quantize_activations_(model, acts, saved)
+    facts = {"arch": net.arch, "classes": len(test.classes), "dataset": net.dataset, "pictures": pictures}
+    return Opened(model, saved, recipes, {**facts, "input_size": _input_size(test, recipes[1])})
+
+
+def _input_size(pictures: Pictures, recipe: Recipe) -> list[int]:
+    """(C, H, W) of what the net sees."""
+    return [3, *recipe.geometry.size(*(pictures.size if isinstance(pictures, MemoryPictures) else (0, 0)))]
 
 
 def read_model(net: NetOptions, required: bool = False) -> Saved | None:
@@ -41,49 +117,17 @@ def read_model(net: NetOptions, required: bool = False) -> Saved | None:
     return saved
 
 
-class Opened(NamedTuple):
-    """A command's float net before its weights are loaded.
-
-    Attributes:
-        model: the net, with activation quantizers where the command has them.
-        saved: what `--model` holds.
-        recipes: preparation of pictures for training and evaluation.
-        head: of the checkpoints that come of it.
-    """
-
-    model: nn.Module
-    saved: Saved | None
-    recipes: tuple[Recipe, Recipe]
-    head: dict[str, Any]
-
-
-def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, required: bool = False) -> Opened:
-    """Read `--model`, open the data, make the net.
-
-    Raises:
-        InputError: see `read_model`, `create` and `quantize_activations_`; the dataset cannot be read.
-    """
-    saved = read_model(net, required)
-    session.open_data()
-    model = create(session, saved)
-    pictures = pictures_of(model, session, saved)
-    recipes = session.recipes(model, pictures)
-    if acts is not None:
-        quantize_activations_(model, acts, saved)
-    return Opened(model, saved, recipes, session.head(model, pictures, recipes[1]))
-
-
-def create(session: Session, saved: Saved | None) -> nn.Module:
-    """The float net of `--arch` with the dataset's classes; timm's weights with `--pretrained`, else a seeded start.
+def create(session: Session, net: NetOptions, saved: Saved | None, classes: int) -> nn.Module:
+    """The float net of `--arch`; timm's weights with `--pretrained`, else a seeded start.
 
     Raises:
         InputError: another number of classes than the checkpoint's, or timm's weights cannot be fetched.
     """
-    arch, classes, pretrained = str(session.net.arch), session.classes, session.options.pretrained and saved is None
+    arch, pretrained = str(net.arch), session.options.pretrained and saved is None
     if saved is not None and saved.form != "float" and saved.classes not in (None, classes):
         raise InputError(
-            f"{session.net.model} is a net of {saved.classes} classes, --dataset {session.net.dataset} has {classes}: "
-            "choose the dataset it was trained on"
+            f"{net.model} is a net of {saved.classes} classes, --dataset {net.dataset} has {classes}: choose the "
+            "dataset it was trained on"
         )
     torch.manual_seed(session.options.seed)
     if not pretrained:
@@ -96,11 +140,11 @@ def create(session: Session, saved: Saved | None) -> nn.Module:
         raise InputError(f"--pretrained: timm's weights of {arch} cannot be had ({reason}); leave it out") from error
 
 
-def pictures_of(model: nn.Module, session: Session, saved: Saved | None) -> dict[str, Any] | None:
+def pictures_of(model: nn.Module, options: RunOptions, saved: Saved | None) -> Mapping[str, Any] | None:
     """The timm data configuration that the net's pictures need; None: the dataset's own preparation."""
     if saved is not None and saved.pictures is not None:
         return saved.pictures
-    if not session.options.pretrained:
+    if not options.pretrained:
         return None
     config = resolve_model_data_config(model)
     return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
@@ -123,25 +167,6 @@ def quantize_activations_(model: nn.Module, acts: ActOptions, saved: Saved | Non
     return quantize_bsq_activations_(
         model, acts.bits, clip=acts.clip, range=acts.range, include=acts.include or None, exclude=acts.exclude
     )
-
-
-def given_widths(widths: WidthOptions, net: NetOptions, model: nn.Module, saved: Saved | None) -> Mapping[str, Any]:
-    """Each layer's bits by `--dict`, `--preset`, or the float checkpoint's own `Nbit_dict`; {}: `--Nbits` for all.
-
-    Raises:
-        InputError: the file has no widths, or the preset is for another net.
-    """
-    if widths.scheme is not None:
-        found = checkpoint.read(widths.scheme).widths
-        if not found:
-            raise InputError(f"--dict {widths.scheme} holds no Nbit_dict: name a checkpoint in bit representation")
-        return found
-    if widths.preset is not None:
-        if net.arch != "cifar_resnet20_1x1":
-            raise InputError(f"--preset {widths.preset} gives the widths of ResNet-20, not of {net.arch}: use --dict")
-        names = coverable(model)
-        return {name: (bits, 0) for p, bits in HAWQ_RESNET20.items() for name in names if fnmatchcase(name, p)}
-    return {} if saved is None else saved.widths
 
 
 def read_bits(net: NetOptions) -> tuple[nn.Module, dict[str, Any]]:

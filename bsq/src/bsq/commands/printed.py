@@ -1,7 +1,7 @@
 """What the authors' programs printed, line by line; all of it goes to stdout."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -69,24 +69,23 @@ COLUMNS = ("Learning Rate", "Train Loss", "Valid Loss", "Train Acc.", "Valid Acc
 PRUNE_COLUMNS = (*COLUMNS, "Reg Loss", "Comp")
 
 
-def row(epoch: Mapping[str, Any], valid: Mapping[str, Any]) -> tuple[float, ...]:
-    """Values of COLUMNS; the training loss is the cross-entropy alone."""
-    return (epoch["lr"], epoch.get("ce", epoch["loss"]), valid["loss"], epoch["top1"], valid["top1"])
+def log_text(lines: Sequence[Mapping[str, Any]], compression: float | None = None) -> str:
+    """The authors' `log.txt` out of `metrics.jsonl`: one row for each epoch that was also evaluated.
 
-
-def log_text(
-    lines: Sequence[Mapping[str, Any]],
-    columns: Sequence[str] = COLUMNS,
-    row: Callable[[Mapping[str, Any], Mapping[str, Any]], Sequence[float]] = row,
-) -> str:
-    """The authors' `log.txt` out of `metrics.jsonl`: one row for each epoch that was also evaluated."""
+    Args:
+        lines: of the metrics; the training loss is the cross-entropy alone.
+        compression: of the net that a bit training starts from, which has two columns more: the regulariser after the
+            epoch, and the compression of the last re-quantisation.
+    """
     evaluated = {line["epoch"]: line for line in lines if line["event"] == "eval"}
+    in_bits, columns = compression is not None, COLUMNS if compression is None else PRUNE_COLUMNS
     rows = ["\t".join(columns) + "\t"]
-    widths: dict[str, Any] = {}
     for line in lines:
         if line["event"] == "requantize":
-            widths = {"compression": line["compression"]}
+            compression = line["compression"]
         if line["event"] == "epoch" and line["epoch"] in evaluated:
-            values = row({**line, **widths}, evaluated[line["epoch"]])
+            valid = evaluated[line["epoch"]]
+            values = [line["lr"], line.get("ce", line["loss"]), valid["loss"], line["top1"], valid["top1"]]
+            values += [valid["reg"], compression] if in_bits else []
             rows.append("".join(f"{math.inf if value is None else value:.6f}\t" for value in values))  # JSON has no inf
     return "\n".join(rows) + "\n"

@@ -1,129 +1,42 @@
 """`bsq cifar_prune_STE`: training in bit form, which finds each layer's precision."""
 
 import logging
-import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from bsq import checkpoint, load
-from bsq.commands import opening, printed
-from bsq.commands.evaluating import Session, figures
+from bsq.commands import opening, printed, training
+from bsq.commands.evaluating import Evaluator, figures
+from bsq.commands.opening import Opened
 from bsq.commands.report import summary
-from bsq.commands.training import Phase, run_phase, started, student
+from bsq.commands.requantised import RequantisedStates, meets
 from bsq.network import bit_layers, nbit_dict, prune_, to_bit_form_, to_bits_
 from bsq.objective import BitSparsity
 from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions
 from bsq.size import size
 from bsq.target import Aim
-from lowbit.checkpoint.read import read_checkpoint
-from lowbit.checkpoint.write import write_checkpoint
-from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores
-from lowbit.options import RunOptions
-from lowbit.quant.calibrate import uncalibrated
-from lowbit.train.folder import RunFolder
+from lowbit.options import OptimOptions, RunOptions
+from lowbit.train.job import read_start
 from lowbit.train.loop import Result
-from lowbit.train.process import on_main
 from lowbit.train.protocol import Clock, Objective
+from lowbit.train.session import Session
 
-MISSED = 0.05  # of a target compression, which is told
-NEAR = 0.99  # of the run's highest compression: what `model_best` is chosen among
-DEAD = 1e6  # what the infinite compression of a net without a living layer counts
+COMMAND = "cifar_prune_STE"
 
 log = logging.getLogger(__name__)
 
 
-class Watch:
-    """Evaluates and records around each re-quantisation, and keeps the best re-quantised state.
-
-    `model_best.pth.tar` is the most accurate state among those with at least 99 % of the run's highest compression, or
-    among those that meet a target compression where any does. The states that may still become it are kept as
-    `requantized-STEP.pth.tar` until the run is over.
-    """
-
-    def __init__(self, session: Session, recipe: Recipe, head: Mapping[str, Any], target: float | None = None) -> None:
-        self.session, self.recipe, self.head, self.target = session, recipe, head, target
-        self.folder: RunFolder | None = None
-        self._ranks: dict[Path, Rank] = {}  # of the states in the folder, so that each is read once at most
-
-    def __call__(self, clock: Clock, net: nn.Module, when: Literal["before", "after"]) -> Mapping[str, float]:
-        """`top1` and `loss` of the net at this moment."""
-        scores = self.session.scores(net, self.recipe)
-        if when == "after":
-            last = clock.step == clock.steps_per_epoch
-            title = "Final checkpoint:" if last else "########Model after pruning########"
-            self.session.say(
-                title,
-                *printed.planes(net),
-                printed.after_pruning(scores),
-                printed.compression(size(net)),
-            )
-            if self.folder is not None:
-                folder = self.folder
-                on_main(self.session.accelerator, lambda: self._keep(folder, clock, net, scores))
-        return {"top1": scores.top1, "loss": scores.loss}
-
-    def _keep(self, folder: RunFolder, clock: Clock, net: nn.Module, scores: Scores) -> None:
-        path = folder.path / f"requantized-{clock.done:09d}.pth.tar"
-        facts = {"epoch": clock.epoch, "step": clock.done, "acc": scores.top1, "best_acc": scores.top1}
-        state = {**self.head, **extra(net), **facts, "optimizer": {}, "state_dict": checkpoint.state_dict(net)}
-        compression = size(net).compression
-        write_checkpoint(path, {**state, "compression": compression}, keep_previous=False)
-        self._ranks[path] = self._rank(compression, scores.top1, clock.done)
-        found_now = sorted(folder.path.glob("requantized-*.pth.tar"))
-        states = {found: self._ranks.get(found) or self._read_rank(found) for found in found_now}
-        past = [rank for rank in states.values() if rank.step <= clock.done]  # others: of a run killed later than this
-        for found, rank in list(states.items()):
-            if rank not in past or any(other.beats(rank) for other in past):
-                found.unlink()
-                del states[found]
-        highest = max(rank.worth for rank in states.values())
-        best = max((r.top1, r.worth, found) for found, r in states.items() if r.worth >= NEAR * highest)[2]
-        write_checkpoint(folder.best, read_checkpoint(best), keep_previous=False)
-
-    def _read_rank(self, path: Path) -> "Rank":
-        state = read_checkpoint(path)
-        return self._rank(state["compression"], state["acc"], state["step"])
-
-    def _rank(self, compression: float, top1: float, step: int) -> "Rank":
-        met = self.target is not None and meets(compression, self.target)
-        return Rank(math.inf if met else min(compression, DEAD), top1, step)
-
-    def clear(self) -> None:
-        """The run is over: the states beside `model_best.pth.tar` go."""
-        if self.folder is not None and self.session.accelerator.is_main_process:
-            for found in self.folder.path.glob("requantized-*.pth.tar"):
-                found.unlink()
-
-
-class Rank(NamedTuple):
-    """A re-quantised state by what it is judged by; `worth` is its compression, infinite where that meets a target."""
-
-    worth: float
-    top1: float
-    step: int
-
-    def beats(self, other: "Rank") -> bool:
-        """Whether `other` can never again be chosen: worth as much, as accurate, and better or earlier."""
-        as_good = self.worth >= other.worth and self.top1 >= other.top1
-        return as_good and (self[:2] != other[:2] or self.step < other.step)
-
-
-def meets(compression: float, target: float) -> bool:
-    """Whether a compression is near enough to the target."""
-    return abs(compression / target - 1) <= MISSED
-
-
-def extra(net: nn.Module) -> dict[str, Any]:
-    """What changes with the widths, in every checkpoint."""
-    return {"Nbit_dict": nbit_dict(net)}
-
-
 def prune(
-    options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, bits: PruneOptions, evaluate: bool = False
+    options: RunOptions,
+    net: NetOptions,
+    acts: ActOptions,
+    sgd: SgdOptions,
+    optim: OptimOptions,
+    bits: PruneOptions,
+    evaluate: bool = False,
 ) -> Result | Scores | None:
     """Train in bit form, or only evaluate. None after a dry run.
 
@@ -131,8 +44,9 @@ def prune(
         InputError: before anything is written.
         Stopped: a stop signal came; the run is saved.
     """
-    with Session(options, net) as session:
-        model, saved, recipes, head = opening.open_net(session, net, acts, required=evaluate)
+    with opening.open_session(options, net) as session:
+        opened = opening.open_net(session, net, acts, required=evaluate)
+        model, saved = opened.model, opened.saved
         if saved is None or saved.form == "float":
             if saved is not None:
                 load.load_float_(model, saved, new_head=not evaluate)
@@ -140,45 +54,39 @@ def prune(
         else:
             load.check_activations(saved, model)
             to_bit_form_(load.load_planes_(model, saved))
-        if uncalibrated(model):
-            session.calibrate(model, recipes[1], sgd.train_batch)
+        evaluator = Evaluator(session, net, opened.recipes[1])
+        evaluator.calibrate_unset(model, sgd.train_batch)
         if evaluate:
-            return _evaluate(session, model, recipes[1])
-        return _train(session, model, acts, sgd, bits, recipes, head)
+            return _evaluate(evaluator, model)
+        return _train(evaluator, opened, acts, sgd, optim, bits)
 
 
-def _evaluate(session: Session, model: nn.Module, recipe: Recipe) -> Scores | None:
-    if session.planned(model, recipe):
+def _evaluate(evaluator: Evaluator, model: nn.Module) -> Scores | None:
+    if evaluator.planned(model):
         return None
-    sizes = session.batch_sizes()
-    with session.folder("cifar_prune_STE", **sizes) as folder:
+    session = evaluator.session
+    with session.open_folder(COMMAND, opening.described(evaluator.net), evaluator.sizes) as folder:
         session.say(*printed.parameters(model))
-        scores = session.scores(model, recipe)
+        scores = evaluator.scores(model)
         session.say(*printed.planes(model), printed.accuracy(scores), printed.test_line(scores))
-        session.write_result(folder, {**figures(scores), **summary(model), **sizes})
+        session.write_result(folder, {**figures(scores), **summary(model), **evaluator.sizes})
     return scores
 
 
 def _train(
-    session: Session,
-    model: nn.Module,
-    acts: ActOptions,
-    sgd: SgdOptions,
-    bits: PruneOptions,
-    recipes: tuple[Recipe, Recipe],
-    head: dict[str, Any],
+    evaluator: Evaluator, opened: Opened, acts: ActOptions, sgd: SgdOptions, optim: OptimOptions, bits: PruneOptions
 ) -> Result | None:
-    names = list(bit_layers(model))
+    session, names = evaluator.session, list(bit_layers(opened.model))
     bits.check(names)
     ceiling, floor = bits.ceiling(names), bits.floor(names)
-    head = {**head, checkpoint.FLOORS: {name: floor(name) for name in names if floor(name) > 1}}
-    net = student(session, prune_(model, at_least=floor))
-    watch = Watch(session, recipes[1], head, bits.target)
-    at_start = started(session) or {"compression_start": size(net).compression}
-    first, aim = at_start.get("compression_start", size(net).compression), None
+    net = training.student(session, prune_(opened.model, at_least=floor))
+    header = {**opened.header(net), checkpoint.FLOORS: {name: floor(name) for name in names if floor(name) > 1}}
+    start = read_start(session) or {"compression_start": size(net).compression}
+    first, aim = start.get("compression_start", size(net).compression), None
     if bits.target is not None:
         aim = Aim(bits.decay, first, bits.target)
         aim.check(bit_layers(net), floor)
+    states = RequantisedStates(evaluator, header, bits.target)
     objective = BitSparsity(
         net,
         sgd,
@@ -187,53 +95,47 @@ def _train(
         threshold=bits.threshold,
         ceiling=ceiling,
         floor=floor,
-        watch=watch,
+        evaluate=states,
         aim=aim,
+        opt=optim.opt or training.SGD,
     )
+    job = training.training_job(
+        evaluator, COMMAND, objective, opened.recipes[0], header, sgd, optim, acts, bits,
+        extra=_widths, start=start, best=False,
+    )  # fmt: skip
+    training.check(job)
+    if job.planned(evaluator.facts):
+        return None
+    with job.open() as folder:
+        session.say(*printed.parameters(net))
+        states.folder = folder
+        if not job.resumed:
+            scores = evaluator.scores(net)
+            start["top1_start"] = scores.top1
+            session.say(*printed.planes(net), printed.accuracy(scores))
+        validation = training.Validation(evaluator, job, folder, compression=first)
 
-    def opened(folder: RunFolder | None) -> None:
-        watch.folder = folder
+        def probe(clock: Clock, _: Objective) -> Mapping[str, float]:
+            return validation(clock, objective, reg=objective.reg())
 
-    def start() -> None:
-        scores = session.scores(net, recipes[1])
-        at_start["top1_start"] = scores.top1
-        session.say(*printed.planes(net), printed.accuracy(scores))
-
-    def end(folder: RunFolder | None, result: Result) -> Mapping[str, Any]:
-        if not result.finished:
-            return summary(net)
-        watch.clear()
-        scores, found = session.scores(net, recipes[1]), size(net).compression
-        session.say("Best acc:", f"{scores.top1:.2f}")
-        if bits.target is not None and not meets(found, bits.target):
-            log.warning("--target-compression %g was not met: the net ends at %.2f", bits.target, found)
-        return {
-            **at_start,
-            "target_compression": bits.target,
-            "top1": scores.top1,
-            "top5": scores.top5,
-            "loss": scores.loss,
-            **summary(net),
-        }
-
-    phase = Phase(
-        command="cifar_prune_STE",
-        objective=objective,
-        recipes=recipes,
-        header=head,
-        extra=_extra_of,
-        columns=printed.PRUNE_COLUMNS,
-        row=lambda epoch, valid: (*printed.row(epoch, valid), valid["reg"], epoch.get("compression", first)),
-        values=lambda: {"reg": objective.reg()},
-        best=False,
-        groups=(acts, bits),
-        at_start=at_start,
-        opened=opened,
-        start=start,
-        end=end,
-    )
-    return run_phase(session, sgd, phase)
+        result = job.fit(folder, [probe])
+        values = summary(net)
+        if result.finished:
+            states.clear()
+            values |= {**start, "target_compression": bits.target, **_final(session, evaluator, net, bits.target)}
+        training.finish(job, folder, result, values)
+    return result
 
 
-def _extra_of(objective: Objective) -> Mapping[str, Any]:
-    return extra(objective.get_submodule("student"))
+def _final(session: Session, evaluator: Evaluator, net: nn.Module, target: float | None) -> dict[str, float]:
+    """The figures of the re-quantised net that the run ends with."""
+    scores, found = evaluator.scores(net), size(net).compression
+    session.say("Best acc:", f"{scores.top1:.2f}")
+    if target is not None and not meets(found, target):
+        log.warning("--target-compression %g was not met: the net ends at %.2f", target, found)
+    return {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
+
+
+def _widths(objective: Objective) -> dict[str, Any]:
+    """What changes with the widths, in every checkpoint."""
+    return {"Nbit_dict": nbit_dict(objective.get_submodule("student"))}

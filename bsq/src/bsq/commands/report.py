@@ -133,7 +133,7 @@ def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
     lines = list(table(found))
     if options.output is not None:
         config = {"command": "report", **asdict(options), **asdict(net)}
-        with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
+        with RunFolder.open(options.output, config, overwrite=options.overwrite, files=opening.FILES) as folder:
             write_json(folder.path / "report.json", found)
             draw(found, folder.path / "report.png")
     sys.stdout.write("".join(f"{line}\n" for line in lines))

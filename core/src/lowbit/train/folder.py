@@ -1,7 +1,6 @@
-"""The folder of a run: its lock, its files, and whether it may be written to."""
+"""The folder of a run: its files, and whether it may be written to."""
 
 import contextlib
-import errno
 import json
 import logging
 import subprocess
@@ -10,25 +9,18 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from lowbit.checkpoint.write import BEST, CHECKPOINT
 from lowbit.errors import InputError
 from lowbit.files import write_json
+from lowbit.train.lock import FolderLock, refuse_busy
 
-if sys.platform == "win32":
-    fcntl = None
-else:
-    import fcntl
-
-_held: set[Path] = set()  # POSIX locks do not exclude their own process
-
-# What `--overwrite` removes: files of a run, so that a later `--resume auto` never finds the old ones.
+# What `--overwrite` removes beside a method's own files, so that a later `--resume auto` never finds the old ones.
 RUN_FILES = (
     "config.json",
     "metrics.jsonl",
     "train.log",
-    "log.txt",
     "result.json",
     "backbone.safetensors",
     "packed.safetensors",
@@ -40,7 +32,6 @@ RUN_FILES = (
     "table.md",
     "demo.png",
     "record.txt",
-    "report.json",
 )
 
 
@@ -62,10 +53,6 @@ def environment() -> dict[str, Any]:
     except (OSError, subprocess.CalledProcessError):
         found["git"] = None
     return found
-
-
-def _busy(path: Path) -> InputError:
-    return InputError(f"--output {path}: another run is writing there; wait for it or name another folder")
 
 
 class _QuietFile(logging.FileHandler):
@@ -92,48 +79,14 @@ class RunFolder:
             InputError: another run holds it, or it cannot be made.
         """
         self.path = Path(path)
-        self._lock: IO[bytes] | None = None
+        self._lock: FolderLock | None = None
         self._log: logging.Handler | None = None
         if locked:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
-                self._lock = self._take_lock()
+                self._lock = FolderLock(self.path)
             except OSError as error:
                 raise InputError(f"--output {path} cannot be used: {error.strerror}; name another folder") from error
-            self._place = self.path.resolve()
-            _held.add(self._place)
-
-    def _take_lock(self) -> IO[bytes]:
-        """A POSIX record lock: unlike flock it is not inherited by loader workers that outlive a killed run."""
-        self._refuse_busy(self.path)
-        file = (self.path / ".lock").open("ab")
-        if fcntl is not None:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.close()
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise _busy(self.path) from error
-                raise
-        return file
-
-    @staticmethod
-    def _refuse_busy(path: Path) -> None:
-        """Refuse a folder that a run holds, without taking its lock (shared: askers do not disturb each other)."""
-        if path.resolve() in _held:  # before anything is opened: closing any file of the lock would release it
-            raise _busy(path)
-        if fcntl is None:
-            return
-        try:
-            file = (path / ".lock").open("rb")
-        except OSError:  # no run was ever there, or taking the lock will say what is wrong
-            return
-        with file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EACCES, errno.EAGAIN):
-                    raise _busy(path) from error
 
     @staticmethod
     def check(
@@ -156,7 +109,7 @@ class RunFolder:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise InputError(f"--output {path} is a file: name a folder")
-        RunFolder._refuse_busy(path)
+        refuse_busy(path)
         RunFolder._refuse_held_run(path, resume, overwrite)
         for file in inputs if overwrite else ():
             if file is not None and path.resolve() in file.resolve().parents:
@@ -170,7 +123,13 @@ class RunFolder:
 
     @classmethod
     def open(
-        cls, path: Path | str, config: Mapping[str, Any], *, resume: bool | None = None, overwrite: bool = False
+        cls,
+        path: Path | str,
+        config: Mapping[str, Any],
+        *,
+        resume: bool | None = None,
+        overwrite: bool = False,
+        files: Sequence[str] = (),
     ) -> "RunFolder":
         """Check, lock, clear (with `overwrite` and not `resume`) and describe the folder in `config.json`.
 
@@ -179,6 +138,7 @@ class RunFolder:
             config: every resolved option; `environment()` is added under that name.
             resume: as in `check`.
             overwrite: it may hold a run, whose files are removed.
+            files: patterns of the method's own files, which are removed beside those that every run has.
 
         Raises:
             InputError: it may not be written to.
@@ -190,7 +150,7 @@ class RunFolder:
             if resume:
                 folder._check_command(config.get("command"))
             if overwrite and not resume:
-                for pattern in RUN_FILES:
+                for pattern in (*RUN_FILES, *files):
                     for file in folder.path.glob(pattern):
                         file.unlink()
             write_json(folder.path / "config.json", {**config, "environment": environment()})
@@ -243,9 +203,8 @@ class RunFolder:
                 self._log.close()
             self._log = None
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
             self._lock = None
-            _held.discard(self._place)
 
     def __enter__(self) -> "RunFolder":
         return self

@@ -39,6 +39,7 @@ class Session:
         inputs: files that the command reads, which its folder may not hold.
         dtype: of the weights.
         resumes: whether the command can go on with a run that was stopped.
+        files: patterns of the method's own files in a run's folder, which --overwrite removes.
 
     Attributes:
         accelerator: devices and processes.
@@ -56,6 +57,7 @@ class Session:
         inputs: Sequence[Path | None] = (),
         dtype: torch.dtype = torch.float32,
         resumes: bool = True,
+        files: Sequence[str] = (),
     ) -> None:
         self.package, self.options, self.dataset, self.dtype = package, options, dataset, dtype
         resume = options.resume is not None if resumes else None
@@ -64,8 +66,10 @@ class Session:
         if options.output is not None:
             on_main(self.accelerator, partial(RunFolder.check, options.output, **self._again, inputs=inputs))
         torch.manual_seed(options.seed)
+        self.files = files
         self.chosen: dict[str, list[int]] = {}
         self._sets: dict[str, Pictures] = {}
+        self._split: tuple[Pictures, Pictures | None] | None = None
         self._resumed: Mapping[str, Any] | None = None
 
     def __enter__(self) -> Self:
@@ -107,12 +111,16 @@ class Session:
         return found.subset(index)
 
     def train_and_held(self) -> tuple[Pictures, Pictures | None]:
-        """Training pictures, and those that `--val-split` holds out of them.
+        """Training pictures, and those that `--val-split` holds out of them; split once.
 
         Raises:
             InputError: as `pictures`; the fraction holds out nothing.
         """
-        pictures = self.pictures("train", self.options.limit_train)
+        if self._split is None:
+            self._split = self._hold_out(self.pictures("train", self.options.limit_train))
+        return self._split
+
+    def _hold_out(self, pictures: Pictures) -> tuple[Pictures, Pictures | None]:
         if self.options.val_split is None:
             return pictures, None
         kept, held = val_split(pictures.labels, self.options.val_split, self.options.seed)
@@ -226,7 +234,7 @@ class Session:
         opened: list[RunFolder] = []
 
         def open_it() -> None:
-            opened.append(RunFolder.open(where, values, **self._again))
+            opened.append(RunFolder.open(where, values, **self._again, files=self.files))
 
         on_main(self.accelerator, open_it)
         with opened[0] if opened else RunFolder(where, locked=False) as folder:
