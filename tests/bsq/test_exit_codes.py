@@ -123,6 +123,9 @@ def test_damaged_checkpoints(
         (("train", *NET, "--act", "4"), "--act"),
         (("train", *NET, "--accumulate", "100"), "--accumulate"),
         (("train", *NET, "--tracker", "nobody"), "nobody"),
+        (("train", "-a", "resnet18", "-d", "digits", "--epochs", "1", "--train-batch", "359"), "--train-batch"),
+        (("cifar_prune_STE", *NET, "--train-batch", "359"), "batch norm needs two"),  # 1,437 pictures leave one
+        (("train", *NET, "--opt", "adam"), "--opt"),
         (("train", *NET, "--evaluate"), "--model"),
         (("train", *NET, "--resume", "nowhere.tar"), "nowhere.tar"),
         (("cifar_finetune", *NET), "--model"),

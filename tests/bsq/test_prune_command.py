@@ -179,6 +179,18 @@ def test_without_the_lasso(lasso: tuple[str, ...], digits_run: Path, bsq: Bsq, t
     assert [row[6] for row in rows(tmp_path / "run")[1]] == [4.0, 4.0]
 
 
+@pytest.mark.parametrize("command", ["cifar_prune_STE", "cifar_finetune"])
+def test_another_optimizer(command: str, digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    """Of what is no plane; planes keep their own, under the other schedule."""
+    line = (command, *SHORT, "--model", digits_run / "bits8/checkpoint.pth.tar", "-c", tmp_path / "run")
+    bsq(*line, "--opt", "lars", "--sched", "cosine", "--max-steps", 2)
+    made = state_of(tmp_path / "run/checkpoint.pth.tar")["optimizer"]
+    rate = made["main"]["param_groups"][0]["lr"]
+    assert "trust_coeff" in made["main"]["param_groups"][0] and 0 < rate < 0.1
+    if command == "cifar_prune_STE":
+        assert made["planes"]["param_groups"][0]["lr"] == rate and "strength" in made["planes"]["param_groups"][0]
+
+
 def test_ceiling_by_layer(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
     """A net of 3 bits whose largest codes are all 8 + 2 + 1 grows to 4 bits where it may."""
     bsq("convert", *NET, "--Nbits", 3, "--model", digits_run / "float/checkpoint.pth.tar", "-c", tmp_path / "c")

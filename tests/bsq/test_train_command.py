@@ -1,6 +1,7 @@
 """`bsq train`: files, resume, a stop, evaluation, plans; on the digits."""
 
 import json
+import math
 import os
 import signal
 import time
@@ -101,6 +102,24 @@ def test_dry_run_prints_the_plan_and_writes_nothing(bsq: Bsq, tmp_path: Path) ->
     plan = bsq("train", *NET, "--epochs", 10, "-c", tmp_path / "run", "--dry-run").stdout
     assert "steps: 230\n" in plan and "parameters: 78,042\n" in plan and "estimated seconds: " in plan
     assert not list(tmp_path.iterdir())
+
+
+OTHER = ("--opt", "adamw", "--sched", "cosine", "--warmup-epochs", 1, "--lr", 0.01)
+
+
+def test_another_optimizer_and_schedule(bsq: Bsq, tmp_path: Path) -> None:
+    """They are recorded, and a resumed run has to have the same."""
+    line = ("train", *NET, "--epochs", 2, "--limit-train", 128, "--limit-eval", 20, "-c", tmp_path / "run")
+    bsq(*line, *OTHER, "--max-steps", 3)
+    rates = [m["lr"] for m in read_metrics(tmp_path / "run/metrics.jsonl") if m["event"] == "epoch"]
+    assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi / 2)) / 2])  # after the warm-up, half-way
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["optim"] == {"opt": "adamw", "sched": "cosine", "warmup_epochs": 1}
+    state = torch.load(tmp_path / "run/checkpoint.pth.tar", weights_only=True)
+    assert "exp_avg_sq" in state["optimizer"]["main"]["state"][0]
+    said = bsq(*line, *OTHER[2:], "--resume", "auto", code=2).stderr
+    assert said.startswith("error: --resume auto: the checkpoint was made with --opt adamw, this run has sgd")
+    bsq(*line, *OTHER, "--resume", "auto")
 
 
 def test_sigterm_to_the_program(processes: Any, tmp_path: Path) -> None:
