@@ -25,7 +25,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "prepare", lambda *given: dataclasses.replace(prepare(*given), **few))
     monkeypatch.setattr(demo, "KEYS", ("TRAIN.EPOCHS=1",))
     monkeypatch.setattr(demo, "BITS", parse_bits("fp,2w4f"))
-    monkeypatch.setattr(demo, "PROBE", dataclasses.replace(demo.PROBE, epochs=2, milestones=(1,)))
+    monkeypatch.setattr(demo, "PROBE", {**demo.PROBE, "probe_epochs": 2})
 
 
 @pytest.mark.usefixtures("short")

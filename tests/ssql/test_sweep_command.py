@@ -19,6 +19,7 @@ from lowbit.data.loader import EvalLoader
 from lowbit.data.recipe import DIGITS, plain
 from lowbit.errors import InputError
 from lowbit.evaluate.features import extract, pooled
+from lowbit.evaluate.probe import ProbeOptions
 from lowbit.options import RunOptions
 from lowbit.quant.bitwidths import in_mode, quantize_uniform_, set_bits_
 from lowbit.quant.calibrate import calibrate_
@@ -165,7 +166,7 @@ def test_milestones_of_short_probes(
     seen: list[Any] = []
     monkeypatch.setattr("ssql.commands.sweep.sweep", lambda options, own: seen.append(own))
     ssql("sweep", "nothing", "--probe-epochs", epochs)
-    assert list(seen[0].probe.milestones) == milestones
+    assert list(ProbeOptions.of_epochs(seen[0].probe_lr, seen[0].probe_epochs).milestones) == milestones
 
 
 def test_widths() -> None:

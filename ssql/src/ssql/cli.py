@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lowbit.cli.config import config_options
-from lowbit.cli.options import Decorator, apply_options, optim_options, run_options
+from lowbit.cli.options import Decorator, apply_options, gathered, optim_options, run_options
 from lowbit.cli.parsing import Real
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import RunOptions
 from lowbit.train import signals
 from ssql import __version__
 from ssql.bitwidths import DEFAULT, Bits, parse_bits
+from ssql.options import BitSweepOptions, LinearOptions, PretrainOptions
 
 if TYPE_CHECKING:
     from ssql.config import Config
@@ -47,121 +48,93 @@ def config_of(command: "Command", training: bool = True) -> Decorator:
     return config_options(read, training)
 
 
+KEEP_BATCH = click.option("--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH.")
+
+
 @cli.command("ssl")
 @config_of("ssl")
-@click.option("--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH.")
-@click.option(
-    "--probe-every",
-    type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    help="Epochs between k-NN and collapse figures on the test set (and after the last); 0: none, no test set needed.",
-)
-@click.option("--authors-layout", is_flag=True, help="Write checkpoint_authors.pth.tar at the end, too.")
+@gathered("own", PretrainOptions, [
+    KEEP_BATCH,
+    click.option(
+        "--probe-every", type=click.IntRange(min=0), default=10, show_default=True, help="Epochs between k-NN and "
+        "collapse figures on the test set (and after the last); 0: none, no test set needed.",
+    ),
+    click.option("--authors-layout", is_flag=True, help="Write checkpoint_authors.pth.tar at the end, too."),
+])  # fmt: skip
 @optim_options("sgd", "cosine")
-def ssl(
-    name: str,
-    config: "Config",
-    options: RunOptions,
-    keep_global_batch: bool,
-    probe_every: int,
-    authors_layout: bool,
-    optim: OptimOptions,
-) -> None:
+def ssl(**given: Any) -> None:
     """Pretrain without labels: SimSiam, BYOL, MoCo, SimCLR, and SSQL on them, as SSL.TYPE of the config says."""
-    from ssql.commands import pretrain
+    from ssql.commands.pretrain import pretrain
 
-    own = pretrain.PretrainOptions(
-        config_name=name, keep_global_batch=keep_global_batch, probe_every=probe_every, authors_layout=authors_layout,
-        optim=optim,
-    )  # fmt: skip
-    pretrain.pretrain(options, config, own)
+    pretrain(**given)
 
 
 def classifying_options(command: "Command") -> Decorator:
     """The options of `linear` and `default`."""
-    chosen: list[Decorator] = [
-        config_of(command),
-        click.option("--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH."),
-        click.option(
-            "--cache-features", is_flag=True, help="Train a probe on the evaluation transform, features taken once."
-        ),
-        optim_options("TRAIN.OPTIMIZER.NAME", "TRAIN.LR_SCHEDULER.TYPE"),
-    ]
-    return apply_options(chosen)
+    cache = click.option(
+        "--cache-features", is_flag=True, help="Train a probe on the evaluation transform, features taken once."
+    )
+    optim = optim_options("TRAIN.OPTIMIZER.NAME", "TRAIN.LR_SCHEDULER.TYPE")
+    return apply_options([config_of(command), gathered("own", LinearOptions, [KEEP_BATCH, cache]), optim])
 
 
 @cli.command("linear")
 @classifying_options("linear")
 def linear(**given: Any) -> None:
     """Evaluate a pretrained net: a probe on it (TRAIN.LINEAR_EVAL: True), or fine-tuning (False), at QUANT.W/A.BIT."""
-    _classify("linear", **given)
+    from ssql.commands.linear import linear
+
+    linear("linear", **given)
 
 
 @cli.command("default")
 @classifying_options("default")
 def default(**given: Any) -> None:
     """The authors' older `linear`: evaluates after every epoch and keeps model_best.pth.tar."""
-    _classify("default", **given)
+    from ssql.commands.linear import linear
+
+    linear("default", **given)
 
 
-def _classify(command: "Command", name: str, config: "Config", options: RunOptions, **own: Any) -> None:
-    from ssql.commands import linear
-
-    linear.linear(options, config, linear.LinearOptions(config_name=name, command=command, **own))
-
-
-def _widths(context: click.Context, param: click.Parameter, value: str) -> tuple[Bits, ...]:
+def _bitwidths(context: click.Context, param: click.Parameter, value: str) -> tuple[Bits, ...]:
     try:
         return parse_bits(value)
     except InputError as error:
         raise click.ClickException(str(error)) from error
 
 
-@cli.command("sweep")
-@click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path))
-@click.option("--bits", default=DEFAULT, show_default=True, callback=_widths, help="fp, or <w>w<a>f; 0 bits: float.")
-@click.option("--probe-per-bits", is_flag=True, help="Also train a probe at each width.")
-@click.option("--dataset", metavar="NAME", help="As TRAIN.DATASET; default: what CKPT was trained on.")
-@click.option("--arch", metavar="NAME", help="timm's name of the net, where CKPT does not say.")
-@click.option("--fp", type=click.Choice(["float", "authors"]), help="As QUANT.FP: authors keeps the pins at fp.")
-@click.option("--calibration", type=click.IntRange(min=1), metavar="N", help="As QUANT.CALIBRATION.PICTURES.")
-@click.option("--probe-lr", type=Real(0, min_open=True), default=30.0, show_default=True, help="Of the probes' SGD.")
-@click.option(
-    "--probe-epochs", type=click.IntRange(min=1), default=100, show_default=True, help="x0.1 at 60, 80 %, rounded up."
-)
-@run_options(training=False)
-def sweep(
-    checkpoint: Path,
-    bits: tuple[Bits, ...],
-    probe_per_bits: bool,
-    dataset: str | None,
-    arch: str | None,
-    fp: str | None,
-    calibration: int | None,
-    probe_lr: float,
-    probe_epochs: int,
-    options: RunOptions,
-) -> None:
-    """Evaluate CKPT, a checkpoint of ours or of the authors or a backbone, at several bit-widths: k-NN and a probe."""
-    from lowbit.evaluate.probe import ProbeOptions
-    from ssql.commands import sweep as sweeps
+COUNT = click.IntRange(min=1)
 
-    milestones = sorted({-(-probe_epochs * part // 100) for part in (60, 80)} - {probe_epochs})
-    own = sweeps.BitSweepOptions(
-        checkpoint=checkpoint, bits=bits, retrain=probe_per_bits, arch=arch, dataset=dataset, fp=fp,
-        calibration=calibration, probe=ProbeOptions(lr=probe_lr, epochs=probe_epochs, milestones=tuple(milestones)),
-    )  # fmt: skip
-    sweeps.sweep(options, own)
+
+@cli.command("sweep")
+@gathered("own", BitSweepOptions, [
+    click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path)),
+    click.option("--bits", default=DEFAULT, show_default=True, callback=_bitwidths, help="fp, or <w>w<a>f; 0 bits: "
+                 "float."),
+    click.option("--probe-per-bits", is_flag=True, help="Also train a probe at each width."),
+    click.option("--dataset", metavar="NAME", help="As TRAIN.DATASET; default: what CKPT was trained on."),
+    click.option("--arch", metavar="NAME", help="timm's name of the net, where CKPT does not say."),
+    click.option("--fp", type=click.Choice(["float", "authors"]), help="As QUANT.FP: authors keeps the pins at fp."),
+    click.option("--calibration", type=COUNT, metavar="N", help="As QUANT.CALIBRATION.PICTURES."),
+    click.option("--probe-lr", type=Real(0, min_open=True), default=30.0, show_default=True,
+                 help="Of the probes' SGD."),
+    click.option("--probe-epochs", type=COUNT, default=100, show_default=True, help="x0.1 at 60, 80 %, rounded up."),
+])  # fmt: skip
+@run_options(training=False)
+def sweep(**given: Any) -> None:
+    """Evaluate CKPT, a checkpoint of ours or of the authors or a backbone, at several bit-widths: k-NN and a probe."""
+    from ssql.commands.sweep import sweep
+
+    sweep(**given)
 
 
 @cli.command("draw")
 @config_of("draw", training=False)
 def draw(name: str, config: "Config", options: RunOptions) -> None:
     """Draw a map (t-SNE) of training features of MODEL.PRETRAINED at QUANT.W/A.BIT: features.png and .csv."""
-    from ssql.commands import draw as drawing
+    from ssql.commands.draw import draw
 
-    drawing.draw(options, config, name)
+    draw(options, config, name)
 
 
 @cli.command("demo")
@@ -169,6 +142,6 @@ def draw(name: str, config: "Config", options: RunOptions) -> None:
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="For everything.")
 def demo(options: RunOptions) -> int:
     """The digits: SimSiam and SSQL trained alike, and swept over bit-widths; a table, a picture, result.json."""
-    from ssql.commands import demo as demos
+    from ssql.commands.demo import demo
 
-    return demos.demo(options)
+    return demo(options)

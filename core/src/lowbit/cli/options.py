@@ -38,7 +38,7 @@ def run_options(
     chosen = _data_options(seed) if data else []
     chosen += _folder_options(output_flags, output, output_note)
     chosen += _training_options() if training else []
-    return gathered("options", RunOptions, chosen, {f.name: f.name for f in dataclasses.fields(RunOptions)})
+    return gathered("options", RunOptions, chosen)
 
 
 def optim_options(opt: str = "the method's", sched: str = "the method's") -> Decorator:
@@ -60,23 +60,26 @@ def optim_options(opt: str = "the method's", sched: str = "the method's") -> Dec
             help="Epochs in which the learning rate rises to its full value.",
         ),
     ]
-    return gathered("optim", OptimOptions, chosen, {f.name: f.name for f in dataclasses.fields(OptimOptions)})
+    return gathered("optim", OptimOptions, chosen)
 
 
-def gathered(name: str, build: Callable[..., Any], options: Sequence[Decorator], keys: Mapping[str, str]) -> Decorator:
+def gathered(
+    name: str, build: Callable[..., Any], options: Sequence[Decorator], keys: Mapping[str, str] | None = None
+) -> Decorator:
     """Give a command several options as one argument `name`, which `build` makes of them.
 
     Args:
         name: of the command's argument.
         build: makes the value (a dataclass, or a function).
         options: click options.
-        keys: click's name of each option -> its parameter in `build`.
+        keys: click's name of each option -> its parameter in `build`; None: the fields of a dataclass, as they are.
     """
+    known = {field.name: field.name for field in dataclasses.fields(build)} if keys is None else keys  # type: ignore[arg-type]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapper(**values: Any) -> Any:
-            picked = {key: values.pop(given) for given, key in keys.items() if given in values}
+            picked = {key: values.pop(given) for given, key in known.items() if given in values}
             return command(**values, **{name: build(**picked)})
 
         return apply_options(options)(wrapper)

@@ -5,10 +5,12 @@ No torch in this package, so that a command can check its config before anything
 
 import functools
 import typing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+Tree = TypeVar("Tree", bound=BaseModel)
 
 
 class Node(BaseModel):
@@ -48,6 +50,15 @@ def annotation_of(tree: type[BaseModel], path: str) -> Any:
             raise KeyError(path)
         annotation = annotation.model_fields[key].annotation
     return annotation
+
+
+def with_values(config: Tree, values: Mapping[str, Any]) -> Tree:
+    """A config with other values at some keys, by full path; not checked again."""
+    for path, value in values.items():
+        head, _, rest = path.partition(".")
+        inner = with_values(getattr(config, head), {rest: value}) if rest else value
+        config = config.model_copy(update={head: inner})
+    return config
 
 
 def value_of(config: BaseModel, path: str) -> Any:

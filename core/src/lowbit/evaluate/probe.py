@@ -12,7 +12,7 @@ each epoch. Both take the same batches in the same order: without augmentation t
 import math
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,12 @@ class ProbeOptions:
         for name, (good, wanted) in allowed.items():
             if not good:
                 raise InputError(f"linear probe with {name} {getattr(self, name)}: give {wanted}")
+
+    @classmethod
+    def of_epochs(cls, lr: float, epochs: int) -> Self:
+        """SGD for so many epochs, with milestones at 60 and 80 % of them, rounded up."""
+        milestones = sorted({-(-epochs * part // 100) for part in (60, 80)} - {epochs})
+        return cls(lr=lr, epochs=epochs, milestones=tuple(milestones))
 
     def rate(self) -> Schedule:
         """The learning rate by time, for `Stage.lr`."""

@@ -1,6 +1,7 @@
 """What several commands take from a config: the data set, the batch, what a resumed run shares with its start."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from lowbit.config.keys.root import MAY_DIFFER
@@ -44,6 +45,11 @@ def batch_of(config: Config, session: Session, keep_global_batch: bool) -> Batch
     return per_process(
         train.BATCH_SIZE, world, accumulate=accumulate, wanted=wanted, keep=keep_global_batch, options=BATCH
     )
+
+
+def described(name: str, own: Any, optim: OptimOptions, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of `config.json`: the config's name, the command's own options, the config itself."""
+    return {"config_name": name, **asdict(own), "optim": asdict(optim), "config": config}
 
 
 def shared(command: Command, config: Config, options: RunOptions, optim: OptimOptions) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from lowbit.config.tree import dump_config
 from lowbit.demo import NEEDED, prepare, run_stage, told_when_stopped, verdict
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
 from lowbit.evaluate.collapse import HEALTHY
-from lowbit.evaluate.probe import ProbeOptions
 from lowbit.evaluate.table import Row, plot
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
@@ -28,12 +27,13 @@ from lowbit.train.folder import RunFolder
 from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
 from ssql.commands import pretrain, sweep
 from ssql.config import read_config
+from ssql.options import BitSweepOptions, PretrainOptions
 
 CONFIG = "configs/base/digits.yaml"
 KINDS = {"SimSiam": "SimSiam", "SSQL": "SSQL_SimSiam"}  # name in the table: SSL.TYPE
 KEYS: tuple[str, ...] = ()  # beside the config's own
 BITS = parse_bits(DEFAULT)
-PROBE = ProbeOptions(lr=1.0, epochs=20, milestones=(12, 16))
+PROBE: dict[str, Any] = {"probe_lr": 1.0, "probe_epochs": 20}
 SHOWN = {  # of a row: in the table
     "probe_top1": "float probe",
     "probe_top1_bn": "float probe, batch norm re-estimated",
@@ -52,7 +52,7 @@ def demo(options: RunOptions) -> int:
     start = time.perf_counter()
     options = replace(prepare(options, Path("runs/ssql-demo")), channels_last=True)  # a quarter faster
     assert options.output is not None
-    config = {"command": "demo", **asdict(options), "kinds": KINDS, "keys": KEYS, "probe": asdict(PROBE)}
+    config = {"command": "demo", **asdict(options), "kinds": KINDS, "keys": KEYS, "probe": PROBE}
     config["config"] = dump_config(read_config("ssl", CONFIG, KEYS))
     with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
         with told_when_stopped():
@@ -77,14 +77,14 @@ def demo(options: RunOptions) -> int:
 def _pretrained(name: str, folder: Path, options: RunOptions) -> dict[str, Any]:
     """`result.json` of the pretraining of a method."""
     config = read_config("ssl", CONFIG, (f"SSL.TYPE={KINDS[name]}", *KEYS), {"SEED": options.seed})
-    how = pretrain.PretrainOptions(config_name=CONFIG, probe_every=config.TRAIN.EPOCHS)
+    own = PretrainOptions(probe_every=config.TRAIN.EPOCHS)
     what = f"pretraining by {name}, {config.TRAIN.EPOCHS} epochs"
-    return run_stage(folder / name, what, lambda given: pretrain.pretrain(given, config, how), options)
+    return run_stage(folder / name, what, lambda given: pretrain.pretrain(given, config, CONFIG, own), options)
 
 
 def _swept(checkpoint: Path, bits: tuple[Bits, ...], options: RunOptions) -> list[Row]:
     """The rows of a sweep, in a folder beside the checkpoint."""
-    own = sweep.BitSweepOptions(checkpoint=checkpoint, bits=bits, retrain=True, dataset="digits", probe=PROBE)
+    own = BitSweepOptions(checkpoint=checkpoint, bits=bits, probe_per_bits=True, dataset="digits", **PROBE)
     folder, what = checkpoint.parent / "sweep", f"sweeping {checkpoint.parent.name}"
     found = run_stage(folder, what, lambda given: sweep.sweep(given, own), options)
     return list(found["rows"])

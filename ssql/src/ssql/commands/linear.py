@@ -12,9 +12,7 @@ a probe without MODEL.PRETRAINED is refused; probes of a quantized net come with
 statistics are re-estimated at the bits; features are taken once where every epoch shows the same pictures.
 """
 
-import dataclasses
 import logging
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -39,11 +37,12 @@ from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import load
-from ssql.commands.common import RESUME, batch_of, dataset_of, refuse, shared
+from ssql.commands.common import RESUME, batch_of, dataset_of, described, refuse, shared
 from ssql.config import Config
 from ssql.evaluation import calibrate, check_statistics, open_backbone, statistics_batches
 from ssql.methods import classifier, is_quantized
 from ssql.optim import AUTHORS, optimizer, rates
+from ssql.options import LinearOptions
 from ssql.pictures import channels_of, transforms_of
 from ssql.unused_keys import Command
 
@@ -54,19 +53,18 @@ CONTENT = "content of MODEL.PRETRAINED"  # among the options of a run, which a r
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LinearOptions:
-    """What the command line says beside the config and the shared options; see `ssql linear --help`."""
-
-    config_name: str
-    command: Command = "linear"
-    keep_global_batch: bool = False
-    cache_features: bool = False
-    optim: OptimOptions = AUTHORS
-
-
-def linear(options: RunOptions, config: Config, own: LinearOptions) -> Result | None:
+def linear(
+    command: Command, options: RunOptions, config: Config, name: str, own: LinearOptions, optim: OptimOptions = AUTHORS
+) -> Result | None:
     """Check, then train, with evaluations on the way, and write the results. None after a dry run.
+
+    Args:
+        command: "linear" or "default".
+        options: shared.
+        config: resolved.
+        name: of the config, for the record.
+        own: of this command.
+        optim: what replaces the authors' optimizer and schedule.
 
     Raises:
         InputError: before anything is written.
@@ -74,7 +72,7 @@ def linear(options: RunOptions, config: Config, own: LinearOptions) -> Result | 
     """
     read = [Path(name) for name in (options.resume, config.MODEL.PRETRAINED) if name not in (None, "", "auto")]
     with Session("ssql", options, dataset_of(config), read) as session:
-        check(options, config, own)
+        check(command, options, config, own)
         batch = batch_of(config, session, own.keep_global_batch)
         session.download()
         train, held = session.train_and_held()
@@ -88,18 +86,18 @@ def linear(options: RunOptions, config: Config, own: LinearOptions) -> Result | 
             views=shown if own.cache_features else views, shown=shown,
             batch=min(EVAL_BATCH, 2 * config.TRAIN.BATCH_SIZE),
         )  # fmt: skip
-        objective = task.objective(partial(optimizer, config, command=own.command, optim=own.optim))
-        stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, own.command, own.optim))
+        objective = task.objective(partial(optimizer, config, command=command, optim=optim))
+        stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, command, optim))
         loader = Loader(train, task.views, global_batch=batch.total, seed=options.seed, **session.loader_options())
         header = load.header(config, size, classes)
         chosen = {"cache_features": own.cache_features, "val_split": options.val_split, CONTENT: content}
         facts = {**task.facts, "w_bits": quant.W.BIT, "a_bits": quant.A.BIT}
         job = Job(
-            session, own.command, [stage], loader, batch, header=header, facts=facts,
-            shared=shared(own.command, config, options, own.optim) | chosen,
-            described={**dataclasses.asdict(own), "config": header["config"]},
+            session, command, [stage], loader, batch, header=header, facts=facts,
+            shared=shared(command, config, options, optim) | chosen,
+            described=described(name, own, optim, header["config"]),
             prefixes={"student.net." if frozen else "student.": ""}, log_every=config.TRAIN.PRINT_FREQ,
-            best=None if own.command == "linear" else "top1" if held is None else "val_top1", resume_option=RESUME,
+            best=None if command == "linear" else "top1" if held is None else "val_top1", resume_option=RESUME,
         )  # fmt: skip
         job.check()
         reestimates = frozen and is_quantized(quant)
@@ -112,7 +110,7 @@ def linear(options: RunOptions, config: Config, own: LinearOptions) -> Result | 
         task.open_sets(batch.total)
         with job.open() as folder:
             assert folder is not None  # --output has a default
-            result, figures = task.fit(job, folder, DUE[own.command]), {}
+            result, figures = task.fit(job, folder, DUE[command]), {}
             if result.finished and reestimates:
                 figures = task.reestimated_figures(statistics_batches(quant.CALIBRATION, train, task.views, session))
             job.write_result(folder, result, figures)
@@ -122,7 +120,7 @@ def linear(options: RunOptions, config: Config, own: LinearOptions) -> Result | 
     return result
 
 
-def check(options: RunOptions, config: Config, own: LinearOptions) -> None:
+def check(command: Command, options: RunOptions, config: Config, own: LinearOptions) -> None:
     """What can be refused before any data is read.
 
     Raises:
@@ -133,8 +131,8 @@ def check(options: RunOptions, config: Config, own: LinearOptions) -> None:
     rate = config.TRAIN.LR_SCHEDULER.BASE_LR
     if not rate > 0:
         raise InputError(f"TRAIN.LR_SCHEDULER.BASE_LR={rate}: give a number above 0")
-    refuse({"--pretrained": options.pretrained}, f"in {own.command}, which starts from MODEL.PRETRAINED=PATH")
-    if own.command == "linear":
+    refuse({"--pretrained": options.pretrained}, f"in {command}, which starts from MODEL.PRETRAINED=PATH")
+    if command == "linear":
         refuse({"--val-split": options.val_split}, "in linear, which keeps no best")
     if not config.TRAIN.LINEAR_EVAL:
         refuse({"--cache-features": own.cache_features}, "where the whole net is trained (TRAIN.LINEAR_EVAL=False)")

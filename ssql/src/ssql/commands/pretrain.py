@@ -5,8 +5,6 @@ collapse figures are taken on the way (labels are read for them alone); log line
 without times; copies by epoch (`checkpoint_0020.pth.tar`) hold the weights alone.
 """
 
-import dataclasses
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,11 +29,12 @@ from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import authors, load
-from ssql.commands.common import RESUME, batch_of, dataset_of, refuse, shared
+from ssql.commands.common import RESUME, batch_of, dataset_of, described, refuse, shared
 from ssql.config import Config
 from ssql.methods import build
 from ssql.objective import SelfSupervised
 from ssql.optim import AUTHORS, rates
+from ssql.options import PretrainOptions
 from ssql.pictures import views_of
 
 AUTHORS_FILE = "checkpoint_authors.pth.tar"
@@ -43,19 +42,17 @@ COPIES = after_multiples(20, 50)  # the authors'
 Size = tuple[int, int, int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class PretrainOptions:
-    """What the command line says beside the config and the shared options; see `ssql ssl --help`."""
-
-    config_name: str
-    keep_global_batch: bool = False
-    probe_every: int = 10
-    authors_layout: bool = False
-    optim: OptimOptions = AUTHORS
-
-
-def pretrain(options: RunOptions, config: Config, own: PretrainOptions) -> Result | None:
+def pretrain(
+    options: RunOptions, config: Config, name: str, own: PretrainOptions, optim: OptimOptions = AUTHORS
+) -> Result | None:
     """Check, then train, with figures on the way, and write the results. None after a dry run.
+
+    Args:
+        options: shared.
+        config: resolved.
+        name: of the config, for the record.
+        own: of this command.
+        optim: what replaces the authors' optimizer and schedule.
 
     Raises:
         InputError: before anything is written.
@@ -76,7 +73,7 @@ def pretrain(options: RunOptions, config: Config, own: PretrainOptions) -> Resul
             train, views, global_batch=batch.total, seed=options.seed, n_views=2, labels=False,
             drop_last=config.method == "MoCo", **session.loader_options(),
         )  # fmt: skip
-        objective = build(config, size, own.optim)
+        objective = build(config, size, optim)
         if config.TRAIN.SYNC_BN and session.accelerator.num_processes > 1:
             sync_batchnorm_(objective)
         session.place(objective)
@@ -84,9 +81,9 @@ def pretrain(options: RunOptions, config: Config, own: PretrainOptions) -> Resul
             check_layout(config, objective)
         header = load.header(config, size)
         job = Job(
-            session, "ssl", [Stage(objective, config.TRAIN.EPOCHS, rates(config, "ssl", own.optim))], loader, batch,
-            header=header, shared=shared("ssl", config, options, own.optim), prefixes=load.PREFIXES,
-            described={**dataclasses.asdict(own), "config": header["config"]}, log_every=config.TRAIN.PRINT_FREQ,
+            session, "ssl", [Stage(objective, config.TRAIN.EPOCHS, rates(config, "ssl", optim))], loader, batch,
+            header=header, shared=shared("ssl", config, options, optim), prefixes=load.PREFIXES,
+            described=described(name, own, optim, header["config"]), log_every=config.TRAIN.PRINT_FREQ,
             resume_option=RESUME,
         )  # fmt: skip
         job.check()

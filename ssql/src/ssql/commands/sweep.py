@@ -13,13 +13,12 @@ them. A float checkpoint gets the pins that SSQL has for its net.
 import dataclasses
 import time
 from functools import partial
-from pathlib import Path
 from typing import get_args
 
 import torch
 
 from lowbit.config.keys.train import Dataset
-from lowbit.config.tree import dump_config
+from lowbit.config.tree import dump_config, with_values
 from lowbit.data.fixed import BATCH
 from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.errors import InputError
@@ -31,54 +30,30 @@ from lowbit.evaluate.table import Row, table, write_sweep
 from lowbit.options import RunOptions
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
-from ssql.bitwidths import FLOAT, Bits
+from ssql.bitwidths import FLOAT
 from ssql.commands.common import dataset_of, refuse
 from ssql.config import Config
 from ssql.evaluation import Backbone, QuantizedBackbone, check_statistics, open_backbone, statistics_batches
+from ssql.options import BitSweepOptions
 from ssql.pictures import channels_of, views_of
 
 NAMES = get_args(Dataset)
 TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BitSweepOptions:
-    """What the command line says beside the shared options; None: what the checkpoint says.
+def config_of(own: BitSweepOptions, backbone: Backbone) -> Config:
+    """The checkpoint's config, or the default one, with what the command line says.
 
-    Attributes:
-        checkpoint: the file. arch: timm name, where the file does not say.
-        bits: the variants. retrain: also train a probe at each.
-        dataset: a name as in TRAIN.DATASET. fp: QUANT.FP. calibration: QUANT.CALIBRATION.PICTURES.
-        probe: how probes are trained.
+    Raises:
+        InputError: nobody says which dataset, or an unknown one.
     """
-
-    checkpoint: Path
-    bits: tuple[Bits, ...]
-    retrain: bool = False
-    arch: str | None = None
-    dataset: str | None = None
-    fp: str | None = None
-    calibration: int | None = None
-    probe: ProbeOptions = dataclasses.field(default_factory=ProbeOptions)
-
-    def config(self, backbone: Backbone) -> Config:
-        """The checkpoint's config, or the default one, with what is chosen here.
-
-        Raises:
-            InputError: nobody says which dataset, or an unknown one.
-        """
-        found = backbone.config or Config()
-        quant, train = found.QUANT, found.TRAIN
-        if self.calibration is not None:
-            pictures = quant.CALIBRATION.model_copy(update={"PICTURES": self.calibration})
-            quant = quant.model_copy(update={"CALIBRATION": pictures})
-        quant = quant.model_copy(update={"FP": self.fp or quant.FP})
-        if self.dataset not in (None, *NAMES):
-            raise InputError(f"--dataset {self.dataset}: give one of {', '.join(NAMES)}")
-        train = train.model_copy(update={"DATASET": self.dataset or train.DATASET})
-        if not train.DATASET:
-            raise InputError(f"{self.checkpoint} does not say what it was trained on: give --dataset")
-        return found.model_copy(update={"QUANT": quant, "TRAIN": train})
+    found = backbone.config or Config()
+    if own.dataset not in (None, *NAMES):
+        raise InputError(f"--dataset {own.dataset}: give one of {', '.join(NAMES)}")
+    if not (own.dataset or found.TRAIN.DATASET):
+        raise InputError(f"{own.checkpoint} does not say what it was trained on: give --dataset")
+    said = {"QUANT.CALIBRATION.PICTURES": own.calibration, "QUANT.FP": own.fp, "TRAIN.DATASET": own.dataset}
+    return with_values(found, {key: value for key, value in said.items() if value is not None})
 
 
 def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
@@ -91,7 +66,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
     start = time.perf_counter()
     refuse({"--pretrained": options.pretrained}, "in sweep, whose weights are those of the checkpoint")
     backbone = open_backbone(own.checkpoint, own.arch)
-    config = own.config(backbone)
+    config, probe = config_of(own, backbone), ProbeOptions.of_epochs(own.probe_lr, own.probe_epochs)
     with Session("ssql", options, dataset_of(config), [own.checkpoint], resumes=False) as session:
         session.download()
         train, test = session.pictures("train", options.limit_train), session.pictures("test", options.limit_eval)
@@ -113,7 +88,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
                 quantized.loader(train),
                 quantized.loader(test),
                 session.accelerator,
-                SweepOptions(probe=own.probe, retrain=own.retrain, k=min(K, len(train)), seed=options.seed),
+                SweepOptions(probe=probe, retrain=own.probe_per_bits, k=min(K, len(train)), seed=options.seed),
                 reference=variants[FLOAT],
                 bn_batches=partial(statistics_batches, config.QUANT.CALIBRATION, train, views, session),
             )
@@ -122,7 +97,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
                 label = config.SSL.TYPE or backbone.arch
                 on_main(session.accelerator, partial(write_sweep, rows, folder.path, label))
             facts = {"arch": backbone.arch, "dataset": config.TRAIN.DATASET, "calibration": quantized.calibrated}
-            facts |= {"probe": dataclasses.asdict(own.probe), "seconds": time.perf_counter() - start}
+            facts |= {"probe": dataclasses.asdict(probe), "seconds": time.perf_counter() - start}
             session.write_result(folder, {"rows": rows, **facts})
     return rows
 
