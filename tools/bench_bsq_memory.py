@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from bsq.forms import BitLayer
+from bsq.bit_layer import BitLayer
 from bsq.network import bit_layers, to_bits_
 from bsq.sgd import CEILING, PlaneSGD
 from lowbit.models.create import create_model

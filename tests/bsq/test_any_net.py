@@ -20,7 +20,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 import lowbit
-from bsq.forms import BitLayer
+from bsq.bit_layer import BitLayer
 from bsq.network import nbit_dict
 from lowbit.train.log import read_metrics
 

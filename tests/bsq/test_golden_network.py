@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bsq import planes
 from bsq.activation import quantize_bsq_activations_
-from bsq.forms import BIAS, WEIGHT
+from bsq.bit_layer import BIAS, WEIGHT
+from bsq.compression import size
 from bsq.network import (
     bit_layers,
     load_bits_,
@@ -23,7 +24,6 @@ from bsq.network import (
     to_bits_,
     to_finetune_,
 )
-from bsq.size import size
 
 EXACT = 1e-8  # of the maximum; 1e-14 was seen
 

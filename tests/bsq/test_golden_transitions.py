@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bsq import planes
-from bsq.forms import BIAS, WEIGHT
+from bsq.bit_layer import BIAS, WEIGHT
 from bsq.layers import BitConv2d, BitLinear
 from bsq.planes import Planes
 

@@ -8,7 +8,7 @@ import torch
 from timm.layers import Conv2dSame, StdConv2d
 from torch import nn
 
-from bsq.forms import BIAS, WEIGHT
+from bsq.bit_layer import BIAS, WEIGHT
 from bsq.layers import BitConv2d, BitLinear
 from bsq.planes import prune, requantize
 from lowbit.errors import InputError

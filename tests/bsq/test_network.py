@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from bsq.activation import quantize_bsq_activations_
+from bsq.compression import size
 from bsq.network import (
     bit_layers,
     check_widths,
@@ -22,7 +23,6 @@ from bsq.network import (
     to_finetune_,
 )
 from bsq.planes import encode
-from bsq.size import size
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.quant.layers import quantizers, to_plain_

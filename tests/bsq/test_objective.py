@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from bsq.activation import quantize_bsq_activations_
-from bsq.forms import WEIGHT
+from bsq.bit_layer import WEIGHT
 from bsq.network import bit_layers, nbit_dict, prune_, requantize_, to_bit_form_, to_bits_, to_finetune_
 from bsq.objective import BitSparsity, FineTune
 from bsq.options import SgdOptions

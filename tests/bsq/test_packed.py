@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from bsq.activation import quantize_bsq_activations_
+from bsq.compression import size
 from bsq.network import bit_layers, to_bits_, to_finetune_
-from bsq.size import size
 from lowbit.cost import cost
 from lowbit.export.packed import load_packed, read_recipe, save_packed
 from lowbit.models.create import create_model

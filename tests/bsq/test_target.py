@@ -11,9 +11,9 @@ from click.testing import Result
 from torch import nn
 
 from bsq.commands.requantised import RequantisedStates
+from bsq.compression import size
 from bsq.network import bit_layers, nbit_dict, prune_, requantize_, to_bits_
 from bsq.planes import Planes, from_float, reconstruct, to_planes
-from bsq.size import size
 from bsq.target import Aim, compression_now, meet_, shortened, widened
 from lowbit.evaluate.classify import Scores
 from lowbit.train.log import read_metrics

@@ -13,9 +13,9 @@ from torch import nn
 
 from bsq import planes
 from bsq.commands.requantised import RequantisedStates
+from bsq.compression import size
 from bsq.network import bit_layers, prune_, requantize_, to_bits_
 from bsq.planes import Planes
-from bsq.size import size
 from lowbit.evaluate.classify import Scores
 from lowbit.train.folder import RunFolder
 from lowbit.train.log import read_metrics

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from bsq.forms import BIAS, WEIGHT
+from bsq.bit_layer import BIAS, WEIGHT
 from bsq.network import bit_layers, check_widths, nbit_dict
 from bsq.options import MAX_BITS
 from lowbit.checkpoint.header import check_format, description, picture_size

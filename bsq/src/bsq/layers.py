@@ -1,6 +1,6 @@
 """BSQ's layers: a convolution and a linear layer whose weight is bit planes, or a latent float of fixed width.
 
-The tensors, their two forms and the deviations from the authors' program are in `bsq.forms`.
+The tensors, their two forms and the deviations from the authors' program are in `bsq.bit_layer`.
 """
 
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
-from bsq.forms import BIAS, BitLayer
+from bsq.bit_layer import BIAS, BitLayer
 from lowbit.models.surgery import SHAPE, conv_like
 from lowbit.quant.conv import check_plain, convolve, with_tensors
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bsq import planes
-from bsq.forms import BIAS, WEIGHT, BitLayer
+from bsq.bit_layer import BIAS, WEIGHT, BitLayer
 from bsq.layers import BitConv2d, BitLinear
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet

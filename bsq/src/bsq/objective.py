@@ -19,10 +19,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bsq import target
+from bsq.compression import size
 from bsq.network import Width, bit_layers, nbit_dict, ones_per_plane, prune_, requantize_
 from bsq.options import SgdOptions
 from bsq.sgd import PlaneSGD
-from bsq.size import size
 from lowbit.data.batch import Batch
 from lowbit.train.optim import make_optimizer
 from lowbit.train.protocol import Clock, Objective, Out, Pass

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bsq import planes
-from bsq.forms import BitLayer, Keys
+from bsq.bit_layer import BitLayer, Keys
 
 CEILING = 2.0  # a bit may grow to 2, which is how a width grows at re-quantisation (Sec. 3.3)
 

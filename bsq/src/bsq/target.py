@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bsq import planes
-from bsq.forms import BitLayer, Keys
+from bsq.bit_layer import BitLayer, Keys
 from bsq.planes import Planes
 from lowbit.errors import InputError
 

@@ -15,9 +15,9 @@ from bsq.checkpoint import Saved
 from bsq.commands import opening, printed
 from bsq.commands.evaluating import Evaluator, figures
 from bsq.commands.report import summary
+from bsq.compression import size
 from bsq.network import coverable, requantize_, to_bits_
 from bsq.options import HAWQ_RESNET20, ActOptions, NetOptions, WidthOptions
-from bsq.size import size
 from lowbit.checkpoint.write import BEST, CHECKPOINT, write_checkpoint
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone

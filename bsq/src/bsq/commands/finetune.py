@@ -10,10 +10,10 @@ from bsq import checkpoint, load
 from bsq.commands import opening, printed, training
 from bsq.commands.evaluating import Evaluator, figures
 from bsq.commands.report import summary
+from bsq.compression import size
 from bsq.network import Width, nbit_dict, prune_, to_bit_form_, to_finetune_
 from bsq.objective import FineTune
 from bsq.options import ActOptions, NetOptions, SgdOptions
-from bsq.size import size
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import BEST, write_checkpoint
 from lowbit.evaluate.classify import Scores

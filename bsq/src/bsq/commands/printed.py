@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from bsq.checkpoint import PREFIX
+from bsq.compression import Size
 from bsq.network import nbit_dict, ones_per_plane
-from bsq.size import Size
 from lowbit.evaluate.classify import Scores
 from lowbit.models.surgery import of_kind
 from lowbit.quant.activations import QuantActivation

@@ -12,10 +12,10 @@ from bsq.commands.evaluating import Evaluator, figures
 from bsq.commands.opening import Opened
 from bsq.commands.report import summary
 from bsq.commands.requantised import RequantisedStates, meets
+from bsq.compression import size
 from bsq.network import bit_layers, nbit_dict, prune_, to_bit_form_, to_bits_
 from bsq.objective import BitSparsity
 from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions
-from bsq.size import size
 from bsq.target import Aim
 from lowbit.evaluate.classify import Scores
 from lowbit.options import OptimOptions, RunOptions

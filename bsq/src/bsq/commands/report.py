@@ -1,6 +1,6 @@
 """What a net in bits looks like: each layer's bits, how many ones each plane holds, and what the net weighs.
 
-Magnitude bits and stored bits (with the sign) are both given; the compressions are those of `bsq.size`.
+Magnitude bits and stored bits (with the sign) are both given; the compressions are those of `bsq.compression`.
 """
 
 import sys
@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
+from bsq.bit_layer import BIAS, WEIGHT
 from bsq.commands import opening
-from bsq.forms import BIAS, WEIGHT
+from bsq.compression import size
 from bsq.network import bit_layers, ones_per_plane, to_bit_form_
 from bsq.options import NetOptions
-from bsq.size import size
 from lowbit.cost import cost
 from lowbit.files import write_json
 from lowbit.options import RunOptions

@@ -10,8 +10,8 @@ from torch import nn
 from bsq import checkpoint
 from bsq.commands import printed
 from bsq.commands.evaluating import Evaluator
+from bsq.compression import size
 from bsq.network import nbit_dict
-from bsq.size import size
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import write_checkpoint
 from lowbit.evaluate.classify import Scores

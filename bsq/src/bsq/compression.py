@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from bsq.forms import BitLayer
+from bsq.bit_layer import BitLayer
 from bsq.network import bit_layers
 from lowbit.quant.activations import QuantActivation
 
