@@ -2,7 +2,7 @@
 
 DDP is made here and not by accelerate: with `find_unused_parameters=True` (heads alternate; and without it DDP rebuilds
 its buckets after the first step, so that on three ranks and more a resumed run differs by 6e-8), without any broadcast
-of buffers (batch norm and observers are local to their rank, and a queue of 65,536 x 128 costs 10 ms a step), and anew
+of buffers (batch norm and observers are local to their rank, and a queue of 65,536 x 128 costs 10 ms a step), and again
 after a swap of parameters. Optimizers are not prepared either: prepared, two of them under fp16 are unscaled twice.
 """
 
@@ -55,7 +55,7 @@ def wrap(objective: Objective, processes: int) -> nn.Module:
     buffers = "forward_sync_buffers"  # the name of torch 2.15; `broadcast_buffers` warns there
     if buffers not in inspect.signature(DistributedDataParallel).parameters:
         buffers = "broadcast_buffers"
-    # it says so when a batch happens to use all parameters; that is no news here
+    # DDP warns when a batch happens to use all parameters, which is allowed here
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     options: dict[str, Any] = {buffers: False}
     return DistributedDataParallel(objective, find_unused_parameters=True, init_sync=False, **options)

@@ -204,7 +204,7 @@ class _Loop:
             self.save()
 
     def probe(self, clock: Clock) -> dict[str, float]:
-        """What the run's probes say about the finished epoch."""
+        """Values of the run's probes for the finished epoch."""
         values: dict[str, float] = {}
         for number, probe in enumerate(self.run.probes):
             seed_global(clock, f"probe {number}", self.device)
@@ -214,7 +214,7 @@ class _Loop:
         return values
 
     def obey_stop(self) -> None:
-        """Save and raise `Stopped` if any process was told to stop; nobody leaves before the file is written."""
+        """Save and raise `Stopped` if any process was asked to stop; nobody leaves before the file is written."""
         if not stop_agreed(self.accelerator):
             return
         if self.saved_at != self.position:

@@ -1,8 +1,8 @@
-"""What a method tells the loop, and what the loop tells a method: `Objective`, `Pass`, `Out`, `Stage`, `Clock`.
+"""The protocol between a method and the training loop: `Objective`, `Pass`, `Out`, `Stage`, `Clock`.
 
 A step of these papers is not always one forward and one optimizer step: a slimmable net steps once per width with the
-teacher's output carried over; BSQ replaces its parameters at re-quantisation and clamps after a step; learned
-quantizers have an optimizer of their own; momentum copies move once per batch; some distillations have two stages.
+teacher's output carried over; bit planes are replaced at re-quantisation and clamped after a step; learned quantizers
+have an optimizer of their own; momentum copies move once per batch; some distillations have two stages.
 The loop (`lowbit.train.loop.fit`) knows the order of the calls below and nothing else. Of one batch:
 
     before_batch
@@ -149,7 +149,7 @@ class Objective(nn.Module):
     def begin_epoch(self, clock: Clock, batches: Callable[[], Iterable[Batch]]) -> bool:
         """Before an epoch's first batch: re-quantise, traces, intervals set from data.
 
-        True = parameters were replaced: optimizers and DDP are made anew. Its work must be discardable: it is repeated
+        True = parameters were replaced: optimizers and DDP are made again. Its work must be discardable: it is repeated
         when a run resumes at the epoch's start, and not when it resumes inside the epoch.
 
         Args:

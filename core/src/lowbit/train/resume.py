@@ -133,7 +133,7 @@ def check_release(state: Mapping[str, Any]) -> None:
 
 
 def rehearse(state: Mapping[str, Any], objective: Objective, run: Run, finished: bool) -> None:
-    """Put back everything once, so that what does not fit is told before a folder is written to.
+    """Put back everything once, so that what does not fit is found before a folder is written to.
 
     Raises:
         InputError: weights or optimizers of another net, a damaged or incomplete checkpoint.
