@@ -9,11 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from lowbit.checkpoint.check import check_kinds
-from lowbit.checkpoint.header import check_format, description, picture_size
+from lowbit.checkpoint.check import load_state_
+from lowbit.checkpoint.header import check_format, description, is_of, picture_size
 from lowbit.config.tree import dump_config
 from lowbit.errors import InputError
 from lowbit.train.protocol import Objective
@@ -55,12 +54,10 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     Raises:
         InputError: it is, and is damaged.
     """
+    if is_of(checkpoint, "ssql", FORMAT):
+        return _ours(checkpoint, checkpoint["state_dict"])
     state = checkpoint.get("state_dict", checkpoint)
     tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
-    if checkpoint.get("package") == "ssql":
-        if not tensors or not state:
-            raise InputError("the checkpoint holds no state_dict of tensors; name another file")
-        return _ours(checkpoint, state)
     if "package" in checkpoint or not tensors or not all(isinstance(key, str) for key in state):
         return None
     theirs = authors.parse(state)
@@ -79,19 +76,9 @@ def _ours(checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Modu
     classes = checkpoint.get("classes")
     if classes is not None and not (type(classes) is int and 0 < classes <= MAX_CLASSES):
         raise InputError(f"the checkpoint says that it has {classes!r:.80} classes; name another file")
-    with torch.random.fork_rng(devices=[]):
-        net: nn.Module = build(config, size).encoder_q if classes is None else classifier(config, size, classes)
+    net: nn.Module = build(config, size).encoder_q if classes is None else classifier(config, size, classes)
     prefix = ENCODER if classes is None else ""
-    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    try:
-        check_kinds(inner, net.state_dict())
-        net.load_state_dict(inner)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(
-            f"the checkpoint's tensors do not fit the {config.MODEL.ARCH} that it names: {reason}"
-        ) from error
-    return net
+    return load_state_(net, {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
 
 def told(checkpoint: Mapping[str, Any]) -> tuple[Config, tuple[int, int, int]]:

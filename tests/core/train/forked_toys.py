@@ -168,7 +168,7 @@ def command(s: Mapping[str, Any]) -> None:
 
     job.fit = keep_weights
     sys.argv = [s["name"], *s["args"]]
-    cli.main()
+    cli.cli.script()
 
 
 def save_until_killed(s: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowbit.errors import InputError
 
@@ -46,6 +46,21 @@ def check_kinds(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
                 f"{name} holds {kind(other)} ({str(other.dtype).removeprefix('torch.')}) where the net has "
                 f"{kind(tensor)}: name a checkpoint of this net"
             )
+
+
+def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Give a net exactly these tensors of a checkpoint; returns it.
+
+    Raises:
+        InputError: tensors that are missing, left over, or of another shape or kind.
+    """
+    check_kinds(state, model.state_dict())
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the checkpoint's tensors do not fit the net that it names: {reason}") from error
+    return model
 
 
 def kind(tensor: Tensor) -> str:

@@ -4,9 +4,33 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from torch import Tensor
+
 from lowbit.errors import InputError
 
 MAX_SIDE = 4096  # of pictures, in pixels
+
+
+def is_of(checkpoint: Mapping[str, Any], package: str, newest: int) -> bool:
+    """Whether a method's package wrote a checkpoint; `arch` and `state_dict` are then what they should be.
+
+    Args:
+        checkpoint: its content.
+        package: its import name.
+        newest: the latest format that this version reads.
+
+    Raises:
+        InputError: it did, in a later format, or the file is damaged.
+    """
+    if checkpoint.get("package") != package:
+        return False
+    check_format(checkpoint, newest, package)
+    state, arch = checkpoint.get("state_dict"), checkpoint.get("arch")
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError("the checkpoint holds no state_dict of tensors; name another file")
+    if not isinstance(arch, str):
+        raise InputError(f"the checkpoint says that its net is {arch!r:.80}, which is no name; name another file")
+    return True
 
 
 def check_format(checkpoint: Mapping[str, Any], newest: int, package: str) -> None:

@@ -7,6 +7,7 @@
     with job.open() as folder:        # lock, config.json, the best state of a run that is resumed from elsewhere
         result = job.fit(folder, [probe])
         job.write_result(folder, result, {...})
+        job.export(folder, result, lambda path: save_backbone(net, path / "backbone.safetensors", arch))
 
 A run that is resumed gets back what its checkpoint carries beside the loop's: `start`, figures of the net that the run
 began with.
@@ -28,6 +29,7 @@ from lowbit.train import run as runs
 from lowbit.train.batch import BatchPlan
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import check_run, fit
+from lowbit.train.process import on_main
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Probe, Result, Run
 from lowbit.train.session import Session
@@ -196,6 +198,15 @@ class Job:
             "pictures": len(self.loader.pictures),
         }
         self.session.write_result(folder, {**common, **values})
+
+    def export(self, folder: RunFolder | None, result: Result, write: Callable[[Path], object]) -> None:
+        """Of a run that is over, and has a folder: what the command makes of its net, written there by one process.
+
+        Raises:
+            InputError: `write` does, on the first process.
+        """
+        if folder is not None and result.finished:
+            on_main(self.session.accelerator, lambda: write(folder.path))
 
 
 def read_start(session: Session) -> dict[str, float]:

@@ -85,7 +85,7 @@ def start_trackers(accelerator: Accelerator, project: str, config: Mapping[str, 
     accelerator.init_trackers(project, config=plain)
 
 
-def on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
+def on_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
     """Run `action` on the first process alone; if it raises `InputError`, every process raises it.
 
     Also a barrier: no process leaves before the first one is done.

@@ -27,6 +27,3 @@ def train(options: RunOptions, **own: Any) -> None:
     from rotate import commands
 
     commands.train(options, **own)
-
-
-main = cli.script

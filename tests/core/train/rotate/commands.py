@@ -35,6 +35,5 @@ def train(options: RunOptions, *, dataset: str, arch: str, epochs: int, train_ba
             monitor = monitor_pretraining(lambda rotation: rotation.get_submodule("student"), *sets, session, every=1)
             result = job.fit(folder, [monitor])
             job.write_result(folder, result, {})
-            if folder is not None and result.finished and session.accelerator.is_main_process:
-                made = {"arch": arch, "args": {"num_classes": 4}}
-                save_packed(objective.student, folder.path / "packed.safetensors", made)
+            made = {"arch": arch, "args": {"num_classes": 4}}
+            job.export(folder, result, lambda path: save_packed(objective.student, path / "packed.safetensors", made))

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from lowbit.loading import is_of, load_state_
+from lowbit.checkpoint.check import load_state_
+from lowbit.checkpoint.header import is_of
 from lowbit.models.create import create_model
 from lowbit.models.surgery import of_kind, replace_
 from lowbit.quant.activations import ActivationConfig
@@ -26,4 +27,6 @@ def student(arch: str) -> nn.Module:
 
 def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     """Entry point of `lowbit.methods`: the student; None if the checkpoint is another package's."""
-    return load_state_(student(checkpoint["arch"]), checkpoint) if is_of(checkpoint, "rotate", FORMAT) else None
+    if not is_of(checkpoint, "rotate", FORMAT):
+        return None
+    return load_state_(student(checkpoint["arch"]), checkpoint["state_dict"])
