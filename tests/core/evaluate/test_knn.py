@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
@@ -44,13 +45,15 @@ def test_equals_scikit_learn(
     predicted = torch.from_numpy(other.predict(queries.x.numpy()))
     found = knn(bank, queries, accelerator, k=k, temperature=temperature)
     assert found["knn_top1"] == pytest.approx(100 * (predicted == queries.label).double().mean().item(), abs=1e-12)
-    assert found["knn_top5"] == 100  # of 4 classes
     assert found["knn_k"] == k and found["knn_temperature"] == temperature
 
     shares = torch.from_numpy(other.predict_proba(queries.x.numpy()))
+    voted_for = (shares.gather(1, queries.label[:, None]) > 0).double().mean().item()
+    assert found["knn_top5"] == pytest.approx(100 * voted_for, abs=1e-12)  # of 4 classes
     unit = [torch.nn.functional.normalize(f.x, dim=1) for f in (queries, bank)]
     assert bank.label is not None
-    ranked = rank_classes(unit[0] @ unit[1].T, bank.label, k, temperature, 4)
+    ranked, voted = rank_classes(unit[0] @ unit[1].T, bank.label, k, temperature, 4)
+    assert torch.equal(voted, (shares > 0).sum(1))
     falling = shares.gather(1, ranked)
     assert (falling[:, 1:] <= falling[:, :-1] + 1e-12).all()
     assert torch.equal(ranked[:, 0], predicted)
@@ -67,7 +70,7 @@ def test_ties_go_to_the_earlier_row_and_the_smaller_class(k: int) -> None:
     generator = torch.Generator().manual_seed(k)
     similarity = torch.randint(-2, 3, (50, 12), generator=generator).double() / 2  # five values: ties everywhere
     label = torch.randint(5, (12,), generator=generator)
-    found = rank_classes(similarity, label, k, 0.5, 5)
+    found, _ = rank_classes(similarity, label, k, 0.5, 5)
     assert found.tolist() == [slow_rank(row, label.tolist(), k, 0.5, 5) for row in similarity.tolist()]
 
 
@@ -79,8 +82,31 @@ def test_nearest_takes_the_first_of_equals() -> None:
 
 def test_classes_without_votes_keep_their_order() -> None:
     """Of several hundred: so many are no longer sorted by insertion, which would be stable anyhow."""
-    found = rank_classes(torch.tensor([[0.1, 0.9]]), torch.tensor([3, 250]), 1, 0.1, 300)
-    assert found.tolist() == [[250, *range(250), *range(251, 300)]]
+    found, voted = rank_classes(torch.tensor([[0.1, 0.9]]), torch.tensor([3, 250]), 1, 0.1, 300)
+    assert found.tolist() == [[250, *range(250), *range(251, 300)]] and voted.tolist() == [1]
+
+
+def test_a_class_without_a_vote_is_no_answer(accelerator: Accelerator) -> None:
+    """Whose only neighbour is of a wrong class, nothing is right about, however many classes there are."""
+    bank = Features(torch.eye(5), torch.arange(5))
+    wrong = Features(torch.eye(5), torch.arange(5).roll(1))
+    assert {n: knn(bank, wrong, accelerator, k=1)[f"knn_top{n}"] for n in (1, 5)} == {1: 0, 5: 0}
+    assert knn(bank, Features(torch.eye(5), torch.arange(5)), accelerator, k=1)["knn_top5"] == 100
+    assert knn(bank, wrong, accelerator, k=5)["knn_top5"] == 100  # all five vote
+    few = Features(torch.eye(8)[:, :5] + torch.eye(8).flip(1)[:, :5], torch.tensor([0, 0, 1, 1, 2, 2, 7, 7]))
+    for k in range(1, 9):
+        seen = {
+            c for row in (few.x[:1] @ F.normalize(few.x, dim=1).T) for c in few.label[nearest(row[None], k)[0]].tolist()
+        }  # type: ignore[index]
+        for c in range(8):
+            asked = Features(few.x[:1], torch.tensor([c]))
+            assert (knn(few, asked, accelerator, k=k)["knn_top5"] == 100) == (c in seen)
+
+
+def test_a_vote_counts_however_small_it_is() -> None:
+    similarity = torch.tensor([[1.0, -1.0]])
+    ranked, voted = rank_classes(similarity, torch.tensor([4, 2]), 2, 1e-3, 6)
+    assert ranked[0, :2].tolist() == [4, 2] and voted.tolist() == [2]  # exp(-2000) is 0
 
 
 def test_top5_counts_five_classes(accelerator: Accelerator) -> None:

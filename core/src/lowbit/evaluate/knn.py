@@ -3,6 +3,8 @@
 Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018 (arXiv 1805.01978),
 Sec. 3.4: the k bank rows most similar by cosine each vote for their class with exp(similarity / temperature).
 
+A class for which none of them voted is no answer, so that top-5 may have fewer than five.
+
 Deviations: the votes of a query are divided by that of its best neighbour, which changes no order, and summed as
 integers of 54 bits and more at k = 200, so that a sum depends neither on the order of its terms nor on the machine.
 Ties: of equal similarities the earlier bank row is taken, of equal votes the smaller class.
@@ -51,8 +53,10 @@ def nearest(similarity: Tensor, k: int) -> Tensor:
     return (chosen | level).nonzero()[:, 1].view(len(similarity), k)
 
 
-def rank_classes(similarity: Tensor, label: Tensor, k: int, temperature: float, classes: int) -> Tensor:
-    """Classes by votes, most first, (B, classes); those without a vote come last in their own order.
+def rank_classes(similarity: Tensor, label: Tensor, k: int, temperature: float, classes: int) -> tuple[Tensor, Tensor]:
+    """Classes by votes, most first, (B, classes), and how many of them have a vote, (B,).
+
+    Those without a vote come last in their own order; they are no answer.
 
     Args:
         similarity: of B queries to N bank rows, (B, N), in [-1, 1].
@@ -65,8 +69,10 @@ def rank_classes(similarity: Tensor, label: Tensor, k: int, temperature: float, 
     near = similarity.gather(1, where).double()
     weight = torch.exp((near - near.amax(1, keepdim=True)) / temperature)
     votes = (weight * 2.0 ** (62 - k.bit_length())).round().long()  # k of them fit into 63 bits
-    total = votes.new_zeros(len(near), classes).scatter_add(1, label[where], votes)
-    return total.argsort(dim=1, descending=True, stable=True)
+    none = votes.new_zeros(len(near), classes)
+    voted = none.scatter(1, label[where], 1)  # also where all its votes were rounded to 0
+    total = none.scatter_add(1, label[where], votes).add_(voted)
+    return total.argsort(dim=1, descending=True, stable=True), voted.sum(1)
 
 
 @torch.no_grad()
@@ -102,8 +108,9 @@ def knn(
     for first in until_stopped(range(0, len(starts), world), accelerator):
         if first + rank < len(starts):
             here = slice(starts[first + rank], starts[first + rank] + starts.step)
-            ranked = rank_classes(asked[here] @ known.T, bank.label, k, temperature, classes)
-            hit = ranked[:, :5] == queries.label[here, None]
+            ranked, voted = rank_classes(asked[here] @ known.T, bank.label, k, temperature, classes)
+            place = torch.arange(min(5, classes), device=asked.device)
+            hit = (ranked[:, :5] == queries.label[here, None]) & (place < voted[:, None])
             right += torch.stack([hit[:, 0].sum(), hit.sum()])
     top1, top5 = (100 * accelerator.reduce(right, "sum").double() / len(asked)).tolist()
     return {"knn_top1": top1, "knn_top5": top5, "knn_k": k, "knn_temperature": temperature}
