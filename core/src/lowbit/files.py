@@ -5,9 +5,12 @@ moment, also when the process is killed between the renames.
 """
 
 import contextlib
+import errno
+import io
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +22,20 @@ def previous(path: Path) -> Path:
     """Name of the file before: `checkpoint.pth.tar` -> `checkpoint.prev.pth.tar`."""
     stem, dot, rest = path.name.partition(".")
     return path.with_name(f"{stem}.prev{dot}{rest}")
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file for reading. What would block or act when it is opened is recognised before.
+
+    Raises:
+        OSError: it is missing, may not be read, or is no regular file but a folder, a FIFO, a device or a socket.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+    return path.open("rb")
 
 
 def _sync_folder(folder: Path) -> None:

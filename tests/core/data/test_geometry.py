@@ -1,5 +1,8 @@
 """Geometries: the distribution of what they draw, and the same picture in a worker (PIL) as in a batch."""
 
+import resource
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from lowbit.data.geometry import Geometry, Keep, PaddedCrop, RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.hashing import Draws
+from lowbit.data.resample import Interpolation
 from lowbit.errors import InputError
 
 N = 1500
@@ -104,3 +108,37 @@ def test_impossible_sizes_are_refused() -> None:
         PaddedCrop(32, 4).size(20, 40)
     with pytest.raises(InputError, match="resize to 32 or more"):
         ResizedCenterCrop(30, 32)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("height", "width"), [(50, 61), (61, 50), (333, 500), (8, 8), (3, 900), (900, 3), (20, 640)])
+@pytest.mark.parametrize("squash", [False, True])
+def test_a_window_is_that_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, height: int, width: int, interpolation: Interpolation, squash: bool
+) -> None:
+    geometry, image = ResizedCenterCrop(36, 32, interpolation, squash), Image.fromarray(photo(height, width))
+    (row,) = geometry.draw(Draws(np.arange(1), 0, 0), *sizes(height, width, 1))
+    whole = np.array(geometry.picture(image, row)).astype(int)
+    monkeypatch.setattr("lowbit.data.geometry.WHOLE", 0)
+    window = np.array(geometry.picture(image, row)).astype(int)
+    assert window.shape == whole.shape
+    assert np.abs(window - whole).max() <= 2 and np.abs(window - whole).mean() < 0.2  # each pass may round otherwise
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+@pytest.mark.parametrize(("height", "width"), [(1, 30000), (30000, 1), (2, 10_000_000), (10_000_000, 3)])
+def test_a_very_long_picture_takes_little_memory(height: int, width: int, flip: float) -> None:
+    """1 x 30000 to 256 x 7,680,000 took 8 GB."""
+    pixels = np.zeros((height, width, 3), dtype=np.uint8)
+    pixels[height // 2 :, width // 2 :] = 255
+    image = Image.fromarray(pixels)
+    for geometry in (ResizedCenterCrop(256, 224), ResizedCenterCrop(256, 224, squash=True), RandomResizedCrop(224)):
+        (row,) = geometry.draw(Draws(np.arange(1), 0, 0), *sizes(height, width, 1))
+        row[8] = flip
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+        shown = np.array(geometry.picture(image, row))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000 and time.monotonic() - start < 5
+        assert shown.shape == (224, 224, 3)
+        if isinstance(geometry, ResizedCenterCrop):  # the middle, where black ends
+            assert shown.max() - shown.min() > 220
+            assert (shown[-1, 0, 0] > 128) == (flip == 1) or height > width

@@ -4,7 +4,7 @@
 |---|---|
 | cifar10, cifar100 | torchvision's own: `cifar-10-batches-py/`, `cifar-100-python/`, md5 checked |
 | tiny-imagenet | `tiny-imagenet-200/` as it unpacks (`wnids.txt`, `val/val_annotations.txt`); decoded to memory |
-| folder | `train/<class>/*` and `val/<class>/*` (or `test/`); read when needed |
+| folder | picture files as `lowbit.data.folders` lists them; read when needed |
 | digits | the 8x8 digits inside scikit-learn: every fifth is a test picture; nothing on disk |
 """
 
@@ -14,21 +14,23 @@ import logging
 import os
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lowbit.data.decode import UNREADABLE, read_picture
-from lowbit.data.pictures import FolderPictures, MemoryPictures, Pictures
+from lowbit.data.folders import Split, has_classes, is_folder, labelled_folder, list_pictures, unlabelled_folder
+from lowbit.data.picture_file import UnreadableError, read_picture
+from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.errors import InputError
+from lowbit.files import open_regular
 
-Split = Literal["train", "test"]
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}
+LARGEST = 2**28  # bytes of a file of CIFAR or a list of Tiny-ImageNet
+PIXELS = 2**20  # of a picture that is kept in memory
 log = logging.getLogger(__name__)
 
 
@@ -57,10 +59,10 @@ class _ArraysOnly(pickle.Unpickler):
 def _read_pickle(path: Path, md5: str, name: str) -> dict[str, Any]:
     """One of torchvision's CIFAR files, checked."""
     hint = f"give the folder that holds {path.parent.name}/ as --data, or add --download"
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{name}: there is no {path}; {hint}")
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "md5").hexdigest() != md5:
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST or hashlib.file_digest(file, "md5").hexdigest() != md5:
             raise InputError(f"{name}: {path} is damaged (its md5 is not {md5}); remove it and add --download")
         file.seek(0)
         try:
@@ -97,8 +99,8 @@ def _decode_all(paths: Sequence[Path], labels: Sequence[int], max_corrupt: float
 
     def decode(path: Path) -> np.ndarray | str:
         try:
-            return np.array(read_picture(path))
-        except UNREADABLE as error:
+            return np.array(read_picture(path, PIXELS))
+        except UnreadableError as error:
             return f"{path} ({error})"
 
     images = np.empty((0, 0, 0, 3), dtype=np.uint8)
@@ -107,7 +109,6 @@ def _decode_all(paths: Sequence[Path], labels: Sequence[int], max_corrupt: float
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
         for i, entry in enumerate(pool.map(decode, paths)):
             if isinstance(entry, str):
-                log.warning("unreadable picture %s; it is left out", entry)
                 bad.append(entry)
                 continue
             if not kept:
@@ -119,6 +120,8 @@ def _decode_all(paths: Sequence[Path], labels: Sequence[int], max_corrupt: float
                 )
             images[len(kept)] = entry
             kept.append(labels[i])
+    for entry in bad:  # now that no thread decodes: one may have closed stderr to libtiff
+        log.warning("unreadable picture %s; it is left out", entry)
     if len(bad) > max_corrupt * len(paths) or not kept:
         raise InputError(
             f"{len(bad)} of {len(paths)} pictures of {name} are unreadable, the last {bad[-1]}; at most "
@@ -128,18 +131,23 @@ def _decode_all(paths: Sequence[Path], labels: Sequence[int], max_corrupt: float
 
 
 def _lines(path: Path, name: str) -> list[str]:
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{name}: there is no {path}; give the folder that holds tiny-imagenet-200/ as --data")
-    return path.read_text().split("\n")
+    with open_regular(path) as file:
+        text = file.read(LARGEST)
+    try:
+        return text.decode().split("\n")
+    except UnicodeDecodeError:
+        raise InputError(f"{name}: {path} is no text; unpack the set again") from None
 
 
 def _tiny_imagenet(root: Path, split: Split, max_corrupt: float) -> Pictures:
     name = "tiny-imagenet"
-    folder = root if (root / "wnids.txt").is_file() else root / "tiny-imagenet-200"
+    folder = root if (root / "wnids.txt").exists() else root / "tiny-imagenet-200"
     classes = [line.strip() for line in _lines(folder / "wnids.txt", name) if line.strip()]
     number = {wnid: i for i, wnid in enumerate(classes)}
     if split == "train":
-        found = [(p, i) for w, i in number.items() for p in _pictures(folder / "train" / w, name)]
+        found = _training_pictures(folder / "train", number, name)
     else:
         rows = [line.split("\t") for line in _lines(folder / "val" / "val_annotations.txt", name) if line.strip()]
         unknown = next((row for row in rows if len(row) < 2 or row[1] not in number), None)
@@ -151,40 +159,17 @@ def _tiny_imagenet(root: Path, split: Split, max_corrupt: float) -> Pictures:
     return MemoryPictures(name, classes, *_decode_all([p for p, _ in found], [i for _, i in found], max_corrupt, name))
 
 
-def _pictures(folder: Path, name: str) -> list[Path]:
-    """All picture files below a folder, sorted."""
-    if not folder.is_dir():
-        raise InputError(f"{name}: there is no {folder}; each class is a folder of pictures")
-    walk = (Path(base) / file for base, _, files in os.walk(folder, followlinks=True) for file in files)
-    return sorted(path for path in walk if path.suffix.lower() in EXTENSIONS)
+def _training_pictures(folder: Path, number: Mapping[str, int], name: str) -> list[tuple[Path, int]]:
+    """Files and labels of the class folders, class by class."""
+    missing = next((wnid for wnid in number if not is_folder(folder / wnid)), None)
+    if missing is not None:
+        raise InputError(f"{name}: there is no {folder / missing}; each class is a folder of pictures")
+    listed = list_pictures([folder / wnid for wnid in number])
+    return [(path, i) for i, paths in zip(number.values(), listed, strict=True) for path in paths]
 
 
-def _folder(root: Path, split: Split) -> Pictures:
-    name, train = f"folder {root}", root / "train"
-    if not train.is_dir():
-        raise InputError(f"{name}: there is no {train}; pictures are expected as train/<class>/* and val/<class>/*")
-    classes = sorted(entry.name for entry in train.iterdir() if entry.is_dir() and entry.name[0] != ".")
-    shown = train
-    if split == "test":
-        shown = root / "val" if (root / "val").is_dir() else root / "test"
-        if not shown.is_dir():
-            raise InputError(f"{name}: there is neither val/ nor test/ beside {train}; evaluation pictures go there")
-        unknown = sorted(
-            {entry.name for entry in shown.iterdir() if entry.is_dir() and entry.name[0] != "."} - set(classes)
-        )
-        if unknown:
-            raise InputError(
-                f"{name}: {shown} holds the class {unknown[0]}, which {train} does not; the classes must agree"
-            )
-    empty = [c for c in classes if not (shown / c).is_dir() or not _pictures(shown / c, name)]
-    if empty and split == "train":
-        raise InputError(f"{name}: {shown / empty[0]} holds no picture: fill it or remove it")
-    if empty:
-        log.warning("%s: %s holds no picture of %s", name, shown, ", ".join(empty))
-    found = [(p, i) for i, c in enumerate(classes) if (shown / c).is_dir() for p in _pictures(shown / c, name)]
-    if not found:
-        raise InputError(f"{name}: no picture was found in {shown}/<class>/; known are {', '.join(sorted(EXTENSIONS))}")
-    return FolderPictures(name, classes, [p for p, _ in found], torch.tensor([i for _, i in found]))
+def _folder(root: Path, split: Split, labels: bool) -> Pictures:
+    return labelled_folder(root, split) if labels or has_classes(root) else unlabelled_folder(root, split)
 
 
 def _digits(split: Split) -> Pictures:
@@ -202,7 +187,13 @@ DATASETS: tuple[str, ...] = ("cifar10", "cifar100", "tiny-imagenet", "folder", "
 
 
 def load_dataset(
-    name: str, root: Path, split: Split, *, download: bool = False, max_corrupt: float = 0.001
+    name: str,
+    root: Path,
+    split: Split,
+    *,
+    download: bool = False,
+    max_corrupt: float = 0.001,
+    labels: bool = True,
 ) -> Pictures:
     """Read a dataset.
 
@@ -212,19 +203,27 @@ def load_dataset(
         split: "train" or "test" (the evaluation set, whatever it is called on disk).
         download: let torchvision fetch CIFAR files that are not there; by one process of a machine.
         max_corrupt: fraction of unreadable pictures that are left out when a dataset is decoded to memory.
+        labels: whether they are needed; if not, a folder of pictures without classes is taken too.
 
     Raises:
-        InputError: an unknown name; a file that is missing, truncated or not the original; folders that do not fit.
+        InputError: an unknown name; a file that is missing, truncated or not the original; folders that do not fit or
+            may not be read.
     """
     readers: dict[str, Callable[[], Pictures]] = {
         "cifar10": lambda: _cifar("cifar10", root, split, download),
         "cifar100": lambda: _cifar("cifar100", root, split, download),
         "tiny-imagenet": lambda: _tiny_imagenet(root, split, max_corrupt),
-        "folder": lambda: _folder(root, split),
+        "folder": lambda: _folder(root, split, labels),
         "digits": lambda: _digits(split),
     }
     if name not in readers:
         raise InputError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
     if download and not name.startswith("cifar"):
         raise InputError(f"--download: only cifar10 and cifar100 can be downloaded; put {name} into {root} by hand")
-    return readers[name]()
+    try:
+        return readers[name]()
+    except OSError as error:
+        raise InputError(
+            f"{name}: {error.filename or root} cannot be read ({error.strerror or error}); correct that or its rights, "
+            "or give another --data"
+        ) from error

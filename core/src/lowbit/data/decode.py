@@ -1,15 +1,13 @@
-"""Reading picture files, in worker processes or in this one: decode, apply the geometry, name what cannot be read."""
+"""Batches of picture files, in worker processes or in this one: decode, apply the geometry, name the unreadable."""
 
 import atexit
 import multiprocessing
 import signal
-import struct
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lowbit.data.hashing import Draws, words
+from lowbit.data.picture_file import UnreadableError, read_picture
 from lowbit.data.pictures import FolderPictures
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 TRIES = 16  # replacements looked for before giving up
+HELD = 2**24  # pixels decoded before views are cut out of them: 64 MiB
 
 
 class Task(NamedTuple):
@@ -50,23 +49,6 @@ class Read(NamedTuple):
     error: str | None = None
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Decode a file to RGB (grey, palette and CMYK pictures are converted).
-
-    Raises:
-        One of UNREADABLE: missing, truncated, or no picture.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata does not matter here
-        with Image.open(path) as image:
-            if image.mode == "F":
-                raise ValueError("its pixels are floats of unknown range")
-            if image.mode.startswith("I"):  # 16 bits of grey, which PIL would clip
-                grey = (np.asarray(image).astype(np.float64) / 257).clip(0, 255).round()
-                return Image.fromarray(grey.astype("u1")).convert("RGB")
-            return image.convert("RGB")
-
-
 class Reader(Dataset[Read]):
     """Maps a `Task` to a `Read`; what a loader's workers run.
 
@@ -89,16 +71,31 @@ class Reader(Dataset[Read]):
         for candidate in chain([index], self._substitutes(index, epoch) if self.replace else ()):
             try:
                 return candidate, read_picture(self.pictures.paths[candidate])
-            except UNREADABLE as error:
-                bad.append((candidate, str(error).splitlines()[0] if str(error) else type(error).__name__))
+            except UnreadableError as error:
+                bad.append((candidate, str(error)))
         return None
 
-    def _views(self, images: list[Image.Image], index: NDArray[np.int64], epoch: int) -> Tensor:
-        geometry = self.recipe.geometry
+    def _groups(self, task: Task, bad: list[tuple[int, str]]) -> Iterator[list[tuple[int, Image.Image]]]:
+        """Decoded pictures with their positions, as many at a time as may be held."""
+        group: list[tuple[int, Image.Image]] = []
+        held = 0
+        for i in task.where:
+            hit = self._decode(int(i), task.epoch, bad)
+            if hit is None:
+                continue
+            group.append(hit)
+            held += hit[1].width * hit[1].height
+            if held > HELD:
+                yield group
+                group, held = [], 0
+        if group:
+            yield group
+
+    def _cut(self, images: list[Image.Image], index: NDArray[np.int64], epoch: int, out: NDArray[np.uint8]) -> None:
+        """Write the views of some pictures to `out`, (V, B, h, w, 3)."""
+        geometry, (h, w) = self.recipe.geometry, out.shape[2:4]
         height = np.array([float(image.height) for image in images])
         width = np.array([float(image.width) for image in images])
-        h, w = geometry.size(images[0].height, images[0].width)
-        out = np.empty((self.n_views, len(images), h, w, 3), dtype=np.uint8)
         for view in range(self.n_views):
             table = geometry.draw(Draws(index, self.seed, epoch, (view,), "geometry"), height, width)
             for i, image in enumerate(images):
@@ -109,20 +106,28 @@ class Reader(Dataset[Read]):
                         "are wanted; pictures of different sizes need a recipe that resizes them"
                     )
                 out[view, i] = shown
-        return torch.from_numpy(out).permute(0, 1, 4, 2, 3).contiguous()
+
+    def _read(self, task: Task, bad: list[tuple[int, str]]) -> Read:
+        index, out = np.empty(0, dtype=np.int64), np.empty((self.n_views, 0, 0, 0, 3), dtype=np.uint8)
+        for group in self._groups(task, bad):
+            images, start = [image for _, image in group], len(index)
+            index = np.append(index, [position for position, _ in group])
+            if start == 0:
+                h, w = self.recipe.geometry.size(images[0].height, images[0].width)
+                out = np.empty((self.n_views, len(task.where), h, w, 3), dtype=np.uint8)
+            self._cut(images, index[start:], task.epoch, out[:, start : len(index)])
+        if len(index) == 0 or (self.replace and len(index) < len(task.where)):
+            message = f"no readable picture was found in the place of {self.pictures.paths[bad[0][0]]} ({bad[0][1]})"
+            return Read(torch.empty(0), torch.from_numpy(index), bad, message if self.replace else None)
+        views = torch.from_numpy(out[:, : len(index)]).permute(0, 1, 4, 2, 3).contiguous()
+        return Read(views, torch.from_numpy(index), bad)
 
     def __getitem__(self, task: Task) -> Read:
         bad: list[tuple[int, str]] = []
-        found = [self._decode(int(i), task.epoch, bad) for i in task.where]
-        index = np.array([hit[0] for hit in found if hit], dtype=np.int64)
-        if len(index) == 0 or (self.replace and len(index) < len(found)):
-            message = f"no readable picture was found in the place of {self.pictures.paths[bad[0][0]]} ({bad[0][1]})"
-            return Read(torch.empty(0), torch.from_numpy(index), bad, message if self.replace else None)
         try:
-            views = self._views([hit[1] for hit in found if hit], index, task.epoch)
+            return self._read(task, bad)
         except InputError as error:
-            return Read(torch.empty(0), torch.from_numpy(index), bad, str(error))
-        return Read(views, torch.from_numpy(index), bad)
+            return Read(torch.empty(0), torch.empty(0, dtype=torch.int64), bad, str(error))
 
 
 def _ignore_signals(_: int) -> None:

@@ -20,7 +20,9 @@ from lowbit.errors import InputError
 
 Table = NDArray[np.float64]
 PIL_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILTER_PIXELS = {"bilinear": 1, "bicubic": 2}  # on either side of the centre
 ATTEMPTS = 10  # torchvision's
+WHOLE = 2**25  # pixels of a resized picture that are made to cut a window out
 
 
 class Geometry(Protocol):
@@ -110,11 +112,38 @@ def _mirror(image: Image.Image, flip: float) -> Image.Image:
 
 def _resized(image: Image.Image, row: Table, side: int, interpolation: Interpolation) -> Image.Image:
     """What `resized_crop` does, with PIL: crop, resize (rounded to bytes after each pass), cut the window, mirror."""
-    box = Boxes(*(int(value) for value in row))  # type: ignore[arg-type]
-    image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))  # type: ignore[arg-type]
-    image = image.resize((box.columns, box.rows), PIL_FILTERS[interpolation])  # type: ignore[arg-type]
-    window = (box.column, box.row, box.column + side, box.row + side)
-    return _mirror(image.crop(window), box.flip)  # type: ignore[arg-type]
+    top, left, height, width, rows, columns, first_row, first_column, flip = (int(value) for value in row)
+    if (height, width) != (image.height, image.width):
+        image = image.crop((left, top, left + width, top + height))
+    if columns * max(rows, height) > WHOLE:  # a very long picture, most of which the window does not show
+        return _mirror(_window(image, (columns, rows), (first_column, first_row), side, interpolation), flip)
+    image = image.resize((columns, rows), PIL_FILTERS[interpolation])
+    return _mirror(image.crop((first_column, first_row, first_column + side, first_row + side)), flip)
+
+
+def _window(
+    image: Image.Image, total: tuple[int, int], first: tuple[int, int], side: int, interpolation: Interpolation
+) -> Image.Image:
+    """The window at `first` of the picture resized to `total` (columns, rows), from the pixels that it needs alone.
+
+    It differs from the window of the whole by at most a level per pass, where PIL rounds a tie the other way.
+    """
+    start, size = [], []  # of the needed part
+    box: list[tuple[float, float]] = []  # what the window shows of it
+    for length, out, begin in zip(image.size, total, first, strict=True):
+        scale = length / out
+        margin = math.ceil(FILTER_PIXELS[interpolation] * max(scale, 1)) + 1
+        low = max(0, math.floor(begin * scale) - margin)
+        start.append(low)
+        size.append(min(length, math.ceil((begin + side) * scale) + margin) - low)
+        box.append((begin * scale - low, min((begin + side) * scale - low, size[-1])))
+    (left, top), (width, height), ((x0, x1), (y0, y1)) = start, size, box
+    part, resample = image.crop((left, top, left + width, top + height)), PIL_FILTERS[interpolation]
+    if height <= width:  # the smaller picture in between
+        part = part.resize((side, height), resample, (x0, 0, x1, height))
+        return part.resize((side, side), resample, (0, y0, side, y1))
+    part = part.resize((width, side), resample, (0, y0, width, y1))
+    return part.resize((side, side), resample, (x0, 0, x1, side))
 
 
 class _Resizing:

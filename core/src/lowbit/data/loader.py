@@ -50,7 +50,8 @@ class _Source:
         replace: bool,
     ) -> None:
         self.pictures, self.recipe, self.seed, self.n_views = pictures, recipe, seed, n_views
-        self.workers, self.device, self.dtype, self.labels = workers, torch.device(device), dtype, labels
+        self.workers, self.device, self.dtype = workers, torch.device(device), dtype
+        self.labels = labels and bool(pictures.classes)
         self.max_corrupt, self.replace = max_corrupt, replace
         self.format = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -155,7 +156,7 @@ class Loader:
         max_corrupt: tolerated fraction of unreadable files, of all that any process has met since it started
             (`lowbit.data.tally`). Each is named in the log once, and another picture, a function of (seed, epoch,
             picture), is shown instead.
-        labels: False leaves `Batch.label` None.
+        labels: False leaves `Batch.label` None, as pictures without classes do.
         channels_last: memory format of the views.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Sets of pictures with classes: decoded in memory, or as files that are read when they are needed."""
+"""Sets of pictures, most with classes: decoded in memory, or as files that are read when they are needed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,8 +52,8 @@ class FolderPictures:
     """Picture files of any size; `lowbit.data.decode` reads them in the loader's workers.
 
     Attributes:
-        name: of the dataset. classes: their names.
-        paths: N files. labels: (N,), int64.
+        name: of the dataset. classes: their names; none where the pictures have no labels.
+        paths: N files. labels: (N,), int64; -1 where there are no classes.
         unreadable: those that could not be read so far, by whichever loader and process.
     """
 
@@ -89,7 +89,7 @@ def balanced_subset(labels: Tensor, n: int, seed: int = 0) -> Tensor:
     """Choose `n` pictures, as many of each class as there are (`--limit-train`, `--limit-eval`).
 
     Args:
-        labels: (N,), int64.
+        labels: (N,), int64; all alike where there are none, so that the seed alone decides.
         n: pictures to choose; a class that has too few gives all it has.
         seed: the choice is a function of it.
 
