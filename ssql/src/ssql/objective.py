@@ -14,15 +14,14 @@ so that all processes draw the same whatever else draws, and before the float pa
 them; SSQL on SimCLR is ours (the authors have none).
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
@@ -34,6 +33,7 @@ from lowbit.losses.ranks import Shuffle, ranks_of
 from lowbit.models.momentum import momentum_copy, update_momentum_
 from lowbit.quant.bitwidths import in_mode, set_bits_
 from lowbit.quant.calibrate import reset_ranges_, sync_ranges_
+from lowbit.train.bn_statistics import fixed_statistics
 from lowbit.train.protocol import Clock, Objective, Out, Pass
 from lowbit.train.supervised import batch_top1
 from ssql.bit_policy import A_RANGE, W_RANGE, draw_bits
@@ -268,17 +268,3 @@ class MomentumContrast(SelfSupervised):
         """Enqueue the keys of the whole batch, of all processes."""
         for key, share in carries:
             self.keys.enqueue_(key, ranks_of(len(key), share))
-
-
-@contextmanager
-def fixed_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch norm normalises by the batch as ever, but its running statistics stay."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = 0.0
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum

@@ -24,7 +24,7 @@ from lowbit.evaluate.sweep import SweepOptions, Variant, sweep
 from lowbit.evaluate.table import plot, table, write_csv, write_sweep
 from lowbit.models.create import create_model
 from lowbit.train import signals
-from lowbit.train.bn import reestimate_batchnorm_
+from lowbit.train.bn_statistics import reestimate_batchnorm_
 
 PROBE = ProbeOptions(lr=0.3, epochs=4, batch_size=40, milestones=(3,))
 OPTIONS = SweepOptions(probe=PROBE, k=15, seed=2)

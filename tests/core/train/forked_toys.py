@@ -29,7 +29,8 @@ from lowbit.data.pictures import FolderPictures, MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.errors import EXIT_FAULT, EXIT_INPUT, EXIT_STOPPED, InputError, Stopped
 from lowbit.train import job, signals
-from lowbit.train.bn import reestimate_batchnorm_, sync_batchnorm_
+from lowbit.train.bn import sync_batchnorm_
+from lowbit.train.bn_statistics import reestimate_batchnorm_
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Result, Run, fit
 from lowbit.train.process import finish, first_to_say, make_accelerator, on_main, stop_agreed

@@ -6,18 +6,12 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.evaluate.features import AsEvaluated
-from lowbit.train.bn import reestimate_batchnorm_
+from lowbit.train.bn_statistics import batchnorms, reestimate_batchnorm_
 from lowbit.train.process import until_stopped
-
-
-def tracked_batchnorms(net: nn.Module) -> list[_BatchNorm]:
-    """The batch norms of a net that have statistics."""
-    return [module for module in net.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
 
 
 def check_pictures(net: nn.Module, count: int, described: str) -> None:
@@ -31,7 +25,7 @@ def check_pictures(net: nn.Module, count: int, described: str) -> None:
     Raises:
         InputError: there is one picture, or none.
     """
-    if count < 2 and tracked_batchnorms(net):
+    if count < 2 and batchnorms(net):
         raise InputError(f"batch norm is re-estimated from {described}: give 2 or more")
 
 
@@ -48,7 +42,7 @@ def reestimated_batchnorm(net: nn.Module, batches: Iterable[Batch], accelerator:
     Raises:
         Stopped: a stop signal came (to any process).
     """
-    old = [(buffer, buffer.clone()) for norm in tracked_batchnorms(net) for buffer in norm.buffers(recurse=False)]
+    old = [(buffer, buffer.clone()) for norm in batchnorms(net) for buffer in norm.buffers(recurse=False)]
     try:
         moved = (batch.to(accelerator.device) for batch in until_stopped(batches, accelerator))
         reestimate_batchnorm_(AsEvaluated(net, accelerator), moved)
