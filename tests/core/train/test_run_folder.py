@@ -38,7 +38,7 @@ def test_overwrite_removes_the_old_run_alone(tmp_path: Path) -> None:
     for name in ("checkpoint.prev.pth.tar", "metrics.jsonl", "sweep.csv", "features.png", "table.md", "notes.txt"):
         (tmp_path / name).write_text("old")
     (tmp_path / "own.bin").write_text("of the method")
-    RunFolder.open(tmp_path, {"new": 1}, overwrite=True, files=("own.*",)).close()
+    RunFolder.open(tmp_path, {"new": 1}, overwrite=True, files=("own.*", "features.*", "table.md")).close()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.json", "notes.txt"]
 
 

@@ -25,7 +25,7 @@ from lowbit.options import RunOptions
 from lowbit.quant.activations import ActivationConfig, QuantActivation
 from lowbit.train.session import Session
 
-FILES = ("log.txt", "report.json", "report.png", "packed.safetensors")  # of a run, beside those of every method
+FILES = ("log.txt", "report.json", "report.png", "table.md", "demo.png")  # of a run, beside those of every method
 
 # Of training, by dataset. A mirrored digit is another digit. An image folder is prepared as timm prepares pictures for
 # the net.

@@ -27,10 +27,6 @@ RUN_FILES = (
     "*.pth.tar",
     "sweep.csv",
     "sweep.png",
-    "features.csv",
-    "features.png",
-    "table.md",
-    "demo.png",
     "record.txt",
 )
 

@@ -1,7 +1,8 @@
 """What several commands take from a config: the data set, the batch, what a resumed run shares with its start."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from lowbit.config.keys.root import MAY_DIFFER
@@ -15,12 +16,18 @@ from lowbit.train.session import Session
 from ssql.config import Config, without_effect
 from ssql.unused_keys import Command
 
+FILES = ("features.csv", "features.png", "table.md", "demo.png")  # of a run, beside those of every method
 RESUME = "--resume (MODEL.CHECKPOINT)"  # one parameter
 
 
-def dataset_of(config: Config) -> str:
-    """What `lowbit.data.datasets` calls TRAIN.DATASET: the sets that are folders of pictures have one name there."""
-    return config.TRAIN.DATASET if config.TRAIN.DATASET in DATASETS else "folder"
+def open_session(options: RunOptions, config: Config, inputs: Sequence[Path | None], resumes: bool = True) -> Session:
+    """The command's devices and data; see `lowbit.train.session`.
+
+    Raises:
+        InputError: see there.
+    """
+    name = config.TRAIN.DATASET  # the sets that are folders of pictures have one name in `lowbit.data.datasets`
+    return Session("ssql", options, name if name in DATASETS else "folder", inputs, resumes=resumes, files=FILES)
 
 
 def refuse(given: Mapping[str, Any], why: str) -> None:

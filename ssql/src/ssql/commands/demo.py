@@ -26,6 +26,7 @@ from lowbit.options import RunOptions
 from lowbit.train.folder import RunFolder
 from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
 from ssql.commands import pretrain, sweep
+from ssql.commands.common import FILES
 from ssql.config import read_config
 from ssql.options import BitSweepOptions, PretrainOptions
 
@@ -54,7 +55,7 @@ def demo(options: RunOptions) -> int:
     assert options.output is not None
     config = {"command": "demo", **asdict(options), "kinds": KINDS, "keys": KEYS, "probe": PROBE}
     config["config"] = dump_config(read_config("ssl", CONFIG, KEYS))
-    with RunFolder.open(options.output, config, overwrite=options.overwrite) as folder:
+    with RunFolder.open(options.output, config, overwrite=options.overwrite, files=FILES) as folder:
         with told_when_stopped():
             trained = {name: _pretrained(name, folder.path, options) for name in KINDS}
             series = {name: _swept(folder.path / name / CHECKPOINT, BITS, options) for name in KINDS}

@@ -25,9 +25,8 @@ from lowbit.evaluate.table import write_csv
 from lowbit.files import replace_file
 from lowbit.options import RunOptions
 from lowbit.train.process import on_main
-from lowbit.train.session import Session
 from ssql.bitwidths import Bits
-from ssql.commands.common import dataset_of, refuse
+from ssql.commands.common import open_session, refuse
 from ssql.config import Config
 from ssql.evaluation import QuantizedBackbone, open_backbone
 from ssql.pictures import transforms_of
@@ -57,7 +56,7 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
             raise InputError(f"{key} is empty: give it in the config, or as {key}=VALUE after the command")
     refuse({"MODEL.CHECKPOINT": options.resume}, "in draw, which starts from the beginning each time")
     path, bits = Path(config.MODEL.PRETRAINED), Bits("", config.QUANT.W.BIT, config.QUANT.A.BIT)
-    with Session("ssql", options, dataset_of(config), [path], resumes=False) as session:
+    with open_session(options, config, [path], resumes=False) as session:
         session.download()
         pictures = session.pictures("train", options.limit_train)
         if len(pictures) > PICTURES and options.limit_train is None:

@@ -37,7 +37,7 @@ from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import load
-from ssql.commands.common import RESUME, batch_of, dataset_of, described, refuse, shared
+from ssql.commands.common import RESUME, batch_of, described, open_session, refuse, shared
 from ssql.config import Config
 from ssql.evaluation import calibrate, check_statistics, open_backbone, statistics_batches
 from ssql.methods import classifier, is_quantized
@@ -71,7 +71,7 @@ def linear(
         Stopped: a stop signal came; what was trained is saved.
     """
     read = [Path(name) for name in (options.resume, config.MODEL.PRETRAINED) if name not in (None, "", "auto")]
-    with Session("ssql", options, dataset_of(config), read) as session:
+    with open_session(options, config, read) as session:
         check(command, options, config, own)
         batch = batch_of(config, session, own.keep_global_batch)
         session.download()

@@ -27,9 +27,8 @@ from lowbit.train.job import Job
 from lowbit.train.process import on_main
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Result
-from lowbit.train.session import Session
 from ssql import authors, load
-from ssql.commands.common import RESUME, batch_of, dataset_of, described, refuse, shared
+from ssql.commands.common import RESUME, batch_of, described, open_session, refuse, shared
 from ssql.config import Config
 from ssql.methods import build
 from ssql.objective import SelfSupervised
@@ -59,7 +58,7 @@ def pretrain(
         Stopped: a stop signal came; the run is saved.
     """
     resumed = Path(options.resume) if options.resume not in (None, "auto") else None
-    with Session("ssql", options, dataset_of(config), [resumed]) as session:
+    with open_session(options, config, [resumed]) as session:
         check(options, config)
         batch = batch_of(config, session, own.keep_global_batch)
         check_batch(config, batch, session.accelerator.num_processes)

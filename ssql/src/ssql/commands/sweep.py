@@ -29,9 +29,8 @@ from lowbit.evaluate.sweep import sweep as sweep_variants
 from lowbit.evaluate.table import Row, table, write_sweep
 from lowbit.options import RunOptions
 from lowbit.train.process import on_main
-from lowbit.train.session import Session
 from ssql.bitwidths import FLOAT
-from ssql.commands.common import dataset_of, refuse
+from ssql.commands.common import open_session, refuse
 from ssql.config import Config
 from ssql.evaluation import Backbone, QuantizedBackbone, check_statistics, open_backbone, statistics_batches
 from ssql.options import BitSweepOptions
@@ -67,7 +66,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
     refuse({"--pretrained": options.pretrained}, "in sweep, whose weights are those of the checkpoint")
     backbone = open_backbone(own.checkpoint, own.arch)
     config, probe = config_of(own, backbone), ProbeOptions.of_epochs(own.probe_lr, own.probe_epochs)
-    with Session("ssql", options, dataset_of(config), [own.checkpoint], resumes=False) as session:
+    with open_session(options, config, [own.checkpoint], resumes=False) as session:
         session.download()
         train, test = session.pictures("train", options.limit_train), session.pictures("test", options.limit_eval)
         side = side_of_sweep(backbone, train)
