@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import lowbit
 from lowbit import loading
 from lowbit.errors import InputError
-from lowbit.export.backbone import load_backbone, save_backbone
+from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
 
 
@@ -79,7 +80,13 @@ def test_damaged_backbone(tmp_path: Path) -> None:
         lowbit.load(path)
     path.write_bytes(b"")
     with pytest.raises(InputError, match="damaged"):
-        load_backbone(path)
+        lowbit.load(path)
+    save_backbone(create_model("cifar_resnet8_1x1"), path, "cifar_resnet8_1x1")
+    renamed = path.rename(tmp_path / "renamed")  # the content tells
+    assert isinstance(lowbit.load(renamed), nn.Module)
+    save_file({"conv1.weight": torch.zeros(1)}, path, {"lowbit.backbone": '{"arch": "cifar_resnet8_1x1"}'})
+    with pytest.raises(InputError, match="lacks bn1"):
+        lowbit.load(path)
 
 
 def test_a_backbone_needs_its_own_net(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from lowbit.checkpoint.read import read_checkpoint
+from lowbit.checkpoint.read import is_safetensors, read_checkpoint
 from lowbit.errors import InputError
-from lowbit.export.backbone import load_backbone
 from lowbit.export.packed import load_packed
+from lowbit.models.weights import backbone_of, read_weights
 
 GROUP = "lowbit.methods"
 
@@ -28,9 +28,9 @@ def load(path: Path | str) -> nn.Module:
         InputError: missing, damaged, or of no installed method; no code of the file is run.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        backbone = load_backbone(path) if path.is_file() else None
-        return load_packed(path) if backbone is None else backbone
+    if is_safetensors(path):
+        weights = read_weights(path)
+        return backbone_of(weights).model if weights.ours else load_packed(path)
     checkpoint = read_checkpoint(path)
     methods = entry_points(group=GROUP)
     for method in methods:

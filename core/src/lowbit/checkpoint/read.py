@@ -29,7 +29,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         InputError: missing, truncated, altered, not a checkpoint, holding code, or holding NaN or infinity.
     """
     path = Path(path)
-    if path.suffix == ".safetensors" and path.is_file():
+    if is_safetensors(path):
         raise InputError(f"{path} is an export, not a checkpoint: name a *.pth.tar file (lowbit.load reads both)")
     state = _read_torch(path)
     found = first_bad(state)

@@ -9,15 +9,13 @@ from copy import deepcopy
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.files import replace_file
 from lowbit.models.create import create_model
+from lowbit.models.weights import KEY
 from lowbit.quant.layers import to_plain_
-
-KEY = "lowbit.backbone"
 
 
 def save_backbone(model: nn.Module, path: Path, arch: str) -> None:
@@ -42,23 +40,3 @@ def save_backbone(model: nn.Module, path: Path, arch: str) -> None:
             )
     tensors = {key: have[key].detach().cpu().to(like.dtype).contiguous() for key, like in wanted.items()}
     replace_file(path, safetensors.torch.save(tensors, {KEY: json.dumps({"arch": arch})}))
-
-
-def load_backbone(path: Path) -> nn.Module | None:
-    """The net of a file of `save_backbone`, (B, C, H, W) -> features; None if it is something else.
-
-    Raises:
-        InputError: damaged, or its tensors do not fit its net.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            said = (file.metadata() or {}).get(KEY)
-            if said is None:
-                return None
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
-        model = create_model(json.loads(said)["arch"], num_classes=0)
-        model.load_state_dict(tensors)
-    except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is damaged or no backbone: {reason}; name another file") from error
-    return model.eval()
