@@ -10,11 +10,11 @@ from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.models.heads import HEADS, build_heads
+from lowbit.models.heads import HEADS, attach_projector_, build_heads
 from lowbit.quant.bitwidths import activations, weight_quantizers
 from ssql.bit_policy import derive_policy, policy_of, quantize_encoder_
 from ssql.config import Config, Quant
-from ssql.methods import attach_projector_, build, drawing_of, plan_of
+from ssql.methods import build, drawing_of, plan_of
 from ssql.objective import Contrastive, MomentumContrast, Reversed, Siamese
 from ssql.optim import rates
 

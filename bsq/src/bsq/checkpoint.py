@@ -72,8 +72,9 @@ def parse(weights: Weights) -> Saved | None:
     if given is None and form == "finetune":
         raise InputError("the checkpoint is in finetune form without an Nbit_dict, so its widths are unknown")
     widths = check_widths(shown if given is None else given)
-    if not weights.ours:
-        return Saved(state, form, widths, _cifar_arch(state), _classes(state), *_told({}), weights)
+    if "package" not in checkpoint:
+        arch = weights.arch if weights.ours else _cifar_arch(state)
+        return Saved(state, form, widths, arch, _classes(state), None, None, None, {}, weights)
     return Saved(state, form, widths, weights.arch, checkpoint.get("classes"), *_told(checkpoint), weights)
 
 

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 from lowbit.checkpoint.check import check_kinds
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.models.heads import Heads, projector
+from lowbit.models.heads import Heads, attach_projector_, projector
 from lowbit.models.layouts import blocks_of, resnet_of
 from lowbit.quant.bitwidths import activations
 from ssql.bit_policy import derive_policy, quantize_encoder_, short
 from ssql.config import Quant
-from ssql.methods import attach_projector_
 
 PREFIX = "module."
 ENCODER, WRAPPED, LINEAR = "encoder_q.", "encoder_q.model.", "model."

@@ -56,11 +56,7 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     """
     if is_of(checkpoint, "ssql", FORMAT):
         return _ours(checkpoint, checkpoint["state_dict"])
-    state = checkpoint.get("state_dict", checkpoint)
-    tensors = isinstance(state, Mapping) and all(isinstance(v, Tensor) for v in state.values())
-    if "package" in checkpoint or not tensors or not all(isinstance(key, str) for key in state):
-        return None
-    theirs = authors.parse(state)
+    theirs = None if "package" in checkpoint else authors.parse(checkpoint)
     if theirs is None:
         return None
     try:

@@ -1,6 +1,5 @@
 """From a config to nets: the objective of a pretraining, and the classifier of `linear` and `default` at its bits."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -10,8 +9,8 @@ from torch import nn
 from lowbit.errors import InputError
 from lowbit.losses.cosine import cosine_loss, squared_distance_loss
 from lowbit.models.create import create_model
-from lowbit.models.heads import HEADS, HeadPlan, Heads, build_heads, linear_classifier
-from lowbit.models.surgery import replace_, run_blank
+from lowbit.models.heads import HEADS, HeadPlan, attach_projector_, build_heads
+from lowbit.models.surgery import run_blank
 from lowbit.options import OptimOptions
 from lowbit.quant.bitwidths import set_bits_, set_mode_
 from ssql.bit_policy import quantize_encoder_
@@ -21,18 +20,6 @@ from ssql.optim import AUTHORS, optimizer
 
 LOSSES = {"": cosine_loss, "CosineSimilarity": cosine_loss, "CosineSimilarityv2": squared_distance_loss}
 RSSQL_RANGE = (4, 17)  # the authors', fixed in their program
-
-
-def attach_projector_(encoder: nn.Module, build: Callable[[int], Heads]) -> Heads:
-    """Put a projector in the classifier's place of a timm net; `build` is given the width of the features.
-
-    Raises:
-        InputError: a net without a linear classifier.
-    """
-    name, classifier = linear_classifier(encoder)
-    heads = build(classifier.in_features)
-    replace_(encoder, {name: heads.projector})
-    return heads
 
 
 def plan_of(kind: str) -> HeadPlan:

@@ -37,14 +37,14 @@ def check_format(checkpoint: Mapping[str, Any], newest: int, package: str) -> No
     """Refuse a file of a later version.
 
     Args:
-        checkpoint: its content; a file without a format is not ours.
+        checkpoint: its content.
         newest: the latest format that this version reads.
         package: of the method.
 
     Raises:
         InputError: it is later, or no number.
     """
-    version = checkpoint.get("format", newest)
+    version = checkpoint.get("format")
     if type(version) is not int or version > newest:
         raise InputError(f"the checkpoint has format {version}, this version reads {newest}: update lowbit-{package}")
 

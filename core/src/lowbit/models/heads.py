@@ -11,12 +11,14 @@ The last batch norm has no weight or bias, and the bias of the linear layer befo
 Deviation: BYOL's projector has two layers in its paper.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import nn
 
 from lowbit.errors import InputError
+from lowbit.models.surgery import replace_
 
 
 @dataclass(frozen=True)
@@ -112,3 +114,15 @@ def build_heads(
     ends = plan.output_bn if output_bn is None else output_bn
     layers = plan.layers if mlp or plan.layers == 3 else 1
     return Heads(projector(features, inner, dim, layers, ends), predictor(dim, hidden) if plan.predictor else None)
+
+
+def attach_projector_(encoder: nn.Module, build: Callable[[int], Heads]) -> Heads:
+    """Put a projector in the classifier's place of a timm net; `build` is given the width of the features.
+
+    Raises:
+        InputError: a net without a linear classifier.
+    """
+    name, classifier = linear_classifier(encoder)
+    heads = build(classifier.in_features)
+    replace_(encoder, {name: heads.projector})
+    return heads
