@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from lowbit.data import colour, resample
 from lowbit.data import recipe as recipes
 from lowbit.data.batch import Batch
 from lowbit.data.loader import Loader
@@ -30,9 +31,12 @@ RECIPES = {
 @pytest.fixture(autouse=True)
 def no_constants_of_other_tests() -> Iterator[None]:
     """Neither real ones of other tests here, nor fake ones there."""
-    recipes._constants.cache_clear()
+    cached = (recipes._constants, colour._number, resample._bank)
+    for function in cached:
+        function.cache_clear()
     yield
-    recipes._constants.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "fake_step.py")))
