@@ -4,6 +4,7 @@ The package is `rotate/` beside this file, the model of core/README's "A method 
 """
 
 import json
+import re
 import shutil
 import signal
 import sys
@@ -20,7 +21,8 @@ from lowbit.cost import cost
 from lowbit.errors import InputError
 from lowbit.quant.layers import quantized_layers
 
-NAME, ARCH, MOST = "rotate", "cifar_resnet8_1x1", 150  # lines
+ROOT, PACKAGE = Path(__file__).resolve().parents[3], Path(__file__).resolve().with_name("rotate")
+NAME, ARCH, MOST = PACKAGE.name, "cifar_resnet8_1x1", 150  # lines
 RUN = ("-d", "digits", "-a", ARCH, "--epochs", 3, "--train-batch", 12, "--limit-train", 100, "--limit-eval", 50)
 STEPS = 27  # 9 an epoch, the last of 4 pictures
 SIZE = (3, 8, 8)
@@ -31,7 +33,7 @@ class Method:
 
     def __init__(self, folder: Path, server: Any) -> None:
         self.folder, self.server = folder, server
-        shutil.copytree(Path(__file__).with_name(NAME), folder / NAME, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PACKAGE, folder / NAME, ignore=shutil.ignore_patterns("__pycache__"))
         facts = folder / f"lowbit_{NAME}-1.dist-info"
         facts.mkdir()
         (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lowbit-{NAME}\nVersion: 1\n")
@@ -68,6 +70,13 @@ def test_it_is_small(method: Method) -> None:
     assert len(files) == 5 and sum(files.values()) <= MOST, files
 
 
+def test_the_readme_shows_it() -> None:
+    shown = (ROOT / "core/README.md").read_text().partition("## A method of your own")[2]
+    (command,) = re.findall(r"```\n(def train.*?)```", shown, re.S)
+    assert (PACKAGE / "commands.py").read_text().endswith(command)
+    assert f"a whole one in {sum(len(p.read_text().splitlines()) for p in PACKAGE.glob('*.py'))} lines" in shown
+
+
 def test_dry_run(method: Method, tmp_path: Path) -> None:
     said = method.start(tmp_path / "run", "--dry-run").wait(0).said()
     plan = dict(line.split(": ") for line in said.splitlines())
@@ -100,10 +109,15 @@ def test_resumed_equals_unbroken(
     same.resumed(whole, folder)
 
 
-def test_another_rate_is_refused_on_resume(method: Method, whole: Path) -> None:
-    for option, value in (("--lr", 0.2), ("--clip-grad", 1)):
+def test_what_is_refused_on_resume(method: Method, whole: Path, tmp_path: Path) -> None:
+    for option, value in (("--lr", 0.2), ("--clip-grad", 1)):  # one of its own, one of every command's
         said = method.start(whole, option, value, "--resume", "auto").wait(2).said(stream="err")
         assert f"was made with {option}" in said
+    state = torch.load(whole / "checkpoint.pth.tar")
+    state["run"]["options"]["dataset"] = "letters"
+    write_checkpoint(tmp_path / "other.pth.tar", state)
+    other = method.start(tmp_path / "run", "--resume", tmp_path / "other.pth.tar").wait(2)
+    assert "was made with dataset letters, this run has digits" in other.said(stream="err")
 
 
 def test_two_ranks_equal_one(method: Method, same: Any) -> None:

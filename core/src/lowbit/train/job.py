@@ -49,7 +49,7 @@ class Job:
         batch: pictures per step.
         header: entries of every checkpoint (`format`, `package`, `arch`, ...).
         shared: the command's own options that a resumed run must have in common with its start, by the name the user
-            gives them (seed, batch, chosen pictures and clipping are compared for all commands).
+            gives them (seed, data set, chosen pictures, batch and clipping are compared for all commands).
         described: entries of `config.json` beside the session's options.
         facts: more entries of `config.json` and `result.json`, which are also logged.
         prefixes: as in `Run`.
@@ -72,7 +72,7 @@ class Job:
         self.described, self.start, self.resume_option = described, start, resume_option
         self.facts = {**batch.facts, **(facts or {})}
         given = session.options
-        pictures = {"--limit-train": given.limit_train, "--val-split": given.val_split, "--clip-grad": given.clip_grad}
+        common = {"--limit-train": given.limit_train, "--val-split": given.val_split, "--clip-grad": given.clip_grad}
 
         def entries(objective: Objective) -> dict[str, Any]:
             carried = {} if self.start is None else {AT_START: self.start}
@@ -82,7 +82,7 @@ class Job:
             **session.run_options(),
             accumulate=batch.parts,
             log_every=log_every,
-            options={**pictures, **shared},
+            options={**shared, "dataset": session.dataset, **common},
             header=header,
             extra=entries,
             prefixes=prefixes or {},
