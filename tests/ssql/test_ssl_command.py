@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 from click.testing import Result
+from PIL import Image
 
 import lowbit.models.create
+from lowbit.data.pictures import balanced_subset
 from lowbit.train.log import read_metrics
 
 Ssql = Callable[..., Result]
@@ -152,7 +155,8 @@ def test_an_image_folder_without_test_pictures(ssql: Ssql, small: Path, tmp_path
         Image.new("RGB", (20 + number, 24), (30 * number, 99, 0)).save(path)
     keys = ("TRAIN.DATASET=imagenet", "TRAIN.BATCH_SIZE=4", "TRAIN.EPOCHS=1", "MODEL.INPUTSHAPE=(16, 16)")
     line = ("ssl", "--config", small, "--output", tmp_path / "out", "--data", tmp_path / "data", "-j", 0, *keys)
-    assert "val/" in ssql(*line, code=2).stderr
+    said = ssql(*line, code=2).stderr
+    assert "val/" in said and "--probe-every 0" in said
     ssql(*line, "--probe-every", 0)
     assert result_of(tmp_path / "out")["pictures"] == 8
 
@@ -169,3 +173,44 @@ def test_the_authors_line_from_another_folder(
     assert (plan["batch_per_process"], plan["steps"]) == ("128", "400")
     assert "TRAIN.GLOBAL_BATCH=512" in said.stderr
     assert not list(tmp_path.iterdir())
+
+
+LAYOUTS = {"flat": "{}.png", "nested": "trip/{}.png", "with train": "train/day/{}.png"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_folder_of_pictures_without_classes(tmp_path: Path, small: Path, ssql: Ssql, layout: str) -> None:
+    """What self-supervised pretraining is for: no figure of k-NN, those of collapse stay."""
+    data, out = tmp_path / "pictures", tmp_path / "out"
+    for i in range(40):
+        path = data / LAYOUTS[layout].format(f"{i:02d}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (12, 9, 3)).astype(np.uint8)).save(path)
+    line = ("ssl", "--config", small, "--data", data, "-j", 0, "--probe-every", 1, "--limit-train", 33)
+    keys = ("TRAIN.DATASET=folder", "MODEL.INPUTSHAPE=[8, 8]", "TRAIN.EPOCHS=1", "TRAIN.BATCH_SIZE=11")
+    planned = ssql(*line, "--dry-run", "--output", out, *keys)
+    assert "classes: 0" in planned.stdout and "training pictures: 33" in planned.stdout and not out.exists()
+    said = ssql(*line, "--output", out, *keys)
+    assert f"folder {data}: 33 pictures, no classes, so no figure of k-NN" in said.stderr
+    assert " * z_std*sqrt(D) " in said.stdout and "k-NN" not in said.stdout
+    result = result_of(out)
+    assert not [key for key in result if key.startswith("knn")] and (result["pictures"], result["classes"]) == (33, 0)
+    assert result["z_std"] > 0 and result["effective_rank"] >= 1 and "collapsed" in result
+    assert (out / "backbone.safetensors").is_file()
+    chosen = json.loads((out / "config.json").read_text())["chosen"]["train"]
+    assert chosen == balanced_subset(torch.zeros(40, dtype=torch.int64), 33).tolist()  # by the seed alone
+
+
+def test_what_needs_labels_names_them_and_the_layout(
+    tmp_path: Path, digits_run: tuple[Path, Result], ssql: Ssql
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    config, out = tmp_path / "probe.yaml", tmp_path / "out"
+    config.write_text(
+        "BASE_CONFIG: configs/base/evaluation.yaml\nTRAIN: {LINEAR_EVAL: true, DATASET: folder, EPOCHS: 1}\n"
+    )
+    keys = (f"MODEL.PRETRAINED={digits_run[0] / 'backbone.safetensors'}", "MODEL.ARCH=cifar_resnet8_1x1")
+    said = ssql("linear", "--config", config, "--data", tmp_path, "--output", out, *keys, code=2)
+    (line,) = said.stderr.splitlines()
+    assert f"there is no {tmp_path}/train; pictures are expected as train/<class>/* and val/<class>/*" in line
+    assert "labels are needed" in line and "--data" in line and not out.exists()

@@ -1,9 +1,14 @@
-"""How a run ends: the exceptions that every layer raises and the exit codes they become."""
+"""How a run ends: the exceptions that every layer raises, the exit codes they become, the signals that stop it."""
+
+import signal
 
 EXIT_DONE = 0
 EXIT_FAULT = 1  # a fault of ours: the traceback is shown
 EXIT_INPUT = 2  # bad input: one line on stderr, nothing written
 EXIT_STOPPED = 75  # a stop signal, after saving (EX_TEMPFAIL: run the command again with --resume)
+# A lost terminal sends SIGHUP, Slurm SIGUSR1 where it is told to; some systems have neither.
+_STOP = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
+STOP_SIGNALS = tuple(getattr(signal, name) for name in _STOP if hasattr(signal, name))
 
 
 class InputError(Exception):

@@ -4,7 +4,6 @@ import gc
 import logging
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import FolderPictures
 from lowbit.data.recipe import CIFAR10, IMAGENET, Recipe, imagenet_eval, plain
 from lowbit.data.views import ssl_views
-from lowbit.errors import InputError
+from lowbit.errors import STOP_SIGNALS, InputError
 
 VIEWS = ssl_views(24, CIFAR10, blur=True)
 
@@ -74,7 +73,7 @@ def test_workers_survive_signals_to_the_process_group(folder: FolderPictures) ->
     batches = Loader(folder, VIEWS, global_batch=2, seed=1, workers=2).epoch(0)
     seen = [next(batches)]
     for worker in multiprocessing.active_children():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             os.kill(worker.pid or 0, number)
     assert same([*seen, *batches], expected) and no_workers_left()
 

@@ -9,11 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader
+from lowbit.data.pictures import FolderPictures
 from lowbit.data.recipe import CIFAR10, plain
 from lowbit.errors import InputError, Stopped
 from lowbit.evaluate import knn as module
@@ -198,3 +200,16 @@ def test_labels_without_meaning_give_chance(accelerator: Accelerator, clouds: tu
     assert bank.label is not None
     found = knn(bank._replace(label=_shuffled(bank.label)), queries, accelerator, k=5)
     assert 5 < found["knn_top1"] < 45
+
+
+def test_a_probe_asks_no_more_pictures_than_can_be_read(accelerator: Accelerator, tmp_path: Path) -> None:
+    for i in range(6):
+        Image.new("RGB", (32, 32), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    pictures = FolderPictures("x", ["a", "b"], sorted(tmp_path.iterdir()), torch.arange(6) % 2)
+    bank = EvalLoader(pictures, plain(CIFAR10), batch_size=4, max_corrupt=0.5)
+    objective = Owner(create_model("cifar_resnet8_1x1", num_classes=0))
+    found = knn_probe(lambda o: o.get_submodule("student"), bank, bank, accelerator, k=6)(
+        Clock(0, 0, 1, 9, 9, 0), objective
+    )
+    assert found["knn_k"] == 5

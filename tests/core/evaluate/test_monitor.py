@@ -18,6 +18,16 @@ from lowbit.train.protocol import Clock, Objective
 CLOCK = Clock(0, 1, 5, 1, 1, 0)
 
 
+class Pictures:
+    """What a set is asked for here."""
+
+    def __init__(self, count: int, classes: tuple[str, ...]) -> None:
+        self.count, self.classes = count, classes
+
+    def __len__(self) -> int:
+        return self.count
+
+
 class Said:
     """What a session is asked for here."""
 
@@ -39,7 +49,7 @@ def objective() -> Objective:
 @pytest.fixture
 def sets(clouds: tuple[Features, Features], cut: Any) -> tuple[Any, Any]:
     bank, test = (cut(part.x, part.label, 50) for part in clouds)
-    bank.pictures = range(len(bank.x))
+    bank.pictures = test.pictures = Pictures(len(bank.x), ("a", "b"))
     return bank, test
 
 
@@ -56,6 +66,16 @@ def test_both_figures_and_their_line(accelerator: Accelerator, objective: Object
     assert values == {**knn(bank, test, accelerator, k=120), **spread(objective.encoder(sets[1].x))._asdict()}
     (line,) = session.lines
     assert line.startswith(f" * k-NN Acc@1 {values['knn_top1']:.3f} z_std*sqrt(D) {values['z_std_relative']:.3f}")
+
+
+def test_without_classes_there_is_collapse_alone(
+    accelerator: Accelerator, objective: Objective, sets: tuple[Any, Any]
+) -> None:
+    session: Any = Said(accelerator)
+    sets[0].pictures.classes = ()
+    values = monitor_pretraining(encoder_of, *sets, session, every=1)(CLOCK, objective)
+    assert values == spread(objective.encoder(sets[1].x))._asdict()
+    assert session.lines[0].startswith(f" * z_std*sqrt(D) {values['z_std_relative']:.3f} effective rank ")
 
 
 def test_a_width_brings_its_own_statistics(

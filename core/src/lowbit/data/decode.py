@@ -21,7 +21,7 @@ from lowbit.data.hashing import Draws, words
 from lowbit.data.picture_file import UnreadableError, read_picture
 from lowbit.data.pictures import FolderPictures
 from lowbit.data.recipe import Recipe
-from lowbit.errors import InputError
+from lowbit.errors import STOP_SIGNALS, InputError
 
 TRIES = 16  # replacements looked for before giving up
 HELD = 2**24  # pixels decoded before views are cut out of them: 64 MiB
@@ -132,8 +132,8 @@ class Reader(Dataset[Read]):
 
 def _ignore_signals(_: int) -> None:
     """Workers outlive a signal to the process group, so that the parent can save; they end when it does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def _no_stop_signals() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows sends none
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from lowbit.errors import one_line
 from lowbit.files import open_regular
 
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF")
@@ -59,7 +60,7 @@ def read_picture(path: Path, pixels: int = PIXELS) -> Image.Image:
         raise UnreadableError(f"it has more than {pixels:,} pixels") from None
     except Exception as error:  # whatever a plugin raises, NotImplementedError and MemoryError among it
         said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UnreadableError(" ".join(said.split())[:200] or type(error).__name__) from None
+        raise UnreadableError(one_line(said, 200) or type(error).__name__) from None
 
 
 def _check(image: ImageFile.ImageFile, file: BinaryIO, pixels: int) -> None:

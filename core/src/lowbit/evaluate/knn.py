@@ -135,7 +135,7 @@ def knn_probe(
         bank: training pictures under the evaluation recipe.
         test: test pictures likewise.
         accelerator: of the run.
-        k: neighbours; see `check_neighbours`.
+        k: neighbours; see `check_neighbours`. All pictures of the bank that can be read, where they are fewer.
         temperature: of the votes.
         every: epochs between two probes; the last epoch always has one.
         encode: what of the net is asked for.
@@ -149,6 +149,6 @@ def knn_probe(
         net = net_of(objective)
         with context(net):
             known, asked = extract(net, bank, accelerator, encode), extract(net, test, accelerator, encode)
-        return knn(known, asked, accelerator, k=k, temperature=temperature)
+        return knn(known, asked, accelerator, k=min(k, len(known.x)), temperature=temperature)
 
     return probe

@@ -28,6 +28,8 @@ def monitor_pretraining(
 ) -> Probe:
     """For `Run.probes`: the figures of `knn_probe` and `collapse_probe`, and a line of the record.
 
+    Of pictures without classes there are no figures of k-NN.
+
     Args:
         net_of: the encoder with its projector, out of the objective.
         bank: training pictures under the evaluation recipe.
@@ -37,14 +39,18 @@ def monitor_pretraining(
         context: given the net, a context manager around its forwards.
     """
     k, accelerator = min(K, len(bank.pictures)), session.accelerator
-    accuracy = knn_probe(net_of, bank, test, accelerator, k=k, every=every, context=context)
-    collapse = collapse_probe(net_of, test, accelerator, every=every, context=context)
+    probes = [collapse_probe(net_of, test, accelerator, every=every, context=context)]
+    if bank.pictures.classes:
+        probes.insert(0, knn_probe(net_of, bank, test, accelerator, k=k, every=every, context=context))
 
     def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
-        values = {**accuracy(clock, objective), **collapse(clock, objective)}
+        values: dict[str, float] = {}
+        for one in probes:
+            values |= one(clock, objective)
         if values:
-            top1, std, rank = (values[key] for key in ("knn_top1", "z_std_relative", "effective_rank"))
-            session.say(f" * k-NN Acc@1 {top1:.3f} z_std*sqrt(D) {std:.3f} effective rank {rank:.1f}")
+            top1 = f"k-NN Acc@1 {values['knn_top1']:.3f} " if "knn_top1" in values else ""
+            std, rank = values["z_std_relative"], values["effective_rank"]
+            session.say(f" * {top1}z_std*sqrt(D) {std:.3f} effective rank {rank:.1f}")
         return values
 
     return probe

@@ -92,18 +92,25 @@ class Session:
         for split in ("train", "test"):
             load_dataset(self.dataset, self.options.data, split, download=True)
 
-    def pictures(self, split: Literal["train", "test"], limit: int | None) -> Pictures:
+    def pictures(self, split: Literal["train", "test"], limit: int | None, *, labels: bool = True) -> Pictures:
         """One set, class-balanced and cut to `limit` pictures by a fixed seed; read once.
+
+        Args:
+            split: which.
+            limit: pictures; None: all.
+            labels: whether the command needs them; if not, a folder without classes is taken too.
 
         Raises:
             InputError: the dataset cannot be read, or the limit is larger than it.
         """
         if split not in self._sets:
-            self._sets[split] = self._read(split, limit)
+            self._sets[split] = self._read(split, limit, labels)
         return self._sets[split]
 
-    def _read(self, split: Literal["train", "test"], limit: int | None) -> Pictures:
-        found = load_dataset(self.dataset, self.options.data, split, max_corrupt=self.options.max_corrupt)
+    def _read(self, split: Literal["train", "test"], limit: int | None, labels: bool) -> Pictures:
+        found = load_dataset(
+            self.dataset, self.options.data, split, max_corrupt=self.options.max_corrupt, labels=labels
+        )
         if limit is None:
             return found
         index = balanced_subset(found.labels, limit)

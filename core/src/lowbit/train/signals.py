@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from lowbit.errors import STOP_SIGNALS
+
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")  # a lost terminal sends SIGHUP, Slurm SIGUSR1 where it is told to
-NUMBERS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 _requested = False
 _ended = False  # `ignore` was called: what is ignored now was not so at the start
 
@@ -32,7 +32,7 @@ def install() -> None:
     `accelerate launch` dies on SIGTERM without telling its child. Without a launcher the parent is a shell, whose end
     must not stop a run started with `nohup`.
     """
-    for number in NUMBERS:
+    for number in STOP_SIGNALS:
         if _ended or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _remember)
     launched = "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
@@ -61,7 +61,7 @@ def ignore() -> None:
     """Ignore further signals: the program ends anyway, and Python restores their defaults, which kill, as it does."""
     global _ended
     with contextlib.suppress(ValueError):  # not the main thread
-        for number in NUMBERS:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         _ended = True
 

@@ -5,6 +5,7 @@ collapse figures are taken on the way (labels are read for them alone); log line
 without times; copies by epoch (`checkpoint_0020.pth.tar`) hold the weights alone.
 """
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.fixed import BATCH
 from lowbit.data.loader import EvalLoader, Loader
+from lowbit.data.pictures import Pictures
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
 from lowbit.evaluate.monitor import monitor_pretraining, report_collapse
@@ -39,6 +41,7 @@ from ssql.pictures import views_of
 AUTHORS_FILE = "checkpoint_authors.pth.tar"
 COPIES = after_multiples(20, 50)  # the authors'
 Size = tuple[int, int, int]
+log = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -63,10 +66,12 @@ def pretrain(
         batch = batch_of(config, session, own.keep_global_batch)
         check_batch(config, batch, session.accelerator.num_processes)
         session.download()
-        train = session.pictures("train", options.limit_train)
-        test = session.pictures("test", options.limit_eval) if own.probe_every else None
+        labels = config.TRAIN.DATASET != "folder"  # which need not be sorted by class
+        train = session.pictures("train", options.limit_train, labels=labels)
+        test = evaluation_pictures(session, labels) if own.probe_every else None
         side = side_of(train, config.MODEL.side)
         size = (3, side, side)
+        found = {} if train.classes else {"classes": 0}
         views, shown = views_of(config, train, side)
         loader = Loader(
             train, views, global_batch=batch.total, seed=options.seed, n_views=2, labels=False,
@@ -83,13 +88,15 @@ def pretrain(
             session, "ssl", [Stage(objective, config.TRAIN.EPOCHS, rates(config, "ssl", optim))], loader, batch,
             header=header, shared=shared("ssl", config, options, optim), prefixes=load.PREFIXES,
             described=described(name, own, optim, header["config"]), log_every=config.TRAIN.PRINT_FREQ,
-            resume_option=RESUME,
+            resume_option=RESUME, facts=found,
         )  # fmt: skip
         job.check()
-        if job.planned({"method": config.SSL.TYPE, "dataset": config.TRAIN.DATASET}):
+        if job.planned({"method": config.SSL.TYPE, "dataset": config.TRAIN.DATASET, **found}):
             return None
         with job.open() as folder:
             assert folder is not None  # --output has a default
+            if not train.classes and session.accelerator.is_main_process:
+                log.info("%s: %d pictures, no classes, so no figure of k-NN", train.name, len(train))
             probes = [print_epoch_lines(session, folder, {"Loss": "loss", config.criterion: "loss"})]
             if test is not None:
                 evaluated = {"batch_size": BATCH, **session.loader_options()}
@@ -102,6 +109,18 @@ def pretrain(
             if result.finished:
                 on_main(session.accelerator, partial(export, config, objective, folder.path, size, own.authors_layout))
     return result
+
+
+def evaluation_pictures(session: Session, labels: bool) -> Pictures:
+    """What the net is evaluated on during pretraining.
+
+    Raises:
+        InputError: there is nothing of that kind; names the option that does without.
+    """
+    try:
+        return session.pictures("test", session.options.limit_eval, labels=labels)
+    except InputError as error:
+        raise InputError(f"{error} (--probe-every 0 does without)") from error
 
 
 def encoder_of(objective: Objective) -> nn.Module:
