@@ -209,7 +209,11 @@ def test_what_needs_labels_names_them_and_the_layout(
     config.write_text(
         "BASE_CONFIG: configs/base/evaluation.yaml\nTRAIN: {LINEAR_EVAL: true, DATASET: folder, EPOCHS: 1}\n"
     )
-    keys = (f"MODEL.PRETRAINED={digits_run[0] / 'backbone.safetensors'}", "MODEL.ARCH=cifar_resnet8_1x1")
+    keys = (
+        "TRAIN.LR_SCHEDULER.BASE_LR=1",
+        f"MODEL.PRETRAINED={digits_run[0] / 'backbone.safetensors'}",
+        "MODEL.ARCH=cifar_resnet8_1x1",
+    )
     said = ssql("linear", "--config", config, "--data", tmp_path, "--output", out, *keys, code=2)
     (line,) = said.stderr.splitlines()
     assert f"there is no {tmp_path}/train; pictures are expected as train/<class>/* and val/<class>/*" in line

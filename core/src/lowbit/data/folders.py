@@ -157,20 +157,20 @@ def labelled_folder(root: Path, split: Split) -> Pictures:
     name, train = f"folder {root}", root / "train"
     if not is_folder(train):
         raise InputError(
-            f"{name}: there is no {train}; pictures are expected as {LAYOUT}, since their labels are needed: sort "
-            "them so, or give another --data"
+            f"folder: there is no {train}; pictures are expected as {LAYOUT}, since labels are needed: sort them so, "
+            "or give another --data"
         )
     (classes, left_out), shown = _classes(train), train
     if not classes:
         raise InputError(
-            f"{name}: {train} holds no class folders, and labels are needed; pictures are expected as {LAYOUT}: sort "
+            f"folder: {train} holds no class folders; pictures are expected as {LAYOUT}, since labels are needed: sort "
             "them so, or give another --data"
         )
     if split == "test":
         shown = _shown(root)
         if not is_folder(shown):
             raise InputError(
-                f"{name}: there is neither val/ nor test/ beside {train}; evaluation pictures go there, as "
+                f"folder: there is neither val/ nor test/ beside {train}; evaluation pictures go there, as "
                 "val/<class>/*"
             )
         found, left_out = _classes(shown)

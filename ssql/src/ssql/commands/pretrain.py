@@ -29,6 +29,7 @@ from lowbit.train.job import Job
 from lowbit.train.process import on_main
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Result
+from lowbit.train.session import Session
 from ssql import authors, load
 from ssql.commands.common import RESUME, batch_of, described, open_session, refuse, shared
 from ssql.config import Config
