@@ -20,12 +20,12 @@ from torch.optim import SGD
 from bsq.activation import quantize_bsq_activations_
 from bsq.network import to_bits_
 from bsq.objective import BitSparsity
-from bsq.options import SgdOptions
 from lowbit.data.batch import Batch
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.models.create import create_model
+from lowbit.options import SgdOptions
 from lowbit.train.protocol import Clock, Objective, Pass
 from lowbit.train.supervised import Supervised
 

@@ -18,11 +18,11 @@ from bsq.activation import quantize_bsq_activations_
 from bsq.bit_layer import WEIGHT
 from bsq.network import bit_layers, nbit_dict, prune_, requantize_, to_bit_form_, to_bits_, to_finetune_
 from bsq.objective import BitSparsity, FineTune
-from bsq.options import SgdOptions
 from bsq.planes import from_block
 from bsq.sgd import PlaneSGD
 from lowbit.data.batch import Batch
 from lowbit.models.create import create_model
+from lowbit.options import SgdOptions
 from lowbit.quant.layers import quantizers
 from lowbit.train.protocol import Clock, Objective, Out
 

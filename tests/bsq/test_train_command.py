@@ -114,7 +114,7 @@ def test_another_optimizer_and_schedule(bsq: Bsq, tmp_path: Path) -> None:
     rates = [m["lr"] for m in read_metrics(tmp_path / "run/metrics.jsonl") if m["event"] == "epoch"]
     assert rates == pytest.approx([0.01 * (1 + math.cos(math.pi / 2)) / 2])  # after the warm-up, half-way
     config = json.loads((tmp_path / "run/config.json").read_text())
-    assert config["optim"] == {"opt": "adamw", "sched": "cosine", "warmup_epochs": 1}
+    assert [config["sgd"][name] for name in ("opt", "sched", "warmup_epochs")] == ["adamw", "cosine", 1]
     state = torch.load(tmp_path / "run/checkpoint.pth.tar", weights_only=True)
     assert "exp_avg_sq" in state["optimizer"]["main"]["state"][0]
     said = bsq(*line, *OTHER[2:], "--resume", "auto", code=2).stderr

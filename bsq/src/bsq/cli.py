@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 
 from bsq import __version__, flags
-from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
+from bsq.options import ActOptions, NetOptions, PruneOptions, WidthOptions
+from lowbit.cli.options import ignored_note, ignored_options, sgd_options
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import RunOptions, SgdOptions
 from lowbit.train import signals
 
 
@@ -43,11 +44,10 @@ def of_training(options: RunOptions, evaluate: bool) -> RunOptions:
 
 @cli.command("train")
 @flags.net_options()
-@flags.optimizer_options()
-@flags.sgd_options(epochs=350, schedule=(150, 250, 325), weight_decay=1e-4)
+@sgd_options(epochs=350, schedule=(150, 250, 325), weight_decay=1e-4)
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model: plain ReLU, float activations.")
 @flags.shared_options(output_note="default: checkpoint, and none with --evaluate")
-def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, optim: OptimOptions, evaluate: bool) -> None:
+def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool) -> None:
     """Train the float net that conversion starts from, by default into `checkpoint`."""
     from bsq.commands import train as floats
 
@@ -55,16 +55,16 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, optim: OptimOpt
     if evaluate:
         floats.evaluate(options, net)
     else:
-        floats.train(options, net, sgd, optim)
+        floats.train(options, net, sgd)
 
 
-@cli.command("convert", epilog=flags.legacy_note(flags.LEGACY_OF_CONVERT))
+@cli.command("convert", epilog=ignored_note(flags.IGNORED_BY_CONVERT))
 @flags.net_options()
 @flags.act_options()
 @flags.width_options()
 @flags.shared_options(output=Path("checkpoint"), training=False)
-@flags.sgd_options(epochs=300)
-@flags.legacy_options(flags.LEGACY_OF_CONVERT)
+@sgd_options(epochs=300, opt=None)
+@ignored_options(flags.IGNORED_BY_CONVERT)
 def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: WidthOptions, sgd: SgdOptions) -> None:
     """Turn a float net into bit planes. Of the training options only --train-batch acts: it calibrates ranges."""
     from bsq.commands.convert import convert
@@ -72,50 +72,45 @@ def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: Widt
     convert(options, net, acts, widths, calibration_batch=sgd.train_batch)
 
 
-@cli.command("cifar_prune_STE", epilog=flags.legacy_note())
+@cli.command("cifar_prune_STE", epilog=ignored_note(flags.IGNORED))
 @flags.net_options()
 @flags.act_options()
 @flags.prune_options()
 @click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model.")
 @flags.shared_options()
-@flags.optimizer_options()
-@flags.sgd_options(epochs=350)
-@flags.legacy_options()
+@sgd_options(epochs=350, opt="sgd; of what is no plane")
+@ignored_options(flags.IGNORED)
 def cifar_prune_ste(
     options: RunOptions,
     net: NetOptions,
     acts: ActOptions,
     bits: PruneOptions,
     sgd: SgdOptions,
-    optim: OptimOptions,
     evaluate: bool,
 ) -> None:
     """Train in bit form: a group lasso empties bit planes, which finds each layer's precision."""
     from bsq.commands import prune
 
     options = of_training(options, evaluate)
-    prune.prune(options, net, acts, sgd, optim, bits, evaluate)
+    prune.prune(options, net, acts, sgd, bits, evaluate)
 
 
-@cli.command("cifar_finetune", epilog=flags.legacy_note())
+@cli.command("cifar_finetune", epilog=ignored_note(flags.IGNORED))
 @flags.net_options()
 @flags.act_options()
 @flags.nbits_option(expose_value=False, help="No effect: the widths are those of --model.")
 @click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
 @click.option("-e", "--evaluate", is_flag=True, help="Evaluate --model: accuracy, ones per bit, each layer's bits.")
 @flags.shared_options()
-@flags.optimizer_options()
-@flags.sgd_options(epochs=300)
-@flags.legacy_options()
-def cifar_finetune(
-    options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, optim: OptimOptions, evaluate: bool
-) -> None:
+@sgd_options(epochs=300)
+@ignored_options(flags.IGNORED)
+def cifar_finetune(options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, evaluate: bool) -> None:
     """Train a net in bits on at the widths that were found, or only evaluate it."""
     from bsq.commands import finetune
 
     options = of_training(options, evaluate)
-    finetune.finetune(options, net, acts, sgd, optim, evaluate)
+    finetune.finetune(options, net, acts, sgd, evaluate)
 
 
 @cli.command("report")

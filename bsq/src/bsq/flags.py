@@ -3,16 +3,14 @@
 Each decorator hands a command one value of `bsq.options`. No tensor here: `--help` imports this.
 """
 
-import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bsq.options import ActOptions, PruneOptions, SgdOptions, WidthOptions, net_of
-from lowbit.cli.options import Decorator, apply_options, gathered, optim_options, run_options
-from lowbit.cli.parsing import Real, Several
+from bsq.options import ActOptions, PruneOptions, WidthOptions, net_of
+from lowbit.cli.options import Decorator, gathered, run_options
+from lowbit.cli.parsing import Real
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -92,35 +90,7 @@ def act_options() -> Decorator:
     return gathered("acts", ActOptions, options, keys)
 
 
-def sgd_options(epochs: int, schedule: tuple[int, ...] = (150, 225), weight_decay: float = 5e-4) -> Decorator:
-    """The training recipe, as `sgd: SgdOptions`."""
-    positive, count = Real(0, min_open=True), click.IntRange(min=1)
-    options: list[Decorator] = [
-        click.option("--epochs", type=count, default=epochs, show_default=True),
-        click.option("--train-batch", type=count, default=128, show_default=True, help="Of the whole job."),
-        click.option("--lr", "--learning-rate", type=positive, default=0.1, show_default=True),
-        click.option(
-            "--schedule",
-            cls=Several,
-            type=click.IntRange(min=0),
-            default=schedule,
-            show_default=True,
-            metavar="EPOCH...",
-            help="Epochs (from 0) at whose start the rate is multiplied by --gamma.",
-        ),
-        click.option("--gamma", type=positive, default=0.1, show_default=True),
-        click.option("--momentum", type=Real(0, 1, max_open=True), default=0.9, show_default=True),
-        click.option("--weight-decay", "--wd", type=Real(0), default=weight_decay, show_default=True),
-    ]
-    return gathered("sgd", SgdOptions, options, {f.name: f.name for f in dataclasses.fields(SgdOptions)})
-
-
-def optimizer_options() -> Decorator:
-    """Another optimizer or schedule, as `optim: OptimOptions`; planes keep theirs."""
-    return optim_options(opt="sgd; planes are always trained by their own", sched="step at --schedule")
-
-
-LEGACY = {
+IGNORED = {
     "--start-epoch": 0,
     "--drop/--dropout": 0.0,
     "--cardinality": 8,
@@ -129,24 +99,7 @@ LEGACY = {
     "--compressionRate": 2,
     "--gpu-id": "0",
 }
-LEGACY_OF_CONVERT = {**LEGACY, "--resume": "", "--decay": 0.01, "-e/--evaluate": False}
-
-
-def legacy_options(flags: Mapping[str, Any] = LEGACY) -> Decorator:
-    """Flags of the authors' programs that had no effect there: accepted, with their defaults, without effect here."""
-    return apply_options(
-        [
-            click.option(
-                *spelled.split("/"), default=default, is_flag=default is False, expose_value=False, hidden=True
-            )
-            for spelled, default in flags.items()
-        ]
-    )
-
-
-def legacy_note(flags: Mapping[str, Any] = LEGACY) -> str:
-    """The line under `--help` that names them."""
-    return f"Accepted without effect, as in the authors' program: {', '.join(flags)}."
+IGNORED_BY_CONVERT = {**IGNORED, "--resume": "", "--decay": 0.01, "-e/--evaluate": False}
 
 
 def width_options() -> Decorator:

@@ -21,10 +21,10 @@ from torch.optim import Optimizer
 from bsq import target
 from bsq.compression import size
 from bsq.network import Width, bit_layers, nbit_dict, ones_per_plane, prune_, requantize_
-from bsq.options import SgdOptions
 from bsq.sgd import PlaneSGD
 from lowbit.data.batch import Batch
-from lowbit.train.optim import make_optimizer
+from lowbit.options import SgdOptions
+from lowbit.train.optim import stated_optimizer
 from lowbit.train.protocol import Clock, Objective, Out, Pass
 from lowbit.train.supervised import batch_top1
 
@@ -36,7 +36,7 @@ class BitSparsity(Objective):
 
     Args:
         student: classifier in bit form.
-        sgd: rates and decay.
+        sgd: rates and decay; another optimizer, if they state one, is that of what is no plane.
         strength: alpha, the group lasso's weight; 0: none.
         interval: epochs between re-quantisations, the first before the first epoch; 0: only at the end.
         threshold: percent of the weights below which a plane is dropped at the intervals.
@@ -44,7 +44,6 @@ class BitSparsity(Objective):
         floor: the fewest that dropping leaves it.
         aim: compression that the strength is adapted to reach; None: it is constant.
         evaluate: evaluates the student around a re-quantisation (`top1`); its values enter the `requantize` record.
-        opt: the optimizer of what is no plane (`lowbit.train.optim`).
     """
 
     needs_labels = True
@@ -62,12 +61,11 @@ class BitSparsity(Objective):
         floor: Width,
         evaluate: Evaluate,
         aim: target.Aim | None = None,
-        opt: str = "sgd",
     ) -> None:
         super().__init__()
         self.student, self.sgd, self.strength = student, sgd, strength
         self.interval, self.threshold = interval, threshold
-        self.ceiling, self.floor, self.evaluate, self.aim, self.opt = ceiling, floor, evaluate, aim, opt
+        self.ceiling, self.floor, self.evaluate, self.aim = ceiling, floor, evaluate, aim
         self._planes: PlaneSGD | None = None
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -78,8 +76,7 @@ class BitSparsity(Objective):
         rest = [parameter for parameter in self.student.parameters() if id(parameter) not in theirs]
         optimizers: dict[str, Optimizer] = {"planes": self._planes}
         if rest:
-            rates = {"lr": sgd.lr, "momentum": sgd.momentum, "weight_decay": sgd.weight_decay}
-            optimizers["main"] = make_optimizer(rest, self.opt, **rates)
+            optimizers["main"] = stated_optimizer(rest, sgd)
         for optimizer in optimizers.values():
             optimizer.param_groups[0]["schedule"] = "main"
         self._names = tuple(optimizers)
@@ -158,20 +155,18 @@ class FineTune(Objective):
     Args:
         student: classifier in finetune form.
         sgd: rates and decay.
-        opt: the optimizer (`lowbit.train.optim`).
     """
 
     needs_labels = True
     compiled: Mapping[str, bool | None] = {"student": False}
 
-    def __init__(self, student: nn.Module, sgd: SgdOptions, opt: str = "sgd") -> None:
+    def __init__(self, student: nn.Module, sgd: SgdOptions) -> None:
         super().__init__()
-        self.student, self.sgd, self.opt = student, sgd, opt
+        self.student, self.sgd = student, sgd
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One, named "main"."""
-        rates = {"lr": self.sgd.lr, "momentum": self.sgd.momentum, "weight_decay": self.sgd.weight_decay}
-        return {"main": make_optimizer(self.student.parameters(), self.opt, **rates)}
+        return {"main": stated_optimizer(self.student.parameters(), self.sgd)}
 
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """Cross-entropy."""

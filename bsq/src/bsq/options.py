@@ -84,19 +84,6 @@ class WidthOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SgdOptions:
-    """The training recipe; `schedule` holds 0-based epochs at whose start the rate is multiplied by `gamma`."""
-
-    epochs: int
-    train_batch: int = 128
-    lr: float = 0.1
-    schedule: tuple[int, ...] = (150, 225)
-    gamma: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-
-@dataclass(frozen=True, kw_only=True)
 class PruneOptions:
     """How bit training finds widths; defaults are the original program's.
 

@@ -55,3 +55,21 @@ class OptimOptions:
     opt: str | None = None
     sched: str | None = None
     warmup_epochs: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SgdOptions(OptimOptions):
+    """Training with labels, by SGD and steps where nothing else is said.
+
+    Attributes:
+        train_batch: pictures per step, of the whole job.
+        schedule: 0-based epochs at whose start the rate `lr` is multiplied by `gamma`.
+    """
+
+    epochs: int
+    train_batch: int = 128
+    lr: float = 0.1
+    schedule: tuple[int, ...] = (150, 225)
+    gamma: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4

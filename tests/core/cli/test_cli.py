@@ -10,11 +10,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from lowbit.cli.options import optim_options, run_options
+from lowbit.cli.options import ignored_note, ignored_options, optim_options, run_options, sgd_options
 from lowbit.cli.parsing import Real, Several
 from lowbit.cli.program import Group
 from lowbit.errors import InputError, Stopped
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import OptimOptions, RunOptions, SgdOptions
 
 seen: dict[str, Any] = {}
 
@@ -99,6 +99,28 @@ def test_optimizer_and_schedule_arrive_as_one_value(args: tuple[str, ...], expec
 def test_help_names_the_methods_own_optimizer_and_schedule() -> None:
     text = " ".join(run("go", "--help").stdout.split())
     assert "[default: sgd]" in text and "[default: step at --schedule]" in text
+
+
+@toy.command("learn", epilog=ignored_note({"--old/--older": 1, "--plain": False}))
+@sgd_options(epochs=30, schedule=(10, 20))
+@ignored_options({"--old/--older": 1, "--plain": False})
+def learn(**values: Any) -> None:
+    """Record what was understood."""
+    seen.update(values)
+
+
+def test_training_with_labels_arrives_as_one_value() -> None:
+    assert run("learn").exit_code == 0 and seen["sgd"] == SgdOptions(epochs=30, schedule=(10, 20))
+    args = ("--epochs", "5", "--schedule", "1", "3", "--wd", "0.1", "--opt", "adamw", "--warmup-epochs", "2")
+    assert run("learn", *args).exit_code == 0
+    assert seen["sgd"] == SgdOptions(epochs=5, schedule=(1, 3), weight_decay=0.1, opt="adamw", warmup_epochs=2)
+
+
+def test_flags_without_effect_are_accepted_and_named() -> None:
+    seen.clear()
+    assert run("learn", "--older", "3", "--plain").exit_code == 0 and set(seen) == {"sgd"}
+    text = " ".join(run("learn", "--help").stdout.split())
+    assert "without effect, as in the authors' program: --old/--older, --plain." in text and "--older " not in text
 
 
 @pytest.mark.parametrize("args", [("--opt", "adam"), ("--sched", "poly"), ("--warmup-epochs", "-1")])

@@ -10,30 +10,31 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bsq.commands import finetune, opening, prune, report, train
 from bsq.commands.convert import convert
 from bsq.commands.export import export
-from bsq.commands.opening import RECIPES
-from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions, WidthOptions
+from bsq.options import ActOptions, NetOptions, PruneOptions, WidthOptions
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader
+from lowbit.data.recipe import dataset_channels, plain
 from lowbit.demo import NEEDED, prepare, run_stage, told_when_stopped, verdict
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
-from lowbit.evaluate.classify import evaluating
+from lowbit.evaluate.class_means import class_means_top1
+from lowbit.evaluate.features import Features, extract
 from lowbit.loading import load
 from lowbit.models.create import create_model
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import RunOptions, SgdOptions
 from lowbit.train.folder import RunFolder
+from lowbit.train.process import make_accelerator
 
 ARCH = "cifar_resnet8_1x1"
 NET = NetOptions(arch=ARCH, dataset="digits", test_batch=60)
 ACTS = ActOptions(bits=4)
-OPTIM = OptimOptions()
 FLOAT = SgdOptions(epochs=12, train_batch=64, lr=0.1, schedule=(7, 10), weight_decay=1e-4)
 BITS = (8, 4, 3)  # converted without training; BSQ starts from the first
 PRUNE = SgdOptions(epochs=20, train_batch=64, lr=0.1, schedule=(14,), weight_decay=1e-4)
@@ -41,26 +42,16 @@ SEARCH = PruneOptions(interval=5, target=12.0)
 TUNE = SgdOptions(epochs=10, train_batch=64, lr=0.02, schedule=(6, 8), weight_decay=1e-4)
 
 
-def class_means_top1(model: nn.Module) -> float:
-    """Percent of test digits whose features lie nearest to the mean of their own class, by Euclidean distance."""
-    features = {split: _features(model, split) for split in ("train", "test")}
-    train_x, train_y = features["train"]
-    test_x, test_y = features["test"]
-    means = torch.stack([train_x[train_y == k].mean(0) for k in range(int(train_y.max()) + 1)])
-    nearest = torch.cdist(test_x, means).argmin(1)
-    return 100 * (nearest == test_y).double().mean().item()
+def probe(model: nn.Module) -> float:
+    """Nearest class mean on the digits, of the features in front of the last layer, in percent."""
+    accelerator, shown = make_accelerator(), plain(dataset_channels("digits"))
+    model = model.to(accelerator.device)
 
+    def features(split: Literal["train", "test"]) -> Features:
+        loader = EvalLoader(load_dataset("digits", Path(), split), shown, batch_size=NET.test_batch)
+        return extract(model, loader, accelerator)
 
-def _features(model: Any, split: Any) -> tuple[Tensor, Tensor]:
-    """What the last layer is given, (N, D), and the labels, (N,)."""
-    loader = EvalLoader(load_dataset("digits", Path(), split), RECIPES["digits"][1], batch_size=NET.test_batch)
-    found, labels = [], []
-    with evaluating(model):
-        for batch in loader:
-            found.append(model.forward_head(model.forward_features(batch.views[0]), pre_logits=True))
-            assert batch.label is not None
-            labels.append(batch.label)
-    return torch.cat(found), torch.cat(labels)
+    return class_means_top1(features("train"), features("test"))
 
 
 def demo(options: RunOptions) -> int:
@@ -85,18 +76,18 @@ def demo(options: RunOptions) -> int:
         stages = Stages(options, folder.path)
         with told_when_stopped():
             rows = [stages.float(), *(stages.converted(bits) for bits in BITS), *stages.bsq()]
-        trained = class_means_top1(load(folder.path / "float/checkpoint.pth.tar"))
+        trained = probe(load(folder.path / "float/checkpoint.pth.tar"))
         torch.manual_seed(options.seed)
-        random = class_means_top1(create_model(ARCH, num_classes=10))
+        random = probe(create_model(ARCH, num_classes=10))
         layers = stages.layers()
         lines = [*table(rows), "", *layer_table(layers)]
         (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         draw(rows, layers, folder.path / "demo.png")
         useful, said = verdict("nearest class mean", trained, random, NEEDED)
-        probe = {"probe_top1": trained, "probe_top1_random": random, "probe_needed": NEEDED, "useful": useful}
+        figures = {"probe_top1": trained, "probe_top1_random": random, "probe_needed": NEEDED, "useful": useful}
         facts = {"top1_float": rows[0]["top1"], "rows": rows, "layers": layers, "seed": options.seed}
         facts["global_batch"] = FLOAT.train_batch
-        folder.write_result({**facts, **probe, "seconds": time.perf_counter() - start})
+        folder.write_result({**facts, **figures, "seconds": time.perf_counter() - start})
     sys.stdout.write("\n".join([*lines, "", said, f"written to {folder.path}"]) + "\n")
     return EXIT_DONE if useful else EXIT_FAULT
 
@@ -122,7 +113,7 @@ class Stages:
 
     def float(self) -> dict[str, Any]:
         """Train the float net; a row of the table, as the others."""
-        result = self.run("float", "training the float net", lambda options: train.train(options, NET, FLOAT, OPTIM))
+        result = self.run("float", "training the float net", lambda options: train.train(options, NET, FLOAT))
         size = (self.folder / "float/backbone.safetensors").stat().st_size
         return {"variant": "float", "act": None, "top1": result["top1"], "loss": result["loss"], "bytes": size}
 
@@ -140,10 +131,10 @@ class Stages:
         """The net that bit training found, and its fine-tuned form."""
         start = self.net(f"bits{BITS[0]}")
         said = f"training in bits down to 1/{SEARCH.target:g}"
-        found = self.run("bsq", said, lambda options: prune.prune(options, start, ACTS, PRUNE, OPTIM, SEARCH))
+        found = self.run("bsq", said, lambda options: prune.prune(options, start, ACTS, PRUNE, SEARCH))
         yield self.row("BSQ", "bsq", found)
         tuned = self.run(
-            "finetune", "fine-tuning", lambda options: finetune.finetune(options, self.net("bsq"), ACTS, TUNE, OPTIM)
+            "finetune", "fine-tuning", lambda options: finetune.finetune(options, self.net("bsq"), ACTS, TUNE)
         )
         yield self.row("BSQ, fine-tuned", "finetune", tuned)
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,13 +15,12 @@ from bsq.commands.report import summary
 from bsq.compression import size
 from bsq.network import Width, nbit_dict, prune_, to_bit_form_, to_finetune_
 from bsq.objective import FineTune
-from bsq.options import ActOptions, NetOptions, SgdOptions
+from bsq.options import ActOptions, NetOptions
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import BEST, write_checkpoint
 from lowbit.evaluate.classify import Scores
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import RunOptions, SgdOptions
 from lowbit.quant.layers import to_plain_
-from lowbit.train.folder import RunFolder
 from lowbit.train.job import read_start
 from lowbit.train.loop import Result
 
@@ -29,7 +30,6 @@ def finetune(
     net: NetOptions,
     acts: ActOptions,
     sgd: SgdOptions,
-    optim: OptimOptions,
     evaluate: bool = False,
 ) -> Result | Scores | None:
     """Evaluate as loaded, pruned and in finetune form; then, without `evaluate`, train. None after a dry run.
@@ -58,11 +58,10 @@ def finetune(
         job = training.training_job(
             evaluator,
             "cifar_finetune",
-            FineTune(model, sgd, optim.opt or training.SGD),
+            FineTune(model, sgd),
             opened.recipes[0],
             header,
             sgd,
-            optim,
             acts,
             start=start,
         )
@@ -74,8 +73,8 @@ def finetune(
             if not job.resumed:
                 start["top1_start"] = _to_widths(evaluator, to_bit_form_(model), sgd.train_batch, floor).top1
             result = job.fit(folder, [training.Validation(evaluator, job, folder)])
-            if folder is not None and result.best and result.finished and session.accelerator.is_main_process:
-                _save_best(folder, deepcopy(model), header, result.best)
+            if result.best:
+                job.export(folder, result, partial(_save_best, deepcopy(model), header, result.best))
             training.finish(job, folder, result, {**start, **summary(model)})
     return result
 
@@ -108,15 +107,15 @@ def _evaluate(
     return scores
 
 
-def _save_best(folder: RunFolder, net: nn.Module, head: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _save_best(net: nn.Module, head: Mapping[str, Any], found: Mapping[str, Any], folder: Path) -> None:
     """The best epoch in bit form (`best_bin.pth.tar`) and with its weights as floats (`best_float.pth.tar`)."""
-    best = read_checkpoint(folder.path / BEST)
+    best = read_checkpoint(folder / BEST)
     net.load_state_dict({key.removeprefix(checkpoint.PREFIX): value for key, value in best["state_dict"].items()})
     common = {**head, "epoch": best["epoch"], "step": best["step"], "acc": found["top1"], "best_acc": found["top1"]}
     common["optimizer"] = {}
     to_bit_form_(net)
     bits = {**common, "Nbit_dict": nbit_dict(net), "state_dict": checkpoint.state_dict(net)}
-    write_checkpoint(folder.path / "best_bin.pth.tar", bits, keep_previous=False)
+    write_checkpoint(folder / "best_bin.pth.tar", bits, keep_previous=False)
     floats = {key: value for key, value in common.items() if key != "Nbit_dict"}
     floats["state_dict"] = checkpoint.state_dict(to_plain_(net))
-    write_checkpoint(folder.path / "best_float.pth.tar", floats, keep_previous=False)
+    write_checkpoint(folder / "best_float.pth.tar", floats, keep_previous=False)

@@ -1,41 +1,28 @@
 """What every command opens: the session, `--model`, the data, and the network of `--arch`."""
 
-import logging
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from timm.data import resolve_model_data_config
 from torch import nn
 
 from bsq import checkpoint, load
 from bsq.activation import quantize_bsq_activations_
 from bsq.checkpoint import Saved
 from bsq.options import ActOptions, NetOptions
-from lowbit.data.geometry import PaddedCrop
 from lowbit.data.pictures import MemoryPictures, Pictures
-from lowbit.data.recipe import Recipe, cifar_train, dataset_channels, from_timm, plain
+from lowbit.data.recipe import Recipe, from_timm
+from lowbit.data.supervised import supervised_recipes
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
-from lowbit.models.create import check_arch, create_model
+from lowbit.models.create import check_arch, create_model, create_pretrained, picture_settings
 from lowbit.models.surgery import replace_
 from lowbit.options import RunOptions
 from lowbit.quant.activations import ActivationConfig, QuantActivation
 from lowbit.train.session import Session
 
 FILES = ("log.txt", "report.json", "report.png", "table.md", "demo.png")  # of a run, beside those of every method
-
-# Of training, by dataset. A mirrored digit is another digit. An image folder is prepared as timm prepares pictures for
-# the net.
-TRAIN_RECIPES = {
-    "cifar10": cifar_train(dataset_channels("cifar10")),
-    "cifar100": cifar_train(dataset_channels("cifar100")),
-    "tiny-imagenet": cifar_train(dataset_channels("tiny-imagenet"), 64, 8),
-    "digits": Recipe(dataset_channels("digits"), PaddedCrop(8, 1, flip=0.0)),
-}
-RECIPES = {name: (train, plain(train.channels)) for name, train in TRAIN_RECIPES.items()}  # (training, evaluation)
 
 
 def open_session(options: RunOptions, net: NetOptions, *inputs: Path | None) -> Session:
@@ -84,11 +71,11 @@ def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, 
     session.download()
     test = session.pictures("test", session.options.limit_eval)
     model = create(session, net, saved, len(test.classes))
-    pictures = pictures_of(model, session.options, saved)
-    if pictures is None and net.dataset in RECIPES:
-        recipes = RECIPES[net.dataset]
-    else:
-        recipes = from_timm(pictures or resolve_model_data_config(model))
+    pictures = None if saved is None else saved.pictures
+    if pictures is None and session.options.pretrained:
+        pictures = picture_settings(model)
+    recipes = supervised_recipes(net.dataset) if pictures is None else None
+    recipes = recipes or from_timm(pictures or picture_settings(model))
     if acts is not None:
         quantize_activations_(model, acts, saved)
     facts = {"arch": net.arch, "classes": len(test.classes), "dataset": net.dataset, "pictures": pictures}
@@ -130,24 +117,7 @@ def create(session: Session, net: NetOptions, saved: Saved | None, classes: int)
             "dataset it was trained on"
         )
     torch.manual_seed(session.options.seed)
-    if not pretrained:
-        return create_model(arch, num_classes=classes)
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each retry is a line; our error is to be one
-    try:
-        return create_model(arch, num_classes=classes, pretrained=True)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"--pretrained: timm's weights of {arch} cannot be had ({reason}); leave it out") from error
-
-
-def pictures_of(model: nn.Module, options: RunOptions, saved: Saved | None) -> Mapping[str, Any] | None:
-    """The timm data configuration that the net's pictures need; None: the dataset's own preparation."""
-    if saved is not None and saved.pictures is not None:
-        return saved.pictures
-    if not options.pretrained:
-        return None
-    config = resolve_model_data_config(model)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+    return create_pretrained(arch, classes) if pretrained else create_model(arch, num_classes=classes)
 
 
 def quantize_activations_(model: nn.Module, acts: ActOptions, saved: Saved | None = None) -> nn.Module:
@@ -179,6 +149,6 @@ def read_bits(net: NetOptions) -> tuple[nn.Module, dict[str, Any]]:
     assert saved is not None
     load.need_bits(saved)
     model: Any = load.build(saved, net.arch)
-    size = saved.input_size or resolve_model_data_config(model)["input_size"]
+    size = saved.input_size or picture_settings(model)["input_size"]
     facts = {"pictures": saved.pictures, "input_size": list(size)}
     return model, {"method": "bsq", "arch": net.arch or saved.arch, "args": {"num_classes": model.num_classes}, **facts}

@@ -15,10 +15,10 @@ from bsq.commands.requantised import RequantisedStates, meets
 from bsq.compression import size
 from bsq.network import bit_layers, nbit_dict, prune_, to_bit_form_, to_bits_
 from bsq.objective import BitSparsity
-from bsq.options import ActOptions, NetOptions, PruneOptions, SgdOptions
+from bsq.options import ActOptions, NetOptions, PruneOptions
 from bsq.target import Aim
 from lowbit.evaluate.classify import Scores
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import RunOptions, SgdOptions
 from lowbit.train.job import read_start
 from lowbit.train.loop import Result
 from lowbit.train.protocol import Clock, Objective
@@ -34,7 +34,6 @@ def prune(
     net: NetOptions,
     acts: ActOptions,
     sgd: SgdOptions,
-    optim: OptimOptions,
     bits: PruneOptions,
     evaluate: bool = False,
 ) -> Result | Scores | None:
@@ -58,7 +57,7 @@ def prune(
         evaluator.calibrate_unset(model, sgd.train_batch)
         if evaluate:
             return _evaluate(evaluator, model)
-        return _train(evaluator, opened, acts, sgd, optim, bits)
+        return _train(evaluator, opened, acts, sgd, bits)
 
 
 def _evaluate(evaluator: Evaluator, model: nn.Module) -> Scores | None:
@@ -74,7 +73,7 @@ def _evaluate(evaluator: Evaluator, model: nn.Module) -> Scores | None:
 
 
 def _train(
-    evaluator: Evaluator, opened: Opened, acts: ActOptions, sgd: SgdOptions, optim: OptimOptions, bits: PruneOptions
+    evaluator: Evaluator, opened: Opened, acts: ActOptions, sgd: SgdOptions, bits: PruneOptions
 ) -> Result | None:
     session, names = evaluator.session, list(bit_layers(opened.model))
     bits.check(names)
@@ -97,10 +96,9 @@ def _train(
         floor=floor,
         evaluate=states,
         aim=aim,
-        opt=optim.opt or training.SGD,
     )
     job = training.training_job(
-        evaluator, COMMAND, objective, opened.recipes[0], header, sgd, optim, acts, bits,
+        evaluator, COMMAND, objective, opened.recipes[0], header, sgd, acts, bits,
         extra=_widths, start=start, best=False,
     )  # fmt: skip
     training.check(job)

@@ -1,16 +1,13 @@
 """`bsq train`: float training, the start of conversion; the recipe of the authors' float net."""
 
-from torch import nn
-from torch.optim import Optimizer
-
 from bsq import load
 from bsq.commands import opening, printed, training
 from bsq.commands.evaluating import Evaluator, figures
-from bsq.options import NetOptions, SgdOptions
+from bsq.options import NetOptions
 from lowbit.evaluate.classify import Scores
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import RunOptions, SgdOptions
 from lowbit.train.loop import Result
-from lowbit.train.optim import make_optimizer
+from lowbit.train.optim import stated_optimizer
 from lowbit.train.supervised import Supervised
 
 
@@ -31,7 +28,7 @@ def evaluate(options: RunOptions, net: NetOptions) -> Scores | None:
     return scores
 
 
-def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, optim: OptimOptions) -> Result | None:
+def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | None:
     """Train from a seeded start, `--pretrained` or `--model`. None after a dry run.
 
     Raises:
@@ -43,14 +40,9 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, optim: OptimOpt
         if opened.saved is not None:
             load.load_float_(opened.model, opened.saved, new_head=True)
         model = training.student(session, opened.model)
-
-        def optimizer(net: nn.Module) -> Optimizer:
-            rates = {"lr": sgd.lr, "momentum": sgd.momentum, "weight_decay": sgd.weight_decay}
-            return make_optimizer(net.parameters(), optim.opt or training.SGD, **rates)
-
+        objective = Supervised(model, lambda student: stated_optimizer(student.parameters(), sgd))
         evaluator = Evaluator(session, net, opened.recipes[1])
-        header, objective = opened.header(model), Supervised(model, optimizer)
-        job = training.training_job(evaluator, "train", objective, opened.recipes[0], header, sgd, optim)
+        job = training.training_job(evaluator, "train", objective, opened.recipes[0], opened.header(model), sgd)
         training.check(job)
         if job.planned(evaluator.facts):
             return None

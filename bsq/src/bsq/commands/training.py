@@ -10,24 +10,22 @@ from bsq import checkpoint
 from bsq.commands import opening, printed
 from bsq.commands.evaluating import Evaluator
 from bsq.network import check_widths, nbit_dict
-from bsq.options import SgdOptions, flag_of
+from bsq.options import flag_of
 from lowbit.data.loader import Loader
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
 from lowbit.files import replace_file
-from lowbit.options import OptimOptions
+from lowbit.options import SgdOptions
 from lowbit.train.batch import of_job
 from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.folder import RunFolder
 from lowbit.train.job import Job
 from lowbit.train.log import read_metrics
-from lowbit.train.optim import make_schedule
+from lowbit.train.optim import stated_schedule
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
-
-SGD, STEP = "sgd", "step"  # the authors'
 
 
 def student(session: Session, model: nn.Module) -> nn.Module:
@@ -43,7 +41,6 @@ def training_job(
     recipe: Recipe,
     header: Mapping[str, Any],
     sgd: SgdOptions,
-    optim: OptimOptions,
     *groups: Any,
     extra: Callable[[Objective], Mapping[str, Any]] | None = None,
     start: dict[str, float] | None = None,
@@ -58,7 +55,6 @@ def training_job(
         recipe: of the training pictures.
         header: entries of every checkpoint.
         sgd: the recipe.
-        optim: another optimizer or schedule.
         groups: other option dataclasses that `config.json` records and a resumed run has in common with its start.
         extra: see `Job`.
         start: see `Job`.
@@ -68,11 +64,7 @@ def training_job(
     kept, held = session.train_and_held()
     batch = of_job(sgd.train_batch, session.accelerator.num_processes, accumulate=options.accumulate)
     common = {**session.loader_options(), "dtype": session.dtype}
-    rate = make_schedule(
-        optim.sched or STEP, sgd.lr, milestones=sgd.schedule, gamma=sgd.gamma, warmup_epochs=optim.warmup_epochs
-    )
-    pictures = {"limit_train": options.limit_train, "val_split": options.val_split, "clip_grad": options.clip_grad}
-    shared = {**asdict(sgd), **asdict(optim), **pictures, "opt": optim.opt or SGD, "sched": optim.sched or STEP}
+    shared = {**asdict(sgd), "opt": sgd.opt or "sgd", "sched": sgd.sched or "step"}
     del shared["epochs"], shared["train_batch"]  # the loop compares them itself
     for group in groups:
         shared |= {f"{type(group).__name__}.{name}": value for name, value in asdict(group).items()}
@@ -80,12 +72,12 @@ def training_job(
     return Job(
         session,
         command,
-        [Stage(objective, sgd.epochs, {"main": rate})],
+        [Stage(objective, sgd.epochs, {"main": stated_schedule(sgd)})],
         Loader(kept, recipe, global_batch=batch.total, seed=options.seed, **common),
         batch,
         header=header,
         shared={flag_of(name): list(v) if isinstance(v, tuple) else v for name, v in shared.items()},
-        described=opening.described(evaluator.net, sgd, optim, *groups),
+        described=opening.described(evaluator.net, sgd, *groups),
         prefixes={"student.": checkpoint.PREFIX},
         extra=extra,
         start=start,
@@ -150,6 +142,5 @@ def finish(job: Job, folder: RunFolder | None, result: Result, values: Mapping[s
     if result.best:
         job.session.say("Best acc:", f"{result.best[str(job.run.best)]:.2f}")
     job.write_result(folder, result, values)
-    if folder is not None and result.finished and job.session.accelerator.is_main_process:
-        net = job.stages[0].objective.get_submodule("student")
-        save_backbone(net, folder.path / "backbone.safetensors", str(job.run.header["arch"]))
+    net, arch = job.stages[0].objective.get_submodule("student"), str(job.run.header["arch"])
+    job.export(folder, result, lambda path: save_backbone(net, path / "backbone.safetensors", arch))

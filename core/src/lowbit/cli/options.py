@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from lowbit.cli.parsing import Real
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.cli.parsing import Real, Several
+from lowbit.options import OptimOptions, RunOptions, SgdOptions
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 OPTIMIZERS = ("sgd", "adamw", "lars")
@@ -48,7 +48,11 @@ def optim_options(opt: str = "the method's", sched: str = "the method's") -> Dec
         opt: the command's own optimizer, as the help names it.
         sched: its own schedule, likewise.
     """
-    chosen: list[Decorator] = [
+    return gathered("optim", OptimOptions, _optim_options(opt, sched))
+
+
+def _optim_options(opt: str, sched: str) -> list[Decorator]:
+    return [
         click.option("--opt", type=click.Choice(OPTIMIZERS), help=f"Optimizer.  [default: {opt}]"),
         click.option("--sched", type=click.Choice(SCHEDULES), help=f"Learning rate by epoch.  [default: {sched}]"),
         click.option(
@@ -60,7 +64,60 @@ def optim_options(opt: str = "the method's", sched: str = "the method's") -> Dec
             help="Epochs in which the learning rate rises to its full value.",
         ),
     ]
-    return gathered("optim", OptimOptions, chosen)
+
+
+def sgd_options(
+    epochs: int, schedule: tuple[int, ...] = (150, 225), weight_decay: float = 5e-4, opt: str | None = "sgd"
+) -> Decorator:
+    """Give a command that trains with labels its batch, epochs and rates as one argument `sgd: SgdOptions`.
+
+    Args:
+        epochs: the original program's default, as the others.
+        schedule: epochs.
+        weight_decay: likewise.
+        opt: what `--opt` is by default, as the help names it; None: the command has no other optimizer and schedule.
+    """
+    positive, count = Real(0, min_open=True), click.IntRange(min=1)
+    options: list[Decorator] = [
+        click.option("--epochs", type=count, default=epochs, show_default=True),
+        click.option("--train-batch", type=count, default=128, show_default=True, help="Of the whole job."),
+        click.option("--lr", "--learning-rate", type=positive, default=0.1, show_default=True),
+        click.option(
+            "--schedule",
+            cls=Several,
+            type=click.IntRange(min=0),
+            default=schedule,
+            show_default=True,
+            metavar="EPOCH...",
+            help="Epochs (from 0) at whose start the rate is multiplied by --gamma.",
+        ),
+        click.option("--gamma", type=positive, default=0.1, show_default=True),
+        click.option("--momentum", type=Real(0, 1, max_open=True), default=0.9, show_default=True),
+        click.option("--weight-decay", "--wd", type=Real(0), default=weight_decay, show_default=True),
+    ]
+    options += [] if opt is None else _optim_options(opt, sched="step at --schedule")
+    return gathered("sgd", SgdOptions, options)
+
+
+def ignored_options(flags: Mapping[str, Any]) -> Decorator:
+    """Flags of an original program that had no effect there: accepted, with their defaults, without effect here.
+
+    Args:
+        flags: spellings, with / between them, and defaults.
+    """
+    return apply_options(
+        [
+            click.option(
+                *spelled.split("/"), default=default, is_flag=default is False, expose_value=False, hidden=True
+            )
+            for spelled, default in flags.items()
+        ]
+    )
+
+
+def ignored_note(flags: Mapping[str, Any]) -> str:
+    """The line under `--help` that names them."""
+    return f"Accepted without effect, as in the authors' program: {', '.join(flags)}."
 
 
 def gathered(

@@ -1,9 +1,11 @@
 """Build any net by its timm name, the papers' own included."""
 
+import logging
 from difflib import get_close_matches
 from typing import Any
 
 import timm
+from timm.data import resolve_model_data_config
 from torch import nn
 
 import lowbit.models.cifar_resnet
@@ -40,6 +42,26 @@ def create_model(arch: str, **arguments: Any) -> nn.Module:
     except (TypeError, ValueError, AssertionError) as error:
         text = " ".join(str(error).split())
         raise InputError(f"{arch} cannot be built with {arguments}: {text}") from error
+
+
+def create_pretrained(arch: str, classes: int) -> nn.Module:
+    """A net with timm's weights; the classifier is drawn where they are of other classes.
+
+    Raises:
+        InputError: unknown name, or the weights cannot be fetched.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each retry is a line; our error is to be one
+    try:
+        return create_model(arch, num_classes=classes, pretrained=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"--pretrained: timm's weights of {arch} cannot be had ({reason}); leave it out") from error
+
+
+def picture_settings(model: nn.Module) -> dict[str, Any]:
+    """How timm shows pictures to a net: its data configuration, as a checkpoint can hold it."""
+    config = resolve_model_data_config(model)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
 
 
 def classifiers(model: nn.Module) -> tuple[str, ...]:

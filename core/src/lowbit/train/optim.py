@@ -11,6 +11,7 @@ from timm.optim import Lars
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from lowbit.options import SgdOptions
 from lowbit.train import schedule
 from lowbit.train.schedule import Schedule, cosine, warmed_up
 
@@ -85,3 +86,20 @@ def parameter_groups(
         }
         for (constant, decays), parameters in groups.items()
     ]
+
+
+def stated_optimizer(parameters: Parameters, options: SgdOptions) -> Optimizer:
+    """The optimizer that the options of a command state; SGD unless they say otherwise."""
+    rates = {"lr": options.lr, "momentum": options.momentum, "weight_decay": options.weight_decay}
+    return make_optimizer(parameters, options.opt or "sgd", **rates)
+
+
+def stated_schedule(options: SgdOptions) -> Schedule:
+    """The learning rate that they state; steps unless they say otherwise."""
+    return make_schedule(
+        options.sched or "step",
+        options.lr,
+        milestones=options.schedule,
+        gamma=options.gamma,
+        warmup_epochs=options.warmup_epochs,
+    )

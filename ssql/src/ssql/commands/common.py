@@ -59,15 +59,14 @@ def described(name: str, own: Any, optim: OptimOptions, config: Mapping[str, Any
     return {"config_name": name, **asdict(own), "optim": asdict(optim), "config": config}
 
 
-def shared(command: Command, config: Config, options: RunOptions, optim: OptimOptions) -> dict[str, Any]:
-    """What a resumed run must have in common with its start: every key that acts, and which pictures.
+def shared(command: Command, config: Config, optim: OptimOptions) -> dict[str, Any]:
+    """What a resumed run must have in common with its start: every key that acts, optimizer and schedule.
 
     Args:
         command: its name.
         config: of the run.
-        options: of the run.
         optim: of the run.
     """
     acting = used_values(config, {*without_effect(command, config, optim.sched), *MAY_DIFFER})
     flags = {"--opt": optim.opt, "--sched": optim.sched, "--warmup-epochs": optim.warmup_epochs}
-    return {"limit_train": options.limit_train, "clip_grad": options.clip_grad, **acting, **flags}
+    return {**acting, **flags}

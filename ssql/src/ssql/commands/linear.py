@@ -90,11 +90,11 @@ def linear(
         stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, command, optim))
         loader = Loader(train, task.views, global_batch=batch.total, seed=options.seed, **session.loader_options())
         header = load.header(config, size, classes)
-        chosen = {"cache_features": own.cache_features, "val_split": options.val_split, CONTENT: content}
+        chosen = {"cache_features": own.cache_features, CONTENT: content}
         facts = {**task.facts, "w_bits": quant.W.BIT, "a_bits": quant.A.BIT}
         job = Job(
             session, command, [stage], loader, batch, header=header, facts=facts,
-            shared=shared(command, config, options, optim) | chosen,
+            shared=shared(command, config, optim) | chosen,
             described=described(name, own, optim, header["config"]),
             prefixes={"student.net." if frozen else "student.": ""}, log_every=config.TRAIN.PRINT_FREQ,
             best=None if command == "linear" else "top1" if held is None else "val_top1", resume_option=RESUME,

@@ -87,7 +87,7 @@ def pretrain(
         header = load.header(config, size)
         job = Job(
             session, "ssl", [Stage(objective, config.TRAIN.EPOCHS, rates(config, "ssl", optim))], loader, batch,
-            header=header, shared=shared("ssl", config, options, optim), prefixes=load.PREFIXES,
+            header=header, shared=shared("ssl", config, optim), prefixes=load.PREFIXES,
             described=described(name, own, optim, header["config"]), log_every=config.TRAIN.PRINT_FREQ,
             resume_option=RESUME, facts=found,
         )  # fmt: skip
