@@ -4,14 +4,12 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import Result
 from PIL import Image
 
 from lowbit.models.create import create_model
-from ssql.commands.draw import tsne
 
 Ssql = Callable[..., Result]
 
@@ -39,15 +37,6 @@ def test_a_map_of_features(ssql: Ssql, line: tuple[object, ...], tmp_path: Path)
     assert places(tmp_path / "b") != rows
     assert "w_bits: 8" in ssql(*line, "--output", tmp_path / "c", "--dry-run").stdout
     assert not (tmp_path / "c").exists()
-
-
-def test_groups_stay_groups() -> None:
-    random = np.random.default_rng(0)
-    x = random.normal(size=(3, 1, 16)) * 9 + random.normal(size=(3, 20, 16))
-    found = tsne(x.reshape(60, 16), seed=0).reshape(3, 20, 2)
-    middles = found.mean(1, keepdims=True)
-    within = np.linalg.norm(found - middles, axis=2).max()
-    assert within < 0.5 * min(np.linalg.norm(middles[a] - middles[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
 
 
 @pytest.mark.parametrize(

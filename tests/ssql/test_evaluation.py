@@ -19,7 +19,7 @@ from lowbit.options import RunOptions
 from lowbit.quant.bitwidths import activations, in_mode, set_bits_
 from lowbit.train.session import Session
 from ssql.config import Calibration, Quant
-from ssql.evaluation import Backbone, calibrate, open_backbone, quantize_backbone_
+from ssql.evaluation import Backbone, calibrate, fixed_pictures, open_backbone, quantize_backbone_
 
 ARCH = "cifar_resnet8_1x1"
 
@@ -36,7 +36,7 @@ def test_a_checkpoint_of_ours_tells_all(digits_run: tuple[Path, Result], tmp_pat
     odd.write_bytes(path.read_bytes())
     found = open_backbone(odd)
     assert (found.arch, found.size, found.normalization) == (ARCH, (3, 8, 8), DIGITS)
-    assert found.quant is not None and found.quant.W.BIT_RANGE == (2, 9)
+    assert found.config is not None and found.config.QUANT.W.BIT_RANGE == (2, 9)
     assert equal(found.model, saved["state_dict"], "encoder_q.") and not found.model.training
     assert found.model(torch.zeros(2, 3, 8, 8)).shape == (2, 64)
     with pytest.raises(InputError, match="not a resnet18"):
@@ -46,7 +46,7 @@ def test_a_checkpoint_of_ours_tells_all(digits_run: tuple[Path, Result], tmp_pat
 def test_the_backbone_file_and_plain_tensors(digits_run: tuple[Path, Result], tmp_path: Path) -> None:
     reference = open_backbone(digits_run[0] / "checkpoint.pth.tar").model.state_dict()
     found = open_backbone(digits_run[0] / "backbone.safetensors")
-    assert equal(found.model, reference) and (found.size, found.quant) == ((3, 32, 32), None)
+    assert equal(found.model, reference) and (found.size, found.config) == ((3, 32, 32), None)
     save_file(reference, tmp_path / "plain")
     with pytest.raises(InputError, match="--arch"):
         open_backbone(tmp_path / "plain")
@@ -134,7 +134,9 @@ def test_calibration_sees_the_same_pictures_each_time() -> None:
         net = quantize_backbone_(backbone, Quant()).eval()
         ranges = []
         for count in (40, 40, 500):
-            assert calibrate(net, Calibration(PICTURES=count), pictures, plain(DIGITS), session) == count
+            fixed = fixed_pictures(Calibration(PICTURES=count), pictures, session)
+            calibrate(net, fixed, plain(DIGITS), session)
+            assert len(fixed) == count
             ranges.append([float(a.observer.high) for a in activations(net).values()])
         assert ranges[0] == ranges[1] and max(ranges[0]) > 0
         assert all(few <= many for few, many in zip(ranges[0], ranges[2], strict=True)) and ranges[0] != ranges[2]

@@ -11,8 +11,7 @@ from pathlib import Path
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from lowbit.data.batch import Batch
-from lowbit.data.fixed import BATCH, in_order, seeded_subset, shuffled
+from lowbit.data.fixed import BATCH, FixedPictures
 from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
@@ -55,11 +54,6 @@ class Backbone:
         """Mean and std of the pictures that it was trained on; None where the file does not say."""
         return None if self.config is None else channels_of(self.config)
 
-    @property
-    def quant(self) -> Quant | None:
-        """The section QUANT that it was trained with; None where the file does not say."""
-        return None if self.config is None else self.config.QUANT
-
 
 def open_backbone(path: Path | str, arch: str | None = None, size: Size | None = None) -> Backbone:
     """Read any file (`lowbit.models.weights`), or a quantized net in the authors' layout.
@@ -99,21 +93,20 @@ class QuantizedBackbone:
         shown: how evaluation prepares a picture.
 
     Attributes:
-        net: wrapped, on the device. calibrated: how many pictures set the ranges.
+        net: wrapped, on the device. fixed: the pictures that set the ranges.
     """
 
     def __init__(self, session: Session, backbone: Backbone, quant: Quant, train: Pictures, shown: Recipe) -> None:
-        self.session, self.quant, self.train, self.shown = session, quant, train, shown
+        self.session, self.shown, self.keeps_pins = session, shown, quant.FP == "authors"
         self.net: nn.Module = session.place(quantize_backbone_(backbone, quant))
-        self.calibrated = min(quant.CALIBRATION.PICTURES, len(train))
+        self.fixed = fixed_pictures(quant.CALIBRATION, train, session)
 
     @contextmanager
     def at(self, bits: Bits) -> Iterator[None]:
         """The net at these bits; `QUANT.FP` says whether the pinned layers follow to 0 bits."""
-        keep_pins = self.quant.FP == "authors"
-        set_bits_(self.net, bits.w, bits.a, keep_pins)
-        if bits.w or bits.a or keep_pins:
-            calibrate(self.net, self.quant.CALIBRATION, self.train, self.shown, self.session)
+        set_bits_(self.net, bits.w, bits.a, self.keeps_pins)
+        if bits.w or bits.a or self.keeps_pins:
+            calibrate(self.net, self.fixed, self.shown, self.session)
         with in_mode(self.net, "quantized"):
             yield
 
@@ -138,49 +131,32 @@ def quantize_backbone_(backbone: Backbone, quant: Quant) -> nn.Module:
     return quantize_encoder_(backbone.model, quant.model_copy(update={"BIT_CONFIG": listed}), backbone.size)
 
 
-def calibrate(model: nn.Module, calibration: Calibration, pictures: Pictures, recipe: Recipe, session: Session) -> int:
-    """Set the ranges of activations from training pictures drawn by `calibration.SEED`; returns how many there were.
+def fixed_pictures(calibration: Calibration, train: Pictures, session: Session) -> FixedPictures:
+    """Training pictures for ranges of activations and, as training shows them, for batch-norm statistics."""
+    return FixedPictures(train, calibration.PICTURES, calibration.SEED, session.loader_options())
 
-    Every process sees all of them, so that several give the ranges of one. Bits have to be set already: one of the
-    observers needs them.
+
+def calibrate(model: nn.Module, fixed: FixedPictures, shown: Recipe, session: Session) -> None:
+    """Set the ranges of activations. Bits have to be set already: one of the observers needs them.
 
     Args:
         model: of `quantize_backbone_`, on the device.
-        calibration: section QUANT.CALIBRATION.
-        pictures: the training set.
-        recipe: how evaluation shows a picture.
+        fixed: all of them, on every process, so that several give the ranges of one.
+        shown: how evaluation prepares a picture.
         session: of the command.
 
     Raises:
         Stopped: a stop signal came.
     """
-    chosen = seeded_subset(pictures, calibration.PICTURES, calibration.SEED)
-    loader = until_stopped(in_order(chosen, recipe, session.loader_options()), session.accelerator)
-    calibrate_(AsEvaluated(model, session.accelerator), (batch.views[0] for batch in loader))
-    return len(chosen)
+    batches = until_stopped(fixed.evaluated(shown), session.accelerator)
+    calibrate_(AsEvaluated(model, session.accelerator), (batch.views[0] for batch in batches))
 
 
-def statistics_batches(
-    calibration: Calibration, pictures: Pictures, views: Recipe, session: Session
-) -> Iterator[Batch]:
-    """The pictures of the calibration as training sees them, for batch-norm statistics at the bits.
-
-    Args:
-        calibration: section QUANT.CALIBRATION.
-        pictures: the training set.
-        views: the recipe of training; the first view is for batch norm.
-        session: of the command.
-    """
-    chosen = seeded_subset(pictures, calibration.PICTURES, calibration.SEED)
-    return shuffled(chosen, views, session.loader_options(), seed=calibration.SEED)
-
-
-def check_statistics(net: nn.Module, calibration: Calibration, pictures: Pictures) -> None:
+def check_statistics(net: nn.Module, calibration: Calibration, train: Pictures) -> None:
     """Refuse batch-norm statistics of one picture.
 
     Raises:
         InputError: the net has batch norm, and there is one picture.
     """
-    described = f"QUANT.CALIBRATION.PICTURES={calibration.PICTURES} of {len(pictures)} training pictures"
-    count = min(calibration.PICTURES, len(pictures))
-    check_pictures(net, count, f"{described} (--calibration, --limit-train)")
+    described = f"QUANT.CALIBRATION.PICTURES={calibration.PICTURES} of {len(train)} training pictures"
+    check_pictures(net, min(calibration.PICTURES, len(train)), f"{described} (--calibration, --limit-train)")

@@ -4,7 +4,7 @@ from itertools import islice
 
 import torch
 
-from lowbit.data.fixed import in_order, seeded_subset, shuffled
+from lowbit.data.fixed import FixedPictures, seeded_subset, shuffled
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import DIGITS, cifar_train, plain
@@ -23,8 +23,12 @@ def test_a_subset_is_drawn_by_its_seed() -> None:
 
 def test_every_process_sees_all_of_them() -> None:
     for options in ({}, {"rank": 1, "world": 2}):
-        ordered = [batch.index.tolist() for batch in in_order(PICTURES, plain(DIGITS), options, batch=10)]
-        assert ordered == [list(range(10)), list(range(10, 20)), [20, 21, 22]]
+        fixed = FixedPictures(PICTURES, 12, 4, options)
+        (batch,) = fixed.evaluated(plain(DIGITS))
+        assert len(fixed) == 12 and batch.index.tolist() == list(range(12))
+        assert torch.equal(fixed.pictures.images, seeded_subset(PICTURES, 12, 4).images)
+        (batch,) = fixed.trained(plain(DIGITS))
+        assert sorted(batch.index.tolist()) == list(range(12)) != batch.index.tolist()
         found = list(shuffled(PICTURES, plain(DIGITS), options, seed=4, batch=10))
         assert [len(batch.index) for batch in found] == [10, 10]  # the three that are left make no full batch
         assert len({int(i) for batch in found for i in batch.index}) == 20

@@ -20,22 +20,38 @@ BATCH = 256  # pictures
 WHOLE = {"rank": 0, "world": 1}
 
 
+class FixedPictures:
+    """Some pictures of a set, chosen once by a seed.
+
+    Args:
+        pictures: the set.
+        count: how many; all of a smaller set.
+        seed: of the choice, and of training's order and draws.
+        options: of loaders, as all of a command have them; `rank` and `world` are replaced.
+
+    Attributes:
+        pictures: those that were chosen.
+    """
+
+    def __init__(self, pictures: Pictures, count: int, seed: int, options: Mapping[str, Any]) -> None:
+        self.pictures, self.seed, self.options = seeded_subset(pictures, count, seed), seed, options
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def evaluated(self, recipe: Recipe) -> EvalLoader:
+        """All of them, in order, as evaluation shows them: for calibration."""
+        return EvalLoader(self.pictures, recipe, batch_size=BATCH, **{**self.options, **WHOLE})
+
+    def trained(self, recipe: Recipe) -> Iterator[Batch]:
+        """Full batches, as training shows them (the first view): for batch-norm statistics."""
+        return shuffled(self.pictures, recipe, self.options, seed=self.seed)
+
+
 def seeded_subset(pictures: Pictures, count: int, seed: int) -> Pictures:
     """`count` pictures of a set (all of a smaller one), in an order drawn by `seed`."""
     order = permutation(len(pictures), seed, "calibration")
     return pictures.subset(torch.from_numpy(order[:count].copy()))
-
-
-def in_order(pictures: Pictures, recipe: Recipe, options: Mapping[str, Any], batch: int = BATCH) -> EvalLoader:
-    """Every picture once, in the order of the set, in batches of up to `batch`.
-
-    Args:
-        pictures: the set.
-        recipe: usually the evaluation's.
-        options: of `EvalLoader`, as all loaders of a command have them; `rank` and `world` are replaced.
-        batch: pictures per batch.
-    """
-    return EvalLoader(pictures, recipe, batch_size=batch, **{**options, **WHOLE})
 
 
 def shuffled(

@@ -1,28 +1,21 @@
 """`ssql draw`: a map of training features at given bits, by t-SNE, coloured by class.
 
-van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008. As in the authors' program 5,100 training pictures
-are shown (51 batches of 100) and the classifier is left out; here they are drawn class-balanced by a fixed seed, shown
-as evaluation shows them, and written to `features.png` and `features.csv` in the run's folder (theirs: one fixed name
-in the working folder). Any dataset will do.
+As in the authors' program 5,100 training pictures are shown (51 batches of 100) and the classifier is left out; here
+they are drawn class-balanced by a fixed seed, shown as evaluation shows them, and written to `features.png` and
+`features.csv` in the run's folder (theirs: one fixed name in the working folder). Any dataset will do.
 """
 
-import logging
 import time
-from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from lowbit.config.tree import dump_config
-from lowbit.data.pictures import Pictures, balanced_subset
+from lowbit.data.pictures import balanced_subset
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
+from lowbit.evaluate.feature_map import check_count, write_map
 from lowbit.evaluate.features import extract
-from lowbit.evaluate.table import write_csv
-from lowbit.files import replace_file
 from lowbit.options import RunOptions
 from lowbit.train.process import on_main
 from ssql.bitwidths import Bits
@@ -32,10 +25,6 @@ from ssql.evaluation import QuantizedBackbone, open_backbone
 from ssql.pictures import transforms_of
 
 PICTURES = 51 * 100
-PERPLEXITY = 30.0
-FEWEST = 5
-
-log = logging.getLogger(__name__)
 
 
 def draw(options: RunOptions, config: Config, name: str) -> None:
@@ -58,63 +47,26 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
     path, bits = Path(config.MODEL.PRETRAINED), Bits("", config.QUANT.W.BIT, config.QUANT.A.BIT)
     with open_session(options, config, [path], resumes=False) as session:
         session.download()
-        pictures = session.pictures("train", options.limit_train)
-        if len(pictures) > PICTURES and options.limit_train is None:
-            pictures = pictures.subset(balanced_subset(pictures.labels, PICTURES))
-        if len(pictures) < FEWEST:
-            raise InputError(f"t-SNE of {len(pictures)} pictures: give {FEWEST} or more (--limit-train)")
-        side = side_of(pictures, config.MODEL.side)
+        train = session.pictures("train", options.limit_train)
+        if len(train) > PICTURES and options.limit_train is None:
+            train = train.subset(balanced_subset(train.labels, PICTURES))
+        check_count(len(train))
+        side = side_of(train, config.MODEL.side)
         backbone = open_backbone(path, config.MODEL.ARCH or None, (3, side, side))
-        quantized = QuantizedBackbone(
-            session, backbone, config.QUANT, pictures, transforms_of(config, pictures, side)[1]
-        )
-        facts = {"arch": backbone.arch, "pictures": len(pictures), "w_bits": bits.w, "a_bits": bits.a}
+        shown = transforms_of(config, train, side)[1]
+        quantized = QuantizedBackbone(session, backbone, config.QUANT, train, shown)
+        facts = {"arch": backbone.arch, "pictures": len(train), "w_bits": bits.w, "a_bits": bits.a}
         if options.dry_run:
             session.say_facts(facts)
             return
         with quantized.at(bits):
-            found = extract(quantized.net, quantized.loader(pictures), session.accelerator).x
-        if not bool(torch.isfinite(found).all()):
+            found = extract(quantized.net, quantized.loader(train), session.accelerator)
+        if not bool(torch.isfinite(found.x).all()):
             raise InputError(
                 f"the features of {path} at {bits.w}/{bits.a} bits hold NaN or infinity: name another checkpoint, or "
                 "leave out --mixed-precision"
             )
         with session.open_folder("draw", {"config_name": name, "config": dump_config(config)}, facts) as folder:
             assert folder is not None  # --output has a default
-            on_main(session.accelerator, lambda: _write(found, pictures, options.seed, folder.path))
+            on_main(session.accelerator, lambda: write_map(found, train, options.seed, folder.path))
             session.write_result(folder, {**facts, "seconds": time.perf_counter() - start})
-
-
-def _write(features: Tensor, pictures: Pictures, seed: int, folder: Path) -> None:
-    """`features.csv` and `features.png`."""
-    places = tsne(features.double().cpu().numpy(), seed)
-    names = [pictures.classes[label] for label in pictures.labels.tolist()]
-    write_csv([{"class": one, "x": x, "y": y} for one, (x, y) in zip(names, places.tolist(), strict=True)],
-              folder / "features.csv")  # fmt: skip
-    replace_file(folder / "features.png", picture(places, pictures.labels.numpy(), pictures.classes))
-
-
-def tsne(features: np.ndarray, seed: int) -> np.ndarray:
-    """Features (N, D) to the plane, (N, 2), from the first two principal components on."""
-    from sklearn.manifold import TSNE
-
-    perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
-    places: np.ndarray = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
-    return places
-
-
-def picture(places: np.ndarray, label: np.ndarray, classes: Sequence[str]) -> bytes:
-    """The map as a PNG; a legend for up to 20 classes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.subplots()
-    axes.set_axis_off()
-    for number, name in enumerate(classes):
-        here = places[label == number]
-        axes.scatter(here[:, 0], here[:, 1], s=4, color=f"C{number % 10}", label=name)
-    if len(classes) <= 20:
-        axes.legend(markerscale=3, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    data = BytesIO()
-    figure.savefig(data, dpi=120, format="png")
-    return data.getvalue()

@@ -32,14 +32,13 @@ from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.epochs import after_every, after_multiples
 from lowbit.train.job import Job
-from lowbit.train.process import on_main
 from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import load
 from ssql.commands.common import RESUME, batch_of, described, open_session, refuse, shared
 from ssql.config import Config
-from ssql.evaluation import calibrate, check_statistics, open_backbone, statistics_batches
+from ssql.evaluation import calibrate, check_statistics, fixed_pictures, open_backbone
 from ssql.methods import classifier, is_quantized
 from ssql.optim import AUTHORS, optimizer, rates
 from ssql.options import LinearOptions
@@ -100,23 +99,23 @@ def linear(
             best=None if command == "linear" else "top1" if held is None else "val_top1", resume_option=RESUME,
         )  # fmt: skip
         job.check()
-        reestimates = frozen and is_quantized(quant)
+        reestimates, fixed = frozen and is_quantized(quant), fixed_pictures(quant.CALIBRATION, train, session)
         if reestimates:
             check_statistics(net, quant.CALIBRATION, train)
         if job.planned({**facts, "dataset": config.TRAIN.DATASET}, passes=1 if task.caches else None):
             return None
         if is_quantized(quant) and not job.resumed:
-            calibrate(net, quant.CALIBRATION, train, shown, session)
+            calibrate(net, fixed, shown, session)
         task.open_sets(batch.total)
         with job.open() as folder:
             assert folder is not None  # --output has a default
             result, figures = task.fit(job, folder, DUE[command]), {}
             if result.finished and reestimates:
-                figures = task.reestimated_figures(statistics_batches(quant.CALIBRATION, train, task.views, session))
+                figures = task.reestimated_figures(fixed.trained(task.views))
             job.write_result(folder, result, figures)
-            if result.finished and not frozen:
-                path = folder.path / "backbone.safetensors"
-                on_main(session.accelerator, partial(save_backbone, net, path, config.MODEL.ARCH))
+            if not frozen:
+                file = "backbone.safetensors"
+                job.export(folder, result, lambda path: save_backbone(net, path / file, config.MODEL.ARCH))
     return result
 
 

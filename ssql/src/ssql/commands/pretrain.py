@@ -6,7 +6,6 @@ without times; copies by epoch (`checkpoint_0020.pth.tar`) hold the weights alon
 """
 
 import logging
-from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -26,7 +25,6 @@ from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.copies import keep_copies
 from lowbit.train.epochs import after_multiples, print_epoch_lines
 from lowbit.train.job import Job
-from lowbit.train.process import on_main
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
@@ -107,8 +105,7 @@ def pretrain(
             result = job.fit(folder, probes)
             collapse = report_collapse(result.eval, config.SSL.SETTING.DIM, session)
             job.write_result(folder, result, {"loss": result.train.get("loss"), **collapse})
-            if result.finished:
-                on_main(session.accelerator, partial(export, config, objective, folder.path, size, own.authors_layout))
+            job.export(folder, result, lambda path: export(config, objective, path, size, own.authors_layout))
     return result
 
 

@@ -32,7 +32,7 @@ from lowbit.train.process import on_main
 from ssql.bitwidths import FLOAT
 from ssql.commands.common import open_session, refuse
 from ssql.config import Config
-from ssql.evaluation import Backbone, QuantizedBackbone, check_statistics, open_backbone, statistics_batches
+from ssql.evaluation import Backbone, QuantizedBackbone, check_statistics, open_backbone
 from ssql.options import BitSweepOptions
 from ssql.pictures import channels_of, views_of
 
@@ -77,7 +77,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
         check_statistics(quantized.net, config.QUANT.CALIBRATION, train)
         variants = {bits: Variant(bits.name, partial(quantized.at, bits)) for bits in (FLOAT, *own.bits)}
         if options.dry_run:
-            say_plan(quantized, variants[own.bits[-1]], test, own, backbone)
+            say_plan(quantized, variants[own.bits[-1]], train, test, own, backbone)
             return None
         described = {**dataclasses.asdict(own), "arch": backbone.arch, "config": dump_config(config)}
         with session.open_folder("sweep", described, {"pictures": len(train), "test": len(test)}) as folder:
@@ -89,13 +89,13 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
                 session.accelerator,
                 SweepOptions(probe=probe, retrain=own.probe_per_bits, k=min(K, len(train)), seed=options.seed),
                 reference=variants[FLOAT],
-                bn_batches=partial(statistics_batches, config.QUANT.CALIBRATION, train, views, session),
+                bn_batches=partial(quantized.fixed.trained, views),
             )
             session.say(*table(rows))
             if folder is not None:
                 label = config.SSL.TYPE or backbone.arch
                 on_main(session.accelerator, partial(write_sweep, rows, folder.path, label))
-            facts = {"arch": backbone.arch, "dataset": config.TRAIN.DATASET, "calibration": quantized.calibrated}
+            facts = {"arch": backbone.arch, "dataset": config.TRAIN.DATASET, "calibration": len(quantized.fixed)}
             facts |= {"probe": dataclasses.asdict(probe), "seconds": time.perf_counter() - start}
             session.write_result(folder, {"rows": rows, **facts})
     return rows
@@ -109,21 +109,26 @@ def side_of_sweep(backbone: Backbone, pictures: Pictures) -> int:
 
 
 def say_plan(
-    quantized: QuantizedBackbone, variant: Variant, test: Pictures, own: BitSweepOptions, backbone: Backbone
+    quantized: QuantizedBackbone,
+    variant: Variant,
+    train: Pictures,
+    test: Pictures,
+    own: BitSweepOptions,
+    backbone: Backbone,
 ) -> None:
     """Time some forwards, and say what the whole would be; probes are not counted."""
-    session, train = quantized.session, quantized.train
+    session, calibrated = quantized.session, len(quantized.fixed)
     some = train.subset(torch.arange(min(TRIAL_PICTURES, len(train))))
     seconds = time_variant(quantized.net, variant, quantized.loader(some), session.accelerator)
     passes = 2 * len({FLOAT, *own.bits})  # own statistics of batch norm, and re-estimated ones
-    per_picture = seconds / (len(some) + quantized.calibrated)
+    per_picture = seconds / (len(some) + calibrated)
     session.say_facts(
         {
             "net": backbone.arch,
             "variants": ", ".join(bits.name for bits in own.bits),
             "training pictures": len(train),
             "test pictures": len(test),
-            "pictures of the calibration": quantized.calibrated,
+            "pictures of the calibration": calibrated,
             "estimated seconds without probes": per_picture * passes * (len(train) + len(test)),
         }
     )
