@@ -123,8 +123,8 @@ def test_pins_of_the_authors_list_need_no_head() -> None:
 
 
 def test_calibration_sees_the_same_pictures_each_time() -> None:
-    with Session("ssql", RunOptions(workers=0), "digits") as session:
-        pictures = session.pictures("train", 500)
+    with Session("ssql", RunOptions(workers=0, limit_train=500), "digits") as session:
+        pictures = session.pictures("train")
         some = seeded_subset(pictures, 40, 0)
         other = seeded_subset(pictures, 40, 1)
         assert len(some) == 40 and not torch.equal(some.labels, other.labels)

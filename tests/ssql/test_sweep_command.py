@@ -103,7 +103,7 @@ def test_a_signal_leaves_75(checkpoint: Path, tmp_path: Path, processes: Any) ->
 
 
 def quantized(session: Session, path: Path, **quant: Any) -> QuantizedBackbone:
-    train = session.pictures("train", session.options.limit_train)
+    train = session.pictures("train")
     backbone = replace(open_backbone(path), size=(3, 8, 8))
     return QuantizedBackbone(session, backbone, Quant(**quant), train, plain(DIGITS))
 

@@ -46,7 +46,7 @@ def command(
         objective = Supervised(net, lambda student: SGD(student.parameters(), lr=1))
         objective.frozen = ("student.1",) if frozen else ()
         plan = of_job(batch, session.accelerator.num_processes, accumulate=shared.accumulate)
-        pictures = session.pictures("train", shared.limit_train)
+        pictures = session.pictures("train")
         loader = Loader(pictures, plain(DIGITS), global_batch=plan.total, seed=0, **session.loader_options())
         job = Job(
             session, "train", [Stage(objective, 2, {"main": constant(lr)})], loader, plan,

@@ -43,7 +43,7 @@ class Evaluator:
     @property
     def test(self) -> Pictures:
         """The evaluated set."""
-        return self.session.pictures("test", self.session.options.limit_eval)
+        return self.session.pictures("test")
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -77,7 +77,7 @@ class Evaluator:
         if not has_ranges(model):
             return
         session = self.session
-        train = session.pictures("train", session.options.limit_train)
+        train = session.pictures("train")
         batches = shuffled(
             train,
             self.recipe,
@@ -97,7 +97,7 @@ class Evaluator:
     def open_calibration(self, model: nn.Module) -> None:
         """Read the training pictures if `model` has ranges to set, before the folder records which were chosen."""
         if has_ranges(model):
-            self.session.pictures("train", self.session.options.limit_train)
+            self.session.pictures("train")
 
     def planned(self, model: nn.Module, evaluations: int = 1) -> bool:
         """With `--dry-run` print the plan of an evaluating command, two batches timed; False without it."""

@@ -68,8 +68,7 @@ def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, 
             larger than it.
     """
     saved = read_model(net, required)
-    session.download()
-    test = session.pictures("test", session.options.limit_eval)
+    test = session.pictures("test")
     model = create(session, net, saved, len(test.classes))
     pictures = None if saved is None else saved.pictures
     if pictures is None and session.options.pretrained:

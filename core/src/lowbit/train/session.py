@@ -79,35 +79,30 @@ class Session:
         if kind is None or issubclass(kind, Stopped):
             finish(self.accelerator)
 
-    def download(self) -> None:
-        """With `--download` fetch both sets, by one process.
-
-        Raises:
-            InputError: they cannot be had.
-        """
-        if self.options.download and not self.options.dry_run:
-            on_main(self.accelerator, self._download)
-
     def _download(self) -> None:
         for split in ("train", "test"):
             load_dataset(self.dataset, self.options.data, split, download=True)
 
-    def pictures(self, split: Literal["train", "test"], limit: int | None, *, labels: bool = True) -> Pictures:
-        """One set, class-balanced and cut to `limit` pictures by a fixed seed; read once.
+    def pictures(self, split: Literal["train", "test"], *, labels: bool = True) -> Pictures:
+        """One set, cut to the pictures of its `--limit-...`, class-balanced and by a fixed seed; read once.
+
+        With `--download` one process fetches both sets before the first is read.
 
         Args:
             split: which.
-            limit: pictures; None: all.
             labels: whether the command needs them; if not, a folder without classes is taken too.
 
         Raises:
-            InputError: the dataset cannot be read, or the limit is larger than it.
+            InputError: the dataset cannot be had or read, or the limit is larger than it.
         """
+        if not self._sets and self.options.download and not self.options.dry_run:
+            on_main(self.accelerator, self._download)
         if split not in self._sets:
-            self._sets[split] = self._read(split, limit, labels)
+            self._sets[split] = self._read(split, labels)
         return self._sets[split]
 
-    def _read(self, split: Literal["train", "test"], limit: int | None, labels: bool) -> Pictures:
+    def _read(self, split: Literal["train", "test"], labels: bool) -> Pictures:
+        limit = self.options.limit_train if split == "train" else self.options.limit_eval
         found = load_dataset(
             self.dataset, self.options.data, split, max_corrupt=self.options.max_corrupt, labels=labels
         )
@@ -124,7 +119,7 @@ class Session:
             InputError: as `pictures`; the fraction holds out nothing.
         """
         if self._split is None:
-            self._split = self._hold_out(self.pictures("train", self.options.limit_train))
+            self._split = self._hold_out(self.pictures("train"))
         return self._split
 
     def _hold_out(self, pictures: Pictures) -> tuple[Pictures, Pictures | None]:

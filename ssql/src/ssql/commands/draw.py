@@ -46,8 +46,7 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
     refuse({"MODEL.CHECKPOINT": options.resume}, "in draw, which starts from the beginning each time")
     path, bits = Path(config.MODEL.PRETRAINED), Bits("", config.QUANT.W.BIT, config.QUANT.A.BIT)
     with open_session(options, config, [path], resumes=False) as session:
-        session.download()
-        train = session.pictures("train", options.limit_train)
+        train = session.pictures("train")
         if len(train) > PICTURES and options.limit_train is None:
             train = train.subset(balanced_subset(train.labels, PICTURES))
         check_count(len(train))

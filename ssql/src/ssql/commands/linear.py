@@ -73,9 +73,8 @@ def linear(
     with open_session(options, config, read) as session:
         check(command, options, config, own)
         batch = batch_of(config, session, own.keep_global_batch)
-        session.download()
         train, held = session.train_and_held()
-        test = session.pictures("test", options.limit_eval)
+        test = session.pictures("test")
         side, classes = side_of(train, config.MODEL.side), config.MODEL.classes(train.name, len(train.classes))
         views, shown = transforms_of(config, train, side)
         size, frozen, quant = (3, side, side), config.TRAIN.LINEAR_EVAL, config.QUANT

@@ -64,9 +64,8 @@ def pretrain(
         check(options, config)
         batch = batch_of(config, session, own.keep_global_batch)
         check_batch(config, batch, session.accelerator.num_processes)
-        session.download()
         labels = config.TRAIN.DATASET != "folder"  # which need not be sorted by class
-        train = session.pictures("train", options.limit_train, labels=labels)
+        train = session.pictures("train", labels=labels)
         test = evaluation_pictures(session, labels) if own.probe_every else None
         side = side_of(train, config.MODEL.side)
         size = (3, side, side)
@@ -116,7 +115,7 @@ def evaluation_pictures(session: Session, labels: bool) -> Pictures:
         InputError: there is nothing of that kind; names the option that does without.
     """
     try:
-        return session.pictures("test", session.options.limit_eval, labels=labels)
+        return session.pictures("test", labels=labels)
     except InputError as error:
         raise InputError(f"{error} (--probe-every 0 does without)") from error
 

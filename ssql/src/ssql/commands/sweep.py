@@ -67,8 +67,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
     backbone = open_backbone(own.checkpoint, own.arch)
     config, probe = config_of(own, backbone), ProbeOptions.of_epochs(own.probe_lr, own.probe_epochs)
     with open_session(options, config, [own.checkpoint], resumes=False) as session:
-        session.download()
-        train, test = session.pictures("train", options.limit_train), session.pictures("test", options.limit_eval)
+        train, test = session.pictures("train"), session.pictures("test")
         side = side_of_sweep(backbone, train)
         channels = backbone.normalization or channels_of(config)
         views, shown = (dataclasses.replace(recipe, channels=channels) for recipe in views_of(config, train, side))

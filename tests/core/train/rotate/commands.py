@@ -16,7 +16,7 @@ from rotate.objective import Rotation
 def train(options: RunOptions, *, dataset: str, arch: str, epochs: int, train_batch: int, lr: float) -> None:
     """Train with k-NN on the way, then pack the student."""
     with Session("rotate", options, dataset) as session:
-        pictures, test = session.pictures("train", options.limit_train), session.pictures("test", options.limit_eval)
+        pictures, test = session.pictures("train"), session.pictures("test")
         views, shown = view_recipes(dataset, pictures)
         objective = Rotation(session.place(student(arch), sync_batchnorm=True))
         batch = of_job(train_batch, session.accelerator.num_processes, accumulate=options.accumulate)
