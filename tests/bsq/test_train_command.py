@@ -98,6 +98,20 @@ def test_val_split_chooses_the_best(bsq: Bsq, tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "run/config.json").read_text())["chosen"]["val"]) == 40
 
 
+def test_a_start_without_a_last_layer(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    """A backbone is read where the last layer is trained, and refused where it is not."""
+    start = digits_run / "float/backbone.safetensors"
+    limits = ("--limit-train", 70, "--limit-eval", 20, "--max-steps", 1)
+    for command in (("train",), ("cifar_prune_STE", "--Nbits", 3)):
+        out = tmp_path / command[0]
+        result = bsq(*command, *NET, *limits, "--model", start, "-c", out)
+        assert "backbone.safetensors: the last layer (fc.bias) is drawn" in result.stderr
+        assert (out / "checkpoint.pth.tar").exists()
+    for line in (("train", "--evaluate"), ("convert",), ("cifar_prune_STE", "--Nbits", 3, "--evaluate")):
+        refused = bsq(*line, *NET[:4], "--model", start, code=2).stderr
+        assert refused.startswith("error: ") and refused.count("\n") == 1 and "without the last layer" in refused
+
+
 def test_dry_run_prints_the_plan_and_writes_nothing(bsq: Bsq, tmp_path: Path) -> None:
     plan = bsq("train", *NET, "--epochs", 10, "-c", tmp_path / "run", "--dry-run").stdout
     assert "steps: 230\n" in plan and "parameters: 78,042\n" in plan and "estimated seconds: " in plan
