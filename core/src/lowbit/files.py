@@ -24,17 +24,29 @@ def previous(path: Path) -> Path:
     return path.with_name(f"{stem}.prev{dot}{rest}")
 
 
+def regular_or_missing(path: Path) -> None:
+    """Look at what a file is without opening it, which would block or act.
+
+    Raises:
+        OSError: it may not be looked at, or is no regular file but a folder, a FIFO, a device or a socket.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+
+
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading. What would block or act when it is opened is recognised before.
 
     Raises:
         OSError: it is missing, may not be read, or is no regular file but a folder, a FIFO, a device or a socket.
     """
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
-        kind = kinds.get(stat.S_IFMT(mode), "a device")
-        raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+    regular_or_missing(path)
     return path.open("rb")
 
 

@@ -2,13 +2,15 @@
 
 import json
 import logging
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from lowbit.errors import InputError
+from lowbit.errors import InputError, Stopped
 from lowbit.files import write_json
 from lowbit.train.folder import RunFolder, environment
 
@@ -116,3 +118,111 @@ def test_another_commands_run_is_not_gone_on_with(tmp_path: Path) -> None:
 def test_json_holds_no_infinity(tmp_path: Path) -> None:
     write_json(tmp_path / "x.json", {"a": [float("inf"), 1.5], "b": {"c": float("nan")}})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.5], "b": {"c": None}}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(found.name for found in folder.iterdir())
+
+
+@pytest.mark.parametrize("config", [None, "{}", '{"architectures": ["Bert"]}', "[1]"])
+def test_overwrite_deletes_nothing_where_no_run_is(tmp_path: Path, config: str | None) -> None:
+    for name in ("checkpoint.pth.tar", "model_best.pth.tar", "teacher.pth.tar", "table.md", "metrics.jsonl"):
+        (tmp_path / name).write_text("somebody's")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+        with pytest.raises(InputError, match=r"config.json describes no run of this program.*name another folder"):
+            RunFolder.open(tmp_path, {}, overwrite=True, files=("table.md",))
+        with pytest.raises(InputError, match="describes no run"):
+            RunFolder.open(tmp_path, {}, resume=True)
+        assert (tmp_path / "config.json").read_text() == config
+        return
+    before = names(tmp_path)
+    RunFolder.open(tmp_path, {}, overwrite=True, files=("table.md",)).close()
+    assert names(tmp_path) == [".lock", *before[:1], "config.json", *before[1:]]
+    (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text()[:20])  # torn: a run's still
+    RunFolder.open(tmp_path, {}, overwrite=True, files=("table.md",)).close()
+    assert names(tmp_path) == [".lock", "config.json", "teacher.pth.tar"]
+
+
+RUN_NAMES = (
+    "config.json", "metrics.jsonl", "train.log", "result.json", "checkpoint.pth.tar", "checkpoint.prev.pth.tar",
+    "model_best.pth.tar", "checkpoint_0020.pth.tar", ".lock", ".checkpoint.pth.tar.tmp", "own.bin",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a FIFO", "a device", "symbolic links"])
+@pytest.mark.parametrize("name", RUN_NAMES)
+def test_what_a_runs_file_would_meet(tmp_path: Path, name: str, kind: str) -> None:
+    """Found before it is opened, whatever was asked for; a FIFO and a device through a link, too."""
+    place = tmp_path / name
+    if kind == "a folder":
+        (place / "inside").mkdir(parents=True)
+    elif kind == "a FIFO":
+        os.mkfifo(tmp_path / "pipe")
+        place.symlink_to(tmp_path / "pipe")
+    else:
+        place.symlink_to("/dev/full" if kind == "a device" else place)
+    before = names(tmp_path)
+    for asked in ({}, {"resume": True}, {"overwrite": True}):
+        with pytest.raises(InputError, match=rf"{re.escape(name)} there cannot be a run's file \(.*{kind}") as caught:
+            RunFolder.check(tmp_path, files=("own.*",), **asked)
+        with pytest.raises(InputError):
+            RunFolder.open(tmp_path, {}, files=("own.*",), **asked)
+        assert "\n" not in str(caught.value) and names(tmp_path) == before
+
+
+def test_a_lock_that_is_a_fifo_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(InputError, match="it is a FIFO"):
+        RunFolder(tmp_path)
+
+
+def test_paths_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nothing").symlink_to(tmp_path / "gone")
+    (tmp_path / "file").touch()
+    for place, reason in [
+        (tmp_path / ("n" * 256), "File name too long"),
+        (tmp_path / ("n" * 256) / "below", "File name too long"),
+        (tmp_path / "loop", "Too many levels of symbolic links"),
+        (tmp_path / "loop" / "below", "Too many levels of symbolic links"),
+        (tmp_path / "nothing", "a link to nothing"),
+        (tmp_path / "file" / "below", "Not a directory"),
+        (Path("a\0b"), "null"),
+    ]:
+        for use in (RunFolder.check, lambda at: RunFolder.open(at, {})):
+            with pytest.raises(InputError, match=rf"--output .*{reason}.*name another folder"):
+                use(place)
+    before = names(tmp_path)
+    monkeypatch.setattr(os, "access", lambda place, mode: False)  # root may do all
+    for place in (tmp_path, tmp_path / "new", tmp_path / "new" / "below"):
+        with pytest.raises(InputError, match=r"cannot be used: Permission denied \(.* searched\)"):
+            RunFolder.check(place)
+    assert names(tmp_path) == before
+
+
+@pytest.mark.parametrize("error", [InputError, ValueError])
+def test_a_run_that_ends_before_it_began_leaves_the_folder_as_it_was(tmp_path: Path, error: type[Exception]) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "notes.txt").touch()
+    for place in (tmp_path / "new" / "run", tmp_path / "there"):
+        with pytest.raises(error), RunFolder.open(place, {}):
+            logging.getLogger("lowbit.any").warning("a word")
+            raise error("too many unreadable pictures")
+    assert names(tmp_path) == ["there"] and names(tmp_path / "there") == ["notes.txt"]
+
+
+@pytest.mark.parametrize("kept", ["metrics.jsonl", "checkpoint.pth.tar", "stage"])
+def test_what_a_run_kept_stays(tmp_path: Path, kept: str) -> None:
+    with pytest.raises(InputError), RunFolder.open(tmp_path, {}) as folder:
+        if kept == "stage":
+            RunFolder.open(folder.path / kept, {}).close()
+        else:
+            (folder.path / kept).write_text("a line")
+        raise InputError("the loss became NaN")
+    assert names(tmp_path) == sorted([".lock", "config.json", kept])
+    with pytest.raises(InputError), RunFolder.open(tmp_path, {}, resume=True):
+        raise InputError("again")
+    with pytest.raises(Stopped), RunFolder.open(tmp_path / "other", {}):
+        raise Stopped("after a signal it is to be gone on with")
+    assert "config.json" in names(tmp_path) and "config.json" in names(tmp_path / "other")

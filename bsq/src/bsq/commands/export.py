@@ -24,7 +24,7 @@ def export(options: RunOptions, net: NetOptions) -> Path:
     """
     if options.output is None:
         raise InputError("--output is missing: name the folder that packed.safetensors is written to")
-    RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,))
+    RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,), files=opening.FILES)
     model, recipe = opening.read_bits(net)
     if not binary(model):
         log.warning("%s is of a bit training under way: its codes are rounded, as in evaluation", net.model)

@@ -22,7 +22,8 @@ from lowbit.options import RunOptions
 from lowbit.quant.activations import ActivationConfig, QuantActivation
 from lowbit.train.session import Session
 
-FILES = ("log.txt", "report.json", "report.png", "table.md", "demo.png")  # of a run, beside those of every method
+STATES = ("best_bin.pth.tar", "best_float.pth.tar", "requantized-*.pth.tar")
+FILES = ("log.txt", "report.json", "report.png", "table.md", "demo.png", *STATES)  # beside those of every method
 
 
 def open_session(options: RunOptions, net: NetOptions, *inputs: Path | None) -> Session:

@@ -127,7 +127,7 @@ def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
         InputError: not a checkpoint of bits, or a folder that holds a run.
     """
     if options.output is not None:
-        RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,))
+        RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,), files=opening.FILES)
     model, recipe = opening.read_bits(net)
     found = describe(model, recipe["input_size"])
     lines = list(table(found))

@@ -12,19 +12,25 @@ from types import TracebackType
 from typing import Any
 
 from lowbit.checkpoint.write import BEST, CHECKPOINT
-from lowbit.errors import InputError
-from lowbit.files import write_json
+from lowbit.errors import InputError, Stopped
+from lowbit.files import open_regular, previous, write_json
+from lowbit.train import lock
 from lowbit.train.lock import FolderLock, refuse_busy
+from lowbit.train.place import check_files, check_place
 
+CONFIG, LOG = "config.json", "train.log"
 # What `--overwrite` removes beside a method's own files, so that a later `--resume auto` never finds the old ones.
 RUN_FILES = (
-    "config.json",
+    CONFIG,
     "metrics.jsonl",
-    "train.log",
+    LOG,
     "result.json",
     "backbone.safetensors",
     "packed.safetensors",
-    "*.pth.tar",
+    CHECKPOINT,
+    previous(Path(CHECKPOINT)).name,
+    BEST,
+    "checkpoint_[0-9]*.pth.tar",
     "sweep.csv",
     "sweep.png",
     "record.txt",
@@ -77,18 +83,28 @@ class RunFolder:
         self.path = Path(path)
         self._lock: FolderLock | None = None
         self._log: logging.Handler | None = None
+        self._before: set[str] | None = None  # names in a folder that held no run when it was opened
+        self._made: list[Path] = []  # folders, the innermost first
         if locked:
             try:
+                self._made = [at for at in (self.path, *self.path.parents) if not at.exists()]
                 self.path.mkdir(parents=True, exist_ok=True)
+                names = {found.name for found in self.path.iterdir()}
                 self._lock = FolderLock(self.path)
+                self._before = None if CONFIG in names else names
             except OSError as error:
                 raise InputError(f"--output {path} cannot be used: {error.strerror}; name another folder") from error
 
     @staticmethod
     def check(
-        path: Path | str, *, resume: bool | None = None, overwrite: bool = False, inputs: Sequence[Path | None] = ()
+        path: Path | str,
+        *,
+        resume: bool | None = None,
+        overwrite: bool = False,
+        inputs: Sequence[Path | None] = (),
+        files: Sequence[str] = (),
     ) -> None:
-        """Refuse a folder that a run is writing to, or that holds one (a `config.json`).
+        """Refuse a folder that a run is writing to, or that holds one (a `config.json`), or that cannot be used.
 
         Writes nothing, for use before anything else; on several processes before the first one opens the folder.
 
@@ -97,15 +113,16 @@ class RunFolder:
             resume: it may hold a run; None: the command never goes on with one.
             overwrite: it may hold a run, whose files are removed.
             inputs: files that the command reads, which may not be removed.
+            files: patterns of the method's own files.
 
         Raises:
             InputError: another run is writing there; it holds a run and neither `resume` nor `overwrite` is given; an
-                input lies in a folder that is overwritten; it is a file.
+                input lies in a folder that is overwritten; see `check_place` and `check_files`.
         """
         path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise InputError(f"--output {path} is a file: name a folder")
+        check_place(path)
         refuse_busy(path)
+        check_files(path, (lock.NAME, *RUN_FILES, *files))
         RunFolder._refuse_held_run(path, resume, overwrite)
         for file in inputs if overwrite else ():
             if file is not None and path.resolve() in file.resolve().parents:
@@ -113,9 +130,16 @@ class RunFolder:
 
     @staticmethod
     def _refuse_held_run(path: Path, resume: bool | None, overwrite: bool) -> None:
-        if (path / "config.json").exists() and not (resume or overwrite):
+        if not (path / CONFIG).exists():
+            return
+        if not (resume or overwrite):
             more = "" if resume is None else ", or, if it is this training, go on with --resume auto"
             raise InputError(f"--output {path} holds a run: start anew with --overwrite, name another folder{more}")
+        if not _describes_a_run(path / CONFIG):
+            raise InputError(
+                f"--output {path}: its {CONFIG} describes no run of this program, which alone --overwrite and --resume "
+                "replace: name another folder"
+            )
 
     @classmethod
     def open(
@@ -139,35 +163,64 @@ class RunFolder:
         Raises:
             InputError: it may not be written to.
         """
-        cls.check(path, resume=resume, overwrite=overwrite)
+        cls.check(path, resume=resume, overwrite=overwrite, files=files)
         folder = cls(path)
         try:
             cls._refuse_held_run(folder.path, resume, overwrite)  # another run may have been faster
             if resume:
                 folder._check_command(config.get("command"))
             if overwrite and not resume:
-                for pattern in (*RUN_FILES, *files):
-                    for file in folder.path.glob(pattern):
-                        file.unlink()
-            write_json(folder.path / "config.json", {**config, "environment": environment()})
+                folder._clear(files)
+            write_json(folder.path / CONFIG, {**config, "environment": environment()})
             folder._start_log()
         except BaseException:
+            folder._withdraw()
             folder.close()
             raise
         return folder
 
+    def _clear(self, files: Sequence[str]) -> None:
+        """Remove the files of the run that is there; where none is, nothing."""
+        if (self.path / CONFIG).exists():
+            for pattern in (*RUN_FILES, *files):
+                for file in self.path.glob(pattern):
+                    file.unlink()
+            self._before = {found.name for found in self.path.iterdir()}
+
+    def _withdraw(self) -> None:
+        """Leave a folder as it was before, if the run kept nothing there: neither a line of metrics nor another file.
+
+        Folders of trackers stay.
+        """
+        if self._before is None or self._lock is None:
+            return
+        self._close_log()
+        new = {found.name: found for found in self.path.iterdir() if found.name not in self._before}
+        own = [new.pop(name) for name in (CONFIG, LOG) if name in new]
+        fresh_lock = new.pop(lock.NAME, None) is not None
+        if any(found.is_file() or (found / CONFIG).exists() for found in new.values()):
+            return
+        with contextlib.suppress(OSError):
+            for file in own:
+                file.unlink(missing_ok=True)
+        self._lock.release(remove=fresh_lock)
+        self._lock = None
+        for made in self._made:
+            with contextlib.suppress(OSError):  # not empty
+                made.rmdir()
+
     def _check_command(self, command: Any) -> None:
         """Refuse to go on with the run of another command."""
         try:
-            held = json.loads((self.path / "config.json").read_text(encoding="utf-8")).get("command", command)
-        except (OSError, ValueError, AttributeError):  # none yet, or torn: the checkpoint has to say
+            held = _read_config(self.path / CONFIG).get("command", command)
+        except (OSError, ValueError, AttributeError, RecursionError):  # none yet, or torn: the checkpoint has to say
             return
         if held != command:
             raise InputError(f"--resume: {self.path} holds a run of {held!r}, not of {command!r}; name another folder")
 
     def _start_log(self) -> None:
         """Every log record of the process goes to `train.log` as well."""
-        handler = _QuietFile(self.path / "train.log", delay=True)
+        handler = _QuietFile(self.path / LOG, delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(handler)
         self._log = handler
@@ -193,14 +246,17 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock and close `train.log`; twice is once."""
+        self._close_log()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _close_log(self) -> None:
         if self._log is not None:
             logging.getLogger().removeHandler(self._log)
             with contextlib.suppress(OSError):  # a full disk
                 self._log.close()
             self._log = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -208,4 +264,20 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and not issubclass(kind, Stopped):
+            self._withdraw()
         self.close()
+
+
+def _read_config(path: Path) -> Any:
+    with open_regular(path) as file:
+        return json.loads(file.read().decode("utf-8"))
+
+
+def _describes_a_run(path: Path) -> bool:
+    """Whether a `config.json` is a run's; a damaged one may be."""
+    try:
+        held = _read_config(path)
+    except (OSError, ValueError, RecursionError):
+        return True
+    return isinstance(held, dict) and isinstance(held.get("environment"), dict)

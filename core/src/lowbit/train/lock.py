@@ -1,17 +1,21 @@
 """The lock of a run's folder: one run writes there at a time."""
 
+import contextlib
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import IO
 
 from lowbit.errors import InputError
+from lowbit.files import open_regular, regular_or_missing
 
 if sys.platform == "win32":
     fcntl = None
 else:
     import fcntl
 
+NAME = ".lock"
 BUSY = (errno.EACCES, errno.EAGAIN)
 _held: set[Path] = set()  # POSIX locks do not exclude their own process
 
@@ -28,8 +32,9 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         refuse_busy(folder)
-        self._place = folder.resolve()
-        self._file: IO[bytes] = (folder / ".lock").open("ab")
+        self._place, self._path = folder.resolve(), folder / NAME
+        regular_or_missing(self._path)  # opening a FIFO would wait
+        self._file: IO[bytes] = self._path.open("ab")
         if fcntl is not None:
             try:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -38,10 +43,16 @@ class FolderLock:
                 if error.errno in BUSY:
                     raise _busy(folder) from error
                 raise
+            if not self._path.exists() or not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                self._file.close()  # its holder removed it in this moment
+                raise _busy(folder)
         _held.add(self._place)
 
-    def release(self) -> None:
-        """Let others have the folder; twice is once."""
+    def release(self, *, remove: bool = False) -> None:
+        """Let others have the folder, and with `remove` as if nobody had had it; twice is once."""
+        if remove:
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
         self._file.close()
         _held.discard(self._place)
 
@@ -57,7 +68,7 @@ def refuse_busy(folder: Path) -> None:
     if fcntl is None:
         return
     try:
-        file = (folder / ".lock").open("rb")
+        file = open_regular(folder / NAME)
     except OSError:  # no run was ever there, or taking the lock will say what is wrong
         return
     with file:

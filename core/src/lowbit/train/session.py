@@ -64,7 +64,8 @@ class Session:
         self._again: dict[str, Any] = {"resume": resume, "overwrite": options.overwrite}
         self.accelerator = make_accelerator(options.mixed_precision, options.trackers, options.output)
         if options.output is not None:
-            on_main(self.accelerator, partial(RunFolder.check, options.output, **self._again, inputs=inputs))
+            check = partial(RunFolder.check, options.output, **self._again, inputs=inputs, files=files)
+            on_main(self.accelerator, check)
         torch.manual_seed(options.seed)
         self.files = files
         self.chosen: dict[str, list[int]] = {}

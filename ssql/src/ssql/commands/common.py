@@ -16,7 +16,8 @@ from lowbit.train.session import Session
 from ssql.config import Config, without_effect
 from ssql.unused_keys import Command
 
-FILES = ("features.csv", "features.png", "table.md", "demo.png")  # of a run, beside those of every method
+AUTHORS_FILE = "checkpoint_authors.pth.tar"
+FILES = ("features.csv", "features.png", "table.md", "demo.png", AUTHORS_FILE)  # beside those of every method
 RESUME = "--resume (MODEL.CHECKPOINT)"  # one parameter
 
 

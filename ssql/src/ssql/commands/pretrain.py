@@ -29,7 +29,7 @@ from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import authors, load
-from ssql.commands.common import RESUME, batch_of, described, open_session, refuse, shared
+from ssql.commands.common import AUTHORS_FILE, RESUME, batch_of, described, open_session, refuse, shared
 from ssql.config import Config
 from ssql.methods import build
 from ssql.objective import SelfSupervised
@@ -37,7 +37,6 @@ from ssql.optim import AUTHORS, rates
 from ssql.options import PretrainOptions
 from ssql.pictures import views_of
 
-AUTHORS_FILE = "checkpoint_authors.pth.tar"
 COPIES = after_multiples(20, 50)  # the authors'
 Size = tuple[int, int, int]
 log = logging.getLogger(__name__)
