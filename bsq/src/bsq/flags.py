@@ -3,18 +3,25 @@
 Each decorator hands a command one value of `bsq.options`. No tensor here: `--help` imports this.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bsq.options import ActOptions, PruneOptions, WidthOptions, net_of
+from bsq.options import ActOptions, PruneOptions, WidthOptions, flag_of, net_of
 from lowbit.cli.options import Decorator, gathered, run_options
 from lowbit.cli.parsing import Real
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 PATTERNS: dict[str, Any] = {"multiple": True, "metavar": "PATTERN"}
+
+
+def keys_of(group: type) -> dict[str, str]:
+    """Click's name of each flag -> the field of the option dataclass that it fills."""
+    flags = {field.name: flag_of(f"{group.__name__}.{field.name}") for field in dataclasses.fields(group)}
+    return {flag.lstrip("-").replace("-", "_").lower(): name for name, flag in flags.items()}
 
 
 def shared_options(**more: Any) -> Decorator:
@@ -32,18 +39,13 @@ def net_options() -> Decorator:
         click.option("--model", type=FILE, help="Checkpoint the weights come from."),
         click.option("--float64", is_flag=True, help="Compute in double precision (slow, and free of rounding noise)."),
     ]
-    names = ("dataset", "test_batch", "arch", "depth", "block_name", "model", "float64")
-    return gathered("net", net_of, options, {name: name for name in names})
+    return gathered("net", net_of, options)
 
 
 def file_options() -> Decorator:
     """A checkpoint and, where it does not say it itself, its architecture, as `net: NetOptions`."""
-    options: list[Decorator] = [
-        click.option("--model", type=FILE, required=True, help="Checkpoint."),
-        *_arch_options(None),
-    ]
-    names = ("arch", "depth", "block_name", "model")
-    return gathered("net", net_of, options, {name: name for name in names})
+    model = click.option("--model", type=FILE, required=True, help="Checkpoint.")
+    return gathered("net", net_of, [model, *_arch_options(None)])
 
 
 def _arch_options(arch: str | None) -> list[Decorator]:
@@ -86,8 +88,7 @@ def act_options() -> Decorator:
         click.option("--act-include", **PATTERNS, help="Activations quantized, by name."),
         click.option("--act-exclude", **PATTERNS, help="Activations left float, by name."),
     ]
-    keys = {"act": "bits", "act_range": "range", "act_clip": "clip", "act_include": "include", "act_exclude": "exclude"}
-    return gathered("acts", ActOptions, options, keys)
+    return gathered("acts", ActOptions, options, keys_of(ActOptions))
 
 
 IGNORED = {
@@ -111,8 +112,7 @@ def width_options() -> Decorator:
         click.option("--include", **PATTERNS, default=("*",), show_default=True, help="Layers quantized, by name."),
         click.option("--exclude", **PATTERNS, help="Layers left float [default: the authors' 1x1 shortcuts]."),
     ]
-    keys = {"nbits": "bits", "dict": "scheme", "preset": "preset", "include": "include", "exclude": "exclude"}
-    return gathered("widths", WidthOptions, options, keys)
+    return gathered("widths", WidthOptions, options, keys_of(WidthOptions))
 
 
 def nbits_option(**more: Any) -> Decorator:
@@ -128,7 +128,6 @@ def prune_options() -> Decorator:
         nbits_option(help="Magnitude bits of a net that is not in bit form yet."),
         click.option(
             "--Prun_Int",
-            "interval",
             type=click.IntRange(min=0),
             default=50,
             show_default=True,
@@ -138,16 +137,13 @@ def prune_options() -> Decorator:
             "--thre", type=Real(0, 100), default=0.0, show_default=True, help="Percent of weights a plane may lose."
         ),
         click.option("--decay", type=Real(0), default=0.01, show_default=True, help="Strength of the group lasso."),
-        click.option("--L1", "lasso", is_flag=True, help="Switch the group lasso on."),
+        click.option("--L1", is_flag=True, help="Switch the group lasso on."),
         click.option(
             "--target-compression",
-            "target",
             type=Real(1, 32, min_open=True),
             help="Adapt --decay so that the net ends at this compression (signs not counted); --L1 is then implied.",
         ),
         click.option("--max-bits", **widths, default=("8",), help="Widths grow up to N; wider layers do not shrink."),
         click.option("--min-bits", **widths, default=("1",), help="Dropping empty planes leaves at least N."),
     ]
-    keys = {"nbits": "bits", "interval": "interval", "thre": "threshold", "decay": "decay", "lasso": "lasso"}
-    keys |= {"target": "target"}
-    return gathered("bits", PruneOptions, options, {**keys, "max_bits": "max_bits", "min_bits": "min_bits"})
+    return gathered("bits", PruneOptions, options, keys_of(PruneOptions))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from lowbit.errors import InputError
 
@@ -134,6 +133,8 @@ FLAGS = {  # of the options that the command line spells otherwise
     "ActOptions.clip": "--act-clip",
     "ActOptions.include": "--act-include",
     "ActOptions.exclude": "--act-exclude",
+    "WidthOptions.bits": "--Nbits",
+    "WidthOptions.scheme": "--dict",
     "PruneOptions.bits": "--Nbits",
     "PruneOptions.interval": "--Prun_Int",
     "PruneOptions.threshold": "--thre",
@@ -165,11 +166,14 @@ def widths_of(flag: str, given: Sequence[str], default: int, names: Sequence[str
     return table.__getitem__
 
 
-def net_of(arch: str | None, depth: int | None, block_name: str, **rest: Any) -> NetOptions:
+def net_of(
+    arch: str | None, depth: int | None, block_name: str, model: Path | None,
+    dataset: str = "cifar10", test_batch: int = 100, float64: bool = False,
+) -> NetOptions:  # fmt: skip
     """Net options out of the authors' `-a`, `--depth` and `--block-name`."""
-    if arch is None:
-        arch = None if depth is None else "resnet"
-    return NetOptions(arch=None if arch is None else timm_name(arch, depth, block_name), **rest)
+    arch = "resnet" if arch is None and depth is not None else arch
+    name = None if arch is None else timm_name(arch, depth, block_name)
+    return NetOptions(arch=name, model=model, dataset=dataset, test_batch=test_batch, float64=float64)
 
 
 def timm_name(arch: str, depth: int | None, block_name: str = "BasicBlock") -> str:

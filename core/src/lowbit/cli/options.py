@@ -1,7 +1,7 @@
 """The options that every training or evaluating command shares: decorators that make the values of `lowbit.options`."""
 
-import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,9 @@ def gathered(
         name: of the command's argument.
         build: makes the value (a dataclass, or a function).
         options: click options.
-        keys: click's name of each option -> its parameter in `build`; None: the fields of a dataclass, as they are.
+        keys: click's name of each option -> its parameter in `build`; None: those that `build` has.
     """
-    known = {field.name: field.name for field in dataclasses.fields(build)} if keys is None else keys  # type: ignore[arg-type]
+    known = {parameter: parameter for parameter in inspect.signature(build).parameters} if keys is None else keys
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
