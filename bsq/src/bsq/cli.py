@@ -6,11 +6,12 @@ repository; `report`, `export` and `demo` are ours. Flags of the authors that ha
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bsq import __version__, flags
-from bsq.options import ActOptions, NetOptions, PruneOptions, WidthOptions
+from bsq.options import NetOptions
 from lowbit.cli.options import ignored_note, ignored_options, sgd_options
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
@@ -49,13 +50,13 @@ def of_training(options: RunOptions, evaluate: bool) -> RunOptions:
 @flags.shared_options(output_note="default: checkpoint, and none with --evaluate")
 def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool) -> None:
     """Train the float net that conversion starts from, by default into `checkpoint`."""
-    from bsq.commands import train as floats
+    from bsq.commands.train import evaluate_float, train
 
     options = of_training(options, evaluate)
     if evaluate:
-        floats.evaluate(options, net)
+        evaluate_float(options, net)
     else:
-        floats.train(options, net, sgd)
+        train(options, net, sgd)
 
 
 @cli.command("convert", epilog=ignored_note(flags.IGNORED_BY_CONVERT))
@@ -65,11 +66,11 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool)
 @flags.shared_options(output=Path("checkpoint"), training=False)
 @sgd_options(epochs=300, opt=None)
 @ignored_options(flags.IGNORED_BY_CONVERT)
-def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: WidthOptions, sgd: SgdOptions) -> None:
+def convert(sgd: SgdOptions, **given: Any) -> None:
     """Turn a float net into bit planes. Of the training options only --train-batch acts: it calibrates ranges."""
     from bsq.commands.convert import convert
 
-    convert(options, net, acts, widths, calibration_batch=sgd.train_batch)
+    convert(**given, calibration_batch=sgd.train_batch)
 
 
 @cli.command("cifar_prune_STE", epilog=ignored_note(flags.IGNORED))
@@ -81,19 +82,11 @@ def convert(options: RunOptions, net: NetOptions, acts: ActOptions, widths: Widt
 @flags.shared_options()
 @sgd_options(epochs=350, opt="sgd; of what is no plane")
 @ignored_options(flags.IGNORED)
-def cifar_prune_ste(
-    options: RunOptions,
-    net: NetOptions,
-    acts: ActOptions,
-    bits: PruneOptions,
-    sgd: SgdOptions,
-    evaluate: bool,
-) -> None:
+def cifar_prune_ste(options: RunOptions, evaluate: bool, **given: Any) -> None:
     """Train in bit form: a group lasso empties bit planes, which finds each layer's precision."""
-    from bsq.commands import prune
+    from bsq.commands.prune import prune
 
-    options = of_training(options, evaluate)
-    prune.prune(options, net, acts, sgd, bits, evaluate)
+    prune(of_training(options, evaluate), evaluate=evaluate, **given)
 
 
 @cli.command("cifar_finetune", epilog=ignored_note(flags.IGNORED))
@@ -105,12 +98,11 @@ def cifar_prune_ste(
 @flags.shared_options()
 @sgd_options(epochs=300)
 @ignored_options(flags.IGNORED)
-def cifar_finetune(options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, evaluate: bool) -> None:
+def cifar_finetune(options: RunOptions, evaluate: bool, **given: Any) -> None:
     """Train a net in bits on at the widths that were found, or only evaluate it."""
-    from bsq.commands import finetune
+    from bsq.commands.finetune import finetune
 
-    options = of_training(options, evaluate)
-    finetune.finetune(options, net, acts, sgd, evaluate)
+    finetune(of_training(options, evaluate), evaluate=evaluate, **given)
 
 
 @cli.command("report")
@@ -118,9 +110,9 @@ def cifar_finetune(options: RunOptions, net: NetOptions, acts: ActOptions, sgd: 
 @flags.shared_options(data=False, training=False)
 def report(options: RunOptions, net: NetOptions) -> None:
     """Show a checkpoint's bits, ones per plane and compression; with --output also as JSON and as a picture."""
-    from bsq.commands import report
+    from bsq.commands.report import report
 
-    report.report(options, net)
+    report(options, net)
 
 
 @cli.command("export")

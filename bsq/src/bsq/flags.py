@@ -14,6 +14,7 @@ from lowbit.cli.options import Decorator, gathered, run_options
 from lowbit.cli.parsing import Real
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
+COUNT = click.IntRange(min=1)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 PATTERNS: dict[str, Any] = {"multiple": True, "metavar": "PATTERN"}
 
@@ -31,15 +32,13 @@ def shared_options(**more: Any) -> Decorator:
 
 def net_options() -> Decorator:
     """Which net, weights and pictures, as `net: NetOptions`."""
-    count = click.IntRange(min=1)
-    options: list[Decorator] = [
+    return gathered("net", net_of, [
         click.option("-d", "--dataset", type=click.Choice(DATASETS), default="cifar10", show_default=True),
-        click.option("--test-batch", type=count, default=100, show_default=True, help="Of the whole job."),
+        click.option("--test-batch", type=COUNT, default=100, show_default=True, help="Of the whole job."),
         *_arch_options("resnet20"),
         click.option("--model", type=FILE, help="Checkpoint the weights come from."),
         click.option("--float64", is_flag=True, help="Compute in double precision (slow, and free of rounding noise)."),
-    ]
-    return gathered("net", net_of, options)
+    ])  # fmt: skip
 
 
 def file_options() -> Decorator:
@@ -51,68 +50,43 @@ def file_options() -> Decorator:
 def _arch_options(arch: str | None) -> list[Decorator]:
     default = " [default: what --model holds]" if arch is None else ""
     return [
-        click.option(
-            "-a",
-            "--arch",
-            default=arch,
-            show_default=arch is not None,
-            help=f"resnet (with --depth), resnet20 … resnet110, or any timm name.{default}",
-        ),
+        click.option("-a", "--arch", default=arch, show_default=arch is not None,
+                     help=f"resnet (with --depth), resnet20 … resnet110, or any timm name.{default}"),
         click.option("--depth", type=int, help="Of -a resnet: 8, 14, 20 (default), 32, 44, 56 or 110."),
         click.option("--block-name", type=click.Choice(["BasicBlock", "Bottleneck"]), default="BasicBlock"),
-    ]
+    ]  # fmt: skip
 
 
 def act_options() -> Decorator:
     """Activation quantization, as `acts: ActOptions`."""
-    options: list[Decorator] = [
-        click.option(
-            "--act",
-            type=click.IntRange(0, 16),
-            default=4,
-            show_default=True,
-            help="Activation bits, 0 for none. The authors' nets clip at 6 above 3 bits, by PACT otherwise.",
-        ),
-        click.option(
-            "--act-range",
-            type=click.Choice(["batch", "running"]),
-            default="batch",
-            show_default=True,
-            help="Range of each batch (the authors'), or calibrated on training pictures.",
-        ),
-        click.option(
-            "--act-clip",
-            type=click.Choice(["6", "none", "pact"]),
-            help="Of each quantized ReLU [default: the authors' rule for their nets; other nets keep theirs].",
-        ),
+    return gathered("acts", ActOptions, [
+        click.option("--act", type=click.IntRange(0, 16), default=4, show_default=True,
+                     help="Activation bits, 0 for none. The authors' nets clip at 6 above 3 bits, by PACT otherwise."),
+        click.option("--act-range", type=click.Choice(["batch", "running"]), default="batch", show_default=True,
+                     help="Range of each batch (the authors'), or calibrated on training pictures."),
+        click.option("--act-clip", type=click.Choice(["6", "none", "pact"]), help="Of each quantized ReLU [default: "
+                     "the authors' rule for their nets; other nets keep theirs]."),
         click.option("--act-include", **PATTERNS, help="Activations quantized, by name."),
         click.option("--act-exclude", **PATTERNS, help="Activations left float, by name."),
-    ]
-    return gathered("acts", ActOptions, options, keys_of(ActOptions))
+    ], keys_of(ActOptions))  # fmt: skip
 
 
 IGNORED = {
-    "--start-epoch": 0,
-    "--drop/--dropout": 0.0,
-    "--cardinality": 8,
-    "--widen-factor": 4,
-    "--growthRate": 12,
-    "--compressionRate": 2,
-    "--gpu-id": "0",
-}
+    "--start-epoch": 0, "--drop/--dropout": 0.0, "--cardinality": 8, "--widen-factor": 4, "--growthRate": 12,
+    "--compressionRate": 2, "--gpu-id": "0",
+}  # fmt: skip
 IGNORED_BY_CONVERT = {**IGNORED, "--resume": "", "--decay": 0.01, "-e/--evaluate": False}
 
 
 def width_options() -> Decorator:
     """Which layers get how many bits, as `widths: WidthOptions`."""
-    options: list[Decorator] = [
+    return gathered("widths", WidthOptions, [
         nbits_option(),
         click.option("--dict", type=FILE, help="Checkpoint whose Nbit_dict gives each layer its bits."),
         click.option("--preset", type=click.Choice(["hawq"]), help="HAWQ's widths of ResNet-20."),
         click.option("--include", **PATTERNS, default=("*",), show_default=True, help="Layers quantized, by name."),
         click.option("--exclude", **PATTERNS, help="Layers left float [default: the authors' 1x1 shortcuts]."),
-    ]
-    return gathered("widths", WidthOptions, options, keys_of(WidthOptions))
+    ], keys_of(WidthOptions))  # fmt: skip
 
 
 def nbits_option(**more: Any) -> Decorator:
@@ -124,26 +98,16 @@ def nbits_option(**more: Any) -> Decorator:
 def prune_options() -> Decorator:
     """How widths are found, as `bits: PruneOptions`."""
     widths: dict[str, Any] = {**PATTERNS, "metavar": "[PATTERN=]N", "show_default": True}
-    options: list[Decorator] = [
+    return gathered("bits", PruneOptions, [
         nbits_option(help="Magnitude bits of a net that is not in bit form yet."),
-        click.option(
-            "--Prun_Int",
-            type=click.IntRange(min=0),
-            default=50,
-            show_default=True,
-            help="Epochs between re-quantisations; 0: only at the end.",
-        ),
-        click.option(
-            "--thre", type=Real(0, 100), default=0.0, show_default=True, help="Percent of weights a plane may lose."
-        ),
+        click.option("--Prun_Int", type=click.IntRange(min=0), default=50, show_default=True,
+                     help="Epochs between re-quantisations; 0: only at the end."),
+        click.option("--thre", type=Real(0, 100), default=0.0, show_default=True,
+                     help="Percent of weights a plane may lose."),
         click.option("--decay", type=Real(0), default=0.01, show_default=True, help="Strength of the group lasso."),
         click.option("--L1", is_flag=True, help="Switch the group lasso on."),
-        click.option(
-            "--target-compression",
-            type=Real(1, 32, min_open=True),
-            help="Adapt --decay so that the net ends at this compression (signs not counted); --L1 is then implied.",
-        ),
+        click.option("--target-compression", type=Real(1, 32, min_open=True), help="Adapt --decay so that the net ends "
+                     "at this compression (signs not counted); --L1 is then implied."),
         click.option("--max-bits", **widths, default=("8",), help="Widths grow up to N; wider layers do not shrink."),
         click.option("--min-bits", **widths, default=("1",), help="Dropping empty planes leaves at least N."),
-    ]
-    return gathered("bits", PruneOptions, options, keys_of(PruneOptions))
+    ], keys_of(PruneOptions))  # fmt: skip

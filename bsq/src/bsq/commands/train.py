@@ -11,7 +11,7 @@ from lowbit.train.optim import stated_optimizer
 from lowbit.train.supervised import Supervised
 
 
-def evaluate(options: RunOptions, net: NetOptions) -> Scores | None:
+def evaluate_float(options: RunOptions, net: NetOptions) -> Scores | None:
     """`--evaluate`: a float net as it is, with its own activations. None after a dry run."""
     with opening.open_session(options, net) as session:
         opened = opening.open_net(session, net, required=not options.pretrained)
