@@ -50,13 +50,9 @@ def coverable(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequen
 
 @torch.no_grad()
 def to_bits_(
-    model: nn.Module,
-    bits: int = 8,
-    *,
-    widths: Widths | None = None,
-    include: Sequence[str] = ("*",),
+    model: nn.Module, bits: int = 8, *, widths: Widths | None = None, include: Sequence[str] = ("*",),
     exclude: Sequence[str] | None = None,
-) -> nn.Module:
+) -> nn.Module:  # fmt: skip
     """Convert a net's Conv2d and Linear layers to bit form, in place.
 
     Args:

@@ -50,18 +50,9 @@ class BitSparsity(Objective):
     compiled: Mapping[str, bool | None] = {"student": False}
 
     def __init__(
-        self,
-        student: nn.Module,
-        sgd: SgdOptions,
-        *,
-        strength: float,
-        interval: int,
-        threshold: float,
-        ceiling: Width,
-        floor: Width,
-        evaluate: Evaluate,
-        aim: target.Aim | None = None,
-    ) -> None:
+        self, student: nn.Module, sgd: SgdOptions, *, strength: float, interval: int, threshold: float,
+        ceiling: Width, floor: Width, evaluate: Evaluate, aim: target.Aim | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.student, self.sgd, self.strength = student, sgd, strength
         self.interval, self.threshold = interval, threshold

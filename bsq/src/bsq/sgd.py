@@ -59,14 +59,9 @@ class PlaneSGD(Optimizer):
     """
 
     def __init__(
-        self,
-        layers: Sequence[BitLayer],
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        strength: float = 0.0,
-        total: int | None = None,
-    ) -> None:
+        self, layers: Sequence[BitLayer], lr: float, momentum: float = 0.9, weight_decay: float = 0.0,
+        strength: float = 0.0, total: int | None = None,
+    ) -> None:  # fmt: skip
         self.slots = [
             Slot(layer, keys, layer.dense(keys), block) for layer in layers for keys, block in layer.attach_().items()
         ]

@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from bsq.commands import printed
+from bsq.commands.opening import described
+from bsq.commands.report import summary
 from bsq.layers import BitConv2d, BitLinear
+from bsq.network import bit_layers
 from bsq.options import NetOptions
 from lowbit.data.fixed import shuffled
 from lowbit.data.loader import EvalLoader
@@ -77,15 +81,8 @@ class Evaluator:
         if not has_ranges(model):
             return
         session = self.session
-        train = session.pictures("train")
-        batches = shuffled(
-            train,
-            self.recipe,
-            session.loader_options(),
-            seed=session.options.seed,
-            batch=batch,
-            limit=CALIBRATION_BATCHES,
-        )
+        order = {"seed": session.options.seed, "batch": batch, "limit": CALIBRATION_BATCHES}
+        batches = shuffled(session.pictures("train"), self.recipe, session.loader_options(), **order)
         shown = until_stopped(batches, session.accelerator, "calibration")
         calibrate_(session.place(model), (part.views[0].to(session.dtype) for part in shown))
 
@@ -115,6 +112,22 @@ class Evaluator:
     def facts(self) -> dict[str, Any]:
         """What a dry run says of the data."""
         return {"dataset": self.net.dataset, "classes": len(self.test.classes)}
+
+    def run(self, command: str, model: nn.Module) -> Scores | None:
+        """A command that only evaluates; None after a dry run.
+
+        Raises:
+            Stopped: a stop signal came.
+        """
+        if self.planned(model):
+            return None
+        with self.session.open_folder(command, described(self.net), self.sizes) as folder:
+            self.session.say(*printed.parameters(model))
+            scores = self.scores(model)
+            self.session.say(*printed.planes(model), printed.accuracy(scores), printed.test_line(scores))
+            bits = summary(model) if bit_layers(model) else {}
+            self.session.write_result(folder, {**figures(scores), **bits, **self.sizes})
+        return scores
 
 
 def has_ranges(model: nn.Module) -> bool:

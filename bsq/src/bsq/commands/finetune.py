@@ -26,11 +26,7 @@ from lowbit.train.loop import Result
 
 
 def finetune(
-    options: RunOptions,
-    net: NetOptions,
-    acts: ActOptions,
-    sgd: SgdOptions,
-    evaluate: bool = False,
+    options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, evaluate: bool = False
 ) -> Result | Scores | None:
     """Evaluate as loaded, pruned and in finetune form; then, without `evaluate`, train. None after a dry run.
 
@@ -56,14 +52,7 @@ def finetune(
         header = {**opened.header(model), checkpoint.FLOORS: saved.floors}
         start = read_start(session)
         job = training.training_job(
-            evaluator,
-            "cifar_finetune",
-            FineTune(model, sgd),
-            opened.recipes[0],
-            header,
-            sgd,
-            acts,
-            start=start,
+            evaluator, "cifar_finetune", FineTune(model, sgd), opened.recipes[0], header, sgd, acts, start=start
         )
         training.check(job)
         if job.planned(evaluator.facts):

@@ -8,7 +8,7 @@ from torch import nn
 
 from bsq import checkpoint, load
 from bsq.commands import opening, printed, training
-from bsq.commands.evaluating import Evaluator, figures
+from bsq.commands.evaluating import Evaluator
 from bsq.commands.opening import Opened
 from bsq.commands.report import summary
 from bsq.commands.requantised import RequantisedStates, meets
@@ -30,12 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def prune(
-    options: RunOptions,
-    net: NetOptions,
-    acts: ActOptions,
-    sgd: SgdOptions,
-    bits: PruneOptions,
-    evaluate: bool = False,
+    options: RunOptions, net: NetOptions, acts: ActOptions, sgd: SgdOptions, bits: PruneOptions, evaluate: bool = False
 ) -> Result | Scores | None:
     """Train in bit form, or only evaluate. None after a dry run.
 
@@ -56,20 +51,8 @@ def prune(
         evaluator = Evaluator(session, net, opened.recipes[1])
         evaluator.calibrate_unset(model, sgd.train_batch)
         if evaluate:
-            return _evaluate(evaluator, model)
+            return evaluator.run(COMMAND, model)
         return _train(evaluator, opened, acts, sgd, bits)
-
-
-def _evaluate(evaluator: Evaluator, model: nn.Module) -> Scores | None:
-    if evaluator.planned(model):
-        return None
-    session = evaluator.session
-    with session.open_folder(COMMAND, opening.described(evaluator.net), evaluator.sizes) as folder:
-        session.say(*printed.parameters(model))
-        scores = evaluator.scores(model)
-        session.say(*printed.planes(model), printed.accuracy(scores), printed.test_line(scores))
-        session.write_result(folder, {**figures(scores), **summary(model), **evaluator.sizes})
-    return scores
 
 
 def _train(
@@ -86,17 +69,11 @@ def _train(
         aim = Aim(bits.decay, first, bits.target)
         aim.check(bit_layers(net), floor)
     states = RequantisedStates(evaluator, header, bits.target)
+    strength = bits.decay if bits.lasso or aim is not None else 0.0
     objective = BitSparsity(
-        net,
-        sgd,
-        strength=bits.decay if bits.lasso or aim is not None else 0.0,
-        interval=bits.interval,
-        threshold=bits.threshold,
-        ceiling=ceiling,
-        floor=floor,
-        evaluate=states,
-        aim=aim,
-    )
+        net, sgd, strength=strength, interval=bits.interval, threshold=bits.threshold, ceiling=ceiling, floor=floor,
+        evaluate=states, aim=aim,
+    )  # fmt: skip
     job = training.training_job(
         evaluator, COMMAND, objective, opened.recipes[0], header, sgd, acts, bits,
         extra=_widths, start=start, best=False,

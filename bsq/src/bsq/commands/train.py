@@ -2,7 +2,7 @@
 
 from bsq import load
 from bsq.commands import opening, printed, training
-from bsq.commands.evaluating import Evaluator, figures
+from bsq.commands.evaluating import Evaluator
 from bsq.options import NetOptions
 from lowbit.evaluate.classify import Scores
 from lowbit.options import RunOptions, SgdOptions
@@ -17,15 +17,7 @@ def evaluate_float(options: RunOptions, net: NetOptions) -> Scores | None:
         opened = opening.open_net(session, net, required=not options.pretrained)
         if opened.saved is not None:
             load.load_float_(opened.model, opened.saved)
-        evaluator = Evaluator(session, net, opened.recipes[1])
-        if evaluator.planned(opened.model):
-            return None
-        with session.open_folder("train", opening.described(net), evaluator.sizes) as folder:
-            session.say(*printed.parameters(opened.model))
-            scores = evaluator.scores(opened.model)
-            session.say(printed.accuracy(scores), printed.test_line(scores))
-            session.write_result(folder, {**figures(scores), **evaluator.sizes})
-    return scores
+        return Evaluator(session, net, opened.recipes[1]).run("train", opened.model)
 
 
 def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | None:

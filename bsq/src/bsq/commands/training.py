@@ -1,6 +1,6 @@
 """What the three trainings share (float, bits, fine-tuning): their job, and the evaluation after each epoch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -35,17 +35,9 @@ def student(session: Session, model: nn.Module) -> nn.Module:
 
 
 def training_job(
-    evaluator: Evaluator,
-    command: str,
-    objective: Objective,
-    recipe: Recipe,
-    header: Mapping[str, Any],
-    sgd: SgdOptions,
-    *groups: Any,
-    extra: Callable[[Objective], Mapping[str, Any]] | None = None,
-    start: dict[str, float] | None = None,
-    best: bool = True,
-) -> Job:
+    evaluator: Evaluator, command: str, objective: Objective, recipe: Recipe, header: Mapping[str, Any],
+    sgd: SgdOptions, *groups: Any, best: bool = True, **more: Any,
+) -> Job:  # fmt: skip
     """The job of one objective, whose `student` is the net.
 
     Args:
@@ -54,35 +46,27 @@ def training_job(
         objective: of the training.
         recipe: of the training pictures.
         header: entries of every checkpoint.
-        sgd: the recipe.
+        sgd: batch, epochs and rates.
         groups: other option dataclasses that `config.json` records and a resumed run has in common with its start.
-        extra: see `Job`.
-        start: see `Job`.
         best: whether the best epoch on the evaluation set is kept as `model_best.pth.tar`.
+        more: `extra` and `start` of the `Job`.
     """
     session, options = evaluator.session, evaluator.session.options
     kept, held = session.train_and_held()
     batch = of_job(sgd.train_batch, session.accelerator.num_processes, accumulate=options.accumulate)
     common = {**session.loader_options(), "dtype": session.dtype}
+    loader = Loader(kept, recipe, global_batch=batch.total, seed=options.seed, **common)
+    stage = Stage(objective, sgd.epochs, {"main": stated_schedule(sgd)})
     shared = {**asdict(sgd), "opt": sgd.opt or "sgd", "sched": sgd.sched or "step"}
     del shared["epochs"], shared["train_batch"]  # the loop compares them itself
     for group in groups:
         shared |= {f"{type(group).__name__}.{name}": value for name, value in asdict(group).items()}
-    chosen_by = "top1" if held is None else "val_top1"
     return Job(
-        session,
-        command,
-        [Stage(objective, sgd.epochs, {"main": stated_schedule(sgd)})],
-        Loader(kept, recipe, global_batch=batch.total, seed=options.seed, **common),
-        batch,
-        header=header,
+        session, command, [stage], loader, batch, header=header,
         shared={flag_of(name): list(v) if isinstance(v, tuple) else v for name, v in shared.items()},
-        described=opening.described(evaluator.net, sgd, *groups),
-        prefixes={"student.": checkpoint.PREFIX},
-        extra=extra,
-        start=start,
-        best=chosen_by if best else None,
-    )
+        described=opening.described(evaluator.net, sgd, *groups), prefixes={"student.": checkpoint.PREFIX},
+        best=("top1" if held is None else "val_top1") if best else None, **more,
+    )  # fmt: skip
 
 
 def check(job: Job) -> None:
