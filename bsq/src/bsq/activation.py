@@ -18,14 +18,9 @@ CLIPS = ("6", "none", "pact")
 
 
 def quantize_bsq_activations_(
-    model: nn.Module,
-    bits: int,
-    *,
-    clip: str | None = None,
-    range: str = "batch",
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] = (),
-) -> nn.Module:
+    model: nn.Module, bits: int, *, clip: str | None = None, range: str = "batch",
+    include: Sequence[str] | None = None, exclude: Sequence[str] = (),
+) -> nn.Module:  # fmt: skip
     """Replace a net's activations by BSQ's quantizers, in place.
 
     Args:

@@ -14,14 +14,8 @@ MAX_BITS = 16  # magnitude bits of a plane-wise weight, as in `bsq.planes`
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # 6n + 2
 
 HAWQ_RESNET20 = {  # HAWQ's widths of ResNet-20 by layer name, as the BSQ authors list them (compared at act 4)
-    "conv1": 8,
-    "layer1.0.*": 6,
-    "layer1.1.*": 6,
-    "layer1.2.*": 8,
-    "layer2.*": 3,
-    "layer3.*": 2,
-    "fc": 3,
-}
+    "conv1": 8, "layer1.0.*": 6, "layer1.1.*": 6, "layer1.2.*": 8, "layer2.*": 3, "layer3.*": 2, "fc": 3,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,19 +122,12 @@ class PruneOptions:
 
 
 FLAGS = {  # of the options that the command line spells otherwise
-    "ActOptions.bits": "--act",
-    "ActOptions.range": "--act-range",
-    "ActOptions.clip": "--act-clip",
-    "ActOptions.include": "--act-include",
-    "ActOptions.exclude": "--act-exclude",
-    "WidthOptions.bits": "--Nbits",
-    "WidthOptions.scheme": "--dict",
-    "PruneOptions.bits": "--Nbits",
-    "PruneOptions.interval": "--Prun_Int",
-    "PruneOptions.threshold": "--thre",
-    "PruneOptions.lasso": "--L1",
-    "PruneOptions.target": "--target-compression",
-}
+    "ActOptions.bits": "--act", "ActOptions.range": "--act-range", "ActOptions.clip": "--act-clip",
+    "ActOptions.include": "--act-include", "ActOptions.exclude": "--act-exclude",
+    "WidthOptions.bits": "--Nbits", "WidthOptions.scheme": "--dict",
+    "PruneOptions.bits": "--Nbits", "PruneOptions.interval": "--Prun_Int", "PruneOptions.threshold": "--thre",
+    "PruneOptions.lasso": "--L1", "PruneOptions.target": "--target-compression",
+}  # fmt: skip
 
 
 def flag_of(name: str) -> str:

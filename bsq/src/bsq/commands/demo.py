@@ -63,15 +63,8 @@ def demo(options: RunOptions) -> int:
     start = time.perf_counter()
     options = prepare(options, Path("runs/bsq-demo"))
     assert options.output is not None
-    config = {
-        "command": "demo",
-        **asdict(options),
-        **asdict(NET),
-        "float": asdict(FLOAT),
-        "prune": asdict(PRUNE),
-        "search": asdict(SEARCH),
-        "tune": asdict(TUNE),
-    }
+    groups = {"float": asdict(FLOAT), "prune": asdict(PRUNE), "search": asdict(SEARCH), "tune": asdict(TUNE)}
+    config = {"command": "demo", **asdict(options), **asdict(NET), **groups}
     with RunFolder.open(options.output, config, overwrite=options.overwrite, files=opening.FILES) as folder:
         stages = Stages(options, folder.path)
         with told_when_stopped():
@@ -120,22 +113,16 @@ class Stages:
     def converted(self, bits: int) -> dict[str, Any]:
         """The float net at `bits` bits in all layers."""
         name, start = f"bits{bits}", self.net("float")
-        result = self.run(
-            name,
-            f"converting to {bits} bits",
-            lambda options: convert(options, start, ACTS, WidthOptions(bits=bits)),
-        )
-        return self.row(f"{bits} bits", name, result)
+        said, widths = f"converting to {bits} bits", WidthOptions(bits=bits)
+        return self.row(f"{bits} bits", name, self.run(name, said, lambda o: convert(o, start, ACTS, widths)))
 
     def bsq(self) -> Iterator[dict[str, Any]]:
         """The net that bit training found, and its fine-tuned form."""
         start = self.net(f"bits{BITS[0]}")
         said = f"training in bits down to 1/{SEARCH.target:g}"
-        found = self.run("bsq", said, lambda options: prune.prune(options, start, ACTS, PRUNE, SEARCH))
+        found = self.run("bsq", said, lambda o: prune.prune(o, start, ACTS, PRUNE, SEARCH))
         yield self.row("BSQ", "bsq", found)
-        tuned = self.run(
-            "finetune", "fine-tuning", lambda options: finetune.finetune(options, self.net("bsq"), ACTS, TUNE)
-        )
+        tuned = self.run("finetune", "fine-tuning", lambda o: finetune.finetune(o, self.net("bsq"), ACTS, TUNE))
         yield self.row("BSQ, fine-tuned", "finetune", tuned)
 
     def row(self, variant: str, name: str, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,16 +133,10 @@ class Stages:
     def layers(self) -> list[dict[str, Any]]:
         """Each layer of the fine-tuned net: bits, percent of ones per plane, bytes of its codes with their signs."""
         model, recipe = opening.read_bits(self.net("finetune"))
-        return [
-            {
-                "layer": name,
-                "weights": layer["weights"],
-                "bits": layer["bits"],
-                "ones_percent": layer["ones_percent"]["weight"],
-                "bytes": layer["bytes"],
-            }
-            for name, layer in report.describe(model, recipe["input_size"])["layers"].items()
-        ]
+        found = report.describe(model, recipe["input_size"])["layers"]
+        facts = ("weights", "bits", "bytes")
+        ones = {name: {"layer": name, "ones_percent": layer["ones_percent"]["weight"]} for name, layer in found.items()}
+        return [{**ones[name], **{fact: layer[fact] for fact in facts}} for name, layer in found.items()]
 
 
 RATIOS = ("compression", "compression_signed", "compression_all")

@@ -14,7 +14,7 @@ from torch import nn
 from bsq.bit_layer import BIAS, WEIGHT
 from bsq.commands import opening
 from bsq.compression import size
-from bsq.network import bit_layers, ones_per_plane, to_bit_form_
+from bsq.network import binary, bit_layers, nbit_dict, ones_per_plane, to_bit_form_
 from bsq.options import NetOptions
 from lowbit.cost import cost
 from lowbit.files import write_json
@@ -32,8 +32,7 @@ def summary(model: nn.Module) -> dict[str, Any]:
     """The whole net in numbers, as in `result.json`: bits by layer, their sum, and the compressions."""
     found = size(model)
     numbers = {name: getattr(found, name) for name in ("weights", "float_values", "scales", *COMPRESSIONS)}
-    bits = {name: [layer.bits(WEIGHT), layer.bits(BIAS)] for name, layer in bit_layers(model).items()}
-    return {"bits": bits, "total_bits": found.bits, "total_bits_signed": found.bits_signed, **numbers}
+    return {"bits": nbit_dict(model), "total_bits": found.bits, "total_bits_signed": found.bits_signed, **numbers}
 
 
 def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
@@ -46,20 +45,17 @@ def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
     Returns:
         `summary`; `layers`: {name: numbers of weights and biases, their magnitude bits, stored bits of a weight,
         percent of ones per plane (most significant first), whether all planes are binary (re-quantised), MACs, BOPs,
-        bytes};
-        and `cost`: MACs, BOPs and bytes of the whole net (`lowbit.cost`).
+        bytes}; and `cost`: MACs, BOPs and bytes of the whole net (`lowbit.cost`).
     """
     to_bit_form_(model)
     channels, height, width = input_size
     costs = cost(model, (channels, height, width))
     work = {
-        row.name: {"macs": row.macs, "bops": row.bops, "bytes": row.bytes, "input_bits": row.input_bits}
-        for row in costs.layers
+        row.name: {key: getattr(row, key) for key in ("macs", "bops", "bytes", "input_bits")} for row in costs.layers
     }
     layers, ones = {}, ones_per_plane(model)
     for name, layer in bit_layers(model).items():
         bits = layer.bits(WEIGHT)
-        planes = [plane for keys in layer.tensors for plane in layer.planes(keys)[:2]]
         layers[name] = {
             "weights": layer.numel(WEIGHT),
             "bits": bits,
@@ -67,7 +63,7 @@ def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
             "biases": layer.numel(BIAS),
             "bias_bits": layer.bits(BIAS),
             "ones_percent": ones[name],
-            "binary": all(bool(((plane == 0) | (plane == 1)).all()) for plane in planes),
+            "binary": binary(layer),
             **work[name],
         }
     totals = {"macs": costs.macs, "bops": costs.bops, "bytes": costs.bytes, "input_size": list(input_size)}
