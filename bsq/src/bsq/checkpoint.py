@@ -20,7 +20,7 @@ from lowbit.data.recipe import from_timm
 from lowbit.errors import InputError
 from lowbit.models.layouts import resnet_of
 from lowbit.models.surgery import of_kind
-from lowbit.models.weights import Weights, read_weights
+from lowbit.models.weight_file import Weights, read_weights
 from lowbit.quant.activations import ActivationConfig, QuantActivation
 
 FORMAT = 1

@@ -12,7 +12,8 @@ from lowbit.checkpoint.check import check_kinds
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.surgery import of_kind, replace_
-from lowbit.models.weights import Weights, branch_of, load_
+from lowbit.models.weight_file import Weights
+from lowbit.models.weights import branch_of, load_
 from lowbit.quant.activations import ActivationConfig, QuantActivation
 
 DEFAULT_ACT = 4  # of the authors' programs; their files do not say

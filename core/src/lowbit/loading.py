@@ -13,7 +13,8 @@ from torch import nn
 from lowbit.checkpoint.read import is_safetensors, read_checkpoint
 from lowbit.errors import InputError
 from lowbit.export.packed import load_packed
-from lowbit.models.weights import backbone_of, read_weights
+from lowbit.models.weight_file import read_weights
+from lowbit.models.weights import backbone_of
 
 GROUP = "lowbit.methods"
 

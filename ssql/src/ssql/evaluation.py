@@ -18,7 +18,8 @@ from lowbit.data.recipe import Channels, Recipe
 from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import check_pictures
 from lowbit.evaluate.features import AsEvaluated
-from lowbit.models.weights import Weights, backbone_of, read_weights
+from lowbit.models.weight_file import Weights, read_weights
+from lowbit.models.weights import backbone_of
 from lowbit.quant.bitwidths import in_mode, set_bits_
 from lowbit.quant.calibrate import calibrate_
 from lowbit.train.process import until_stopped

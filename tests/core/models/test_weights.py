@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.layouts import bare, resnet_of
-from lowbit.models.weights import Weights, branch_of, load_, open_backbone, read_weights
+from lowbit.models.weight_file import Weights, read_weights
+from lowbit.models.weights import branch_of, load_, open_backbone
 
 ARCH = "cifar_resnet8_1x1"
 

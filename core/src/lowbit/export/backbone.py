@@ -14,7 +14,7 @@ from torch import nn
 from lowbit.errors import InputError
 from lowbit.files import replace_file
 from lowbit.models.create import create_model
-from lowbit.models.weights import KEY
+from lowbit.models.weight_file import KEY
 from lowbit.quant.layers import to_plain_
 
 

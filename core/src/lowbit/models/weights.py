@@ -1,112 +1,28 @@
-"""Any file to the weights of a net, by its content: never by its name or folder, never running code of it.
+"""Any file to the weights of a net.
 
 Every tensor of the backbone has to be in the file (batch norm's counters excepted), in the net's shape and as floating
 point. What stands beside it is left out: heads, projectors, predictors, queues, state of quantizers at activations.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from lowbit.checkpoint.check import check_kinds, first_bad, tensors
-from lowbit.checkpoint.read import METADATA, read_file
+from lowbit.checkpoint.check import check_kinds, first_bad
 from lowbit.errors import InputError
 from lowbit.models.create import classifiers, create_model
 from lowbit.models.layouts import Branch, choose
+from lowbit.models.weight_file import Weights, read_weights
 
-KEY = "lowbit.backbone"  # in the metadata of our own safetensors: JSON, {"arch": timm name}
 COUNTER = "num_batches_tracked"
 SHOWN = 3  # keys in a message
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Weights:
-    """What a file of weights holds.
-
-    Attributes:
-        name: of the file, for messages.
-        content: as it was read.
-    """
-
-    name: str
-    content: Mapping[str, Any]
-
-    @cached_property
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor by its dotted place: `state_dict.module.conv1.weight`."""
-        return dict(tensors(self.content))
-
-    @cached_property
-    def said(self) -> dict[str, Any]:
-        """What the file says beside its tensors."""
-        said = {key: value for key, value in self.content.items() if next(tensors(value), None) is None}
-        if not self._described:
-            return said
-        try:
-            return said | json.loads(said[METADATA][KEY])
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{self.name}: its metadata is damaged ({error}); name another file") from error
-
-    @property
-    def _described(self) -> bool:
-        """Whether it is a backbone that we exported."""
-        metadata = self.content.get(METADATA)
-        return isinstance(metadata, Mapping) and KEY in metadata
-
-    @property
-    def ours(self) -> bool:
-        """Whether a package of this house wrote it, so that what it says of its net is binding."""
-        return "package" in self.content or self._described
-
-    @property
-    def arch(self) -> str | None:
-        """The timm name of its net, as far as it says one."""
-        arch = self.said.get("arch")
-        return arch if isinstance(arch, str) and timm.is_model(arch) else None
-
-    def choose_arch(self, arch: str | None, shown: str | None = None, flag: str = "--arch") -> str:
-        """The net to build: what a file of ours says or its keys show, what the caller says, what others' files say.
-
-        Args:
-            arch: the caller's timm name.
-            shown: the net that the keys show, if they do.
-            flag: of the command line, for the caller's name.
-
-        Raises:
-            InputError: the caller says another than a file of ours or the keys, or nobody says it.
-        """
-        certain = (self.arch if self.ours else None) or shown
-        if None not in (certain, arch) and certain != arch:
-            raise InputError(f"{self.name}: it holds a {certain}, not a {arch}: name it ({flag} {certain})")
-        found = certain or arch or self.arch
-        if found is None:
-            raise InputError(f"{self.name}: it does not say which net it holds: name timm's ({flag})")
-        return found
-
-
-def read_weights(path: Path | str) -> Weights:
-    """Read a file: `torch.save`'s (any version) or safetensors, ours or anybody's.
-
-    Raises:
-        InputError: missing, damaged, holding code or no tensors; of ours also one that holds NaN or infinity.
-    """
-    weights = Weights(str(path), read_file(path))
-    if not weights.tensors:
-        raise InputError(f"{path} holds no state_dict of tensors; name another file")
-    found = first_bad(weights.content) if weights.ours else None
-    if found is not None:
-        raise InputError(f"{path} holds NaN or infinity in {found}: that run diverged; name a checkpoint from before")
-    return weights
 
 
 @dataclass(frozen=True)
@@ -198,10 +114,9 @@ def load_(
 def _report(branch: Branch, name: str, converted: set[torch.dtype], drawn: set[str]) -> None:
     """A log line of each choice."""
     if branch.others or not branch.plain or branch.averaged:
-        left = f" (left out: {', '.join(other or 'the one without prefix' for other in branch.others)})"
-        log.info(
-            "%s: the encoder under %s is read%s", name, branch.prefix or "no prefix", left if branch.others else ""
-        )
+        others = ", ".join(other or "no prefix" for other in branch.others)
+        left = f" (left out: the one under {others})" if others else ""
+        log.info("%s: the encoder under %s is read%s", name, branch.prefix or "no prefix", left)
     if converted:
         log.info("%s: weights in %s are converted", name, " and ".join(sorted(str(dtype)[6:] for dtype in converted)))
     if drawn:

@@ -1,0 +1,97 @@
+"""What a file of weights holds, and what it says of its net; never by its name or folder, never running code of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import Tensor
+
+from lowbit.checkpoint.check import first_bad, tensors
+from lowbit.checkpoint.read import METADATA, read_file
+from lowbit.errors import InputError
+
+KEY = "lowbit.backbone"  # in the metadata of our own safetensors: JSON, {"arch": timm name}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a file of weights holds.
+
+    Attributes:
+        name: of the file, for messages.
+        content: as it was read.
+    """
+
+    name: str
+    content: Mapping[str, Any]
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor by its dotted place: `state_dict.module.conv1.weight`."""
+        return dict(tensors(self.content))
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        """What the file says beside its tensors."""
+        said = {key: value for key, value in self.content.items() if next(tensors(value), None) is None}
+        if not self._described:
+            return said
+        try:
+            return said | json.loads(said[METADATA][KEY])
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self.name}: its metadata is damaged ({error}); name another file") from error
+
+    @property
+    def _described(self) -> bool:
+        """Whether it is a backbone that we exported."""
+        metadata = self.content.get(METADATA)
+        return isinstance(metadata, Mapping) and KEY in metadata
+
+    @property
+    def ours(self) -> bool:
+        """Whether a package of this house wrote it, so that what it says of its net is binding."""
+        return "package" in self.content or self._described
+
+    @property
+    def arch(self) -> str | None:
+        """The timm name of its net, as far as it says one."""
+        arch = self.said.get("arch")
+        return arch if isinstance(arch, str) and timm.is_model(arch) else None
+
+    def choose_arch(self, arch: str | None, shown: str | None = None, flag: str = "--arch") -> str:
+        """The net to build: what a file of ours says or its keys show, what the caller says, what others' files say.
+
+        Args:
+            arch: the caller's timm name.
+            shown: the net that the keys show, if they do.
+            flag: of the command line, for the caller's name.
+
+        Raises:
+            InputError: the caller says another than a file of ours or the keys, or nobody says it.
+        """
+        certain = (self.arch if self.ours else None) or shown
+        if None not in (certain, arch) and certain != arch:
+            raise InputError(f"{self.name}: it holds a {certain}, not a {arch}: name it ({flag} {certain})")
+        found = certain or arch or self.arch
+        if found is None:
+            raise InputError(f"{self.name}: it does not say which net it holds: name timm's ({flag})")
+        return found
+
+
+def read_weights(path: Path | str) -> Weights:
+    """Read a file: `torch.save`'s (any version) or safetensors, ours or anybody's.
+
+    Raises:
+        InputError: missing, damaged, holding code or no tensors; of ours also one that holds NaN or infinity.
+    """
+    weights = Weights(str(path), read_file(path))
+    if not weights.tensors:
+        raise InputError(f"{path} holds no state_dict of tensors; name another file")
+    found = first_bad(weights.content) if weights.ours else None
+    if found is not None:
+        raise InputError(f"{path} holds NaN or infinity in {found}: that run diverged; name a checkpoint from before")
+    return weights
