@@ -5,6 +5,8 @@ import os
 import resource
 import socket
 import struct
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -238,3 +240,14 @@ def test_the_lines_of_libtiff_are_kept_back(tmp_path: Path, capfd: pytest.Captur
         read_picture(path)
     os.write(2, b"afterwards\n")
     assert capfd.readouterr().err == "afterwards\n"
+
+
+def test_the_errors_that_pillow_logs_are_kept_back(tmp_path: Path) -> None:
+    """Where a program has no handler for them, Python would write them to stderr."""
+    (tmp_path / "x.tif").write_bytes(tiff(bytes(256), 8, 1, t277=99))
+    text = (
+        "from pathlib import Path; from lowbit.data.picture_file import UnreadableError, read_picture\n"
+        "try: read_picture(Path('x.tif'))\nexcept UnreadableError: print('unreadable')"
+    )
+    done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("unreadable\n", "")

@@ -4,15 +4,18 @@ Files are told by their content. Asked for any format, Pillow tries all its plug
 interpreter; so formats are named. The budgets are those of files that are small and expand when they are decoded.
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lowbit.errors import one_line
@@ -26,6 +29,7 @@ FILE_BYTES = 2**30
 AT_ONCE = 2**22  # pixels of 16 bits converted at a time
 _BITS, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339  # tags of TIFF
 _quiet = Lock()
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors go to stderr, beside our own line
 
 
 class UnreadableError(Exception):
@@ -91,15 +95,20 @@ def _check(image: ImageFile.ImageFile, file: BinaryIO, pixels: int) -> None:
 def _rgb(image: Image.Image) -> Image.Image:
     if not image.mode.startswith("I"):
         return image.convert("RGB")
-    tags = getattr(image, "tag_v2", {})  # 16 bits of grey, which Pillow would clip
-    white = 4095 if tags.get(_BITS) == (12,) else 65535
-    values = np.asarray(image)
+    tags, values = getattr(image, "tag_v2", {}), np.asarray(image)
+    table = _grey_of(4095 if tags.get(_BITS) == (12,) else 65535, tags.get(_PHOTOMETRIC) == 0)
     flat, grey = values.reshape(-1), np.empty(values.size, dtype=np.uint8)
     for start in range(0, len(flat), AT_ONCE):
-        part = flat[start : start + AT_ONCE].astype(np.float64)
-        part = white - part if tags.get(_PHOTOMETRIC) == 0 else part  # 0 is white there
-        grey[start : start + AT_ONCE] = (part / (white / 255)).clip(0, 255).round()
+        grey[start : start + AT_ONCE] = table[flat[start : start + AT_ONCE].clip(0, 65535)]
     return Image.fromarray(grey.reshape(values.shape)).convert("RGB")
+
+
+@cache
+def _grey_of(white: int, inverted: bool) -> NDArray[np.uint8]:
+    """The byte for each value of 16 bits, (65536,), which Pillow would clip; `inverted` where 0 is white."""
+    value = np.arange(65536.0)
+    grey = (white - value if inverted else value) / (white / 255)
+    return grey.clip(0, 255).round().astype(np.uint8)
 
 
 @contextmanager
