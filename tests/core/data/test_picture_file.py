@@ -225,6 +225,11 @@ def test_a_limit_of_pixels_and_one_of_bytes(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UnreadableError, match="256 pixels, more than 255"):
         read_picture(path, 255)
     read_picture(path, 256)
+    for kind, mode in (("WEBP", "RGB"), ("JPEG", "CMYK")):  # whose decoders hold more
+        costly = saved(tmp_path / kind, Image.fromarray(RAMP).convert("RGB").convert(mode), kind)
+        read_picture(costly, 384)
+        with pytest.raises(UnreadableError, match="256 pixels, more than 255"):
+            read_picture(costly, 383)
     with path.open("ab") as file:
         file.truncate(2**30 + 1)
     with pytest.raises(UnreadableError, match="larger than 1,073,741,824 bytes"):
