@@ -16,7 +16,6 @@ from lowbit.cli.options import ignored_note, ignored_options, sgd_options
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
 from lowbit.options import RunOptions, SgdOptions
-from lowbit.train import signals
 
 
 @click.group(cls=Group, name="bsq")
@@ -25,9 +24,7 @@ def cli() -> None:
     """BSQ (Yang et al., ICLR 2021): bit-level sparsity finds each layer's precision."""
 
 
-def main() -> None:
-    """The console script: stop signals are caught from here on."""
-    signals.guarded(lambda: cli(prog_name="bsq"))
+main = cli.script  # the console script
 
 
 def of_training(options: RunOptions, evaluate: bool) -> RunOptions:

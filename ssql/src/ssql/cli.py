@@ -15,7 +15,6 @@ from lowbit.cli.parsing import Real
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
 from lowbit.options import RunOptions
-from lowbit.train import signals
 from ssql import __version__
 from ssql.bitwidths import DEFAULT, Bits, parse_bits
 from ssql.options import BitSweepOptions, LinearOptions, PretrainOptions
@@ -31,9 +30,7 @@ def cli() -> None:
     """SSQL (Cao et al., ECCV 2022): pretrain once without labels, run at any bit-width."""
 
 
-def main() -> None:
-    """The console script: stop signals are caught from here on."""
-    signals.guarded(lambda: cli(prog_name="ssql"))
+main = cli.script  # the console script
 
 
 def config_of(command: "Command", training: bool = True) -> Decorator:

@@ -11,7 +11,7 @@ from pathlib import Path
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from lowbit.data.fixed import BATCH, FixedPictures
+from lowbit.data.fixed import FixedPictures
 from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
@@ -113,7 +113,7 @@ class QuantizedBackbone:
 
     def loader(self, pictures: Pictures) -> EvalLoader:
         """This process's batches, as evaluation shows pictures."""
-        return EvalLoader(pictures, self.shown, batch_size=BATCH, **self.session.loader_options())
+        return self.session.eval_loader(pictures, self.shown)
 
 
 def quantize_backbone_(backbone: Backbone, quant: Quant) -> nn.Module:

@@ -14,7 +14,6 @@ from bsq.layers import BitConv2d, BitLinear
 from bsq.network import bit_layers
 from bsq.options import NetOptions
 from lowbit.data.fixed import shuffled
-from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores, classify
@@ -56,8 +55,7 @@ class Evaluator:
 
     def evaluate(self, model: nn.Module, pictures: Pictures) -> Scores:
         """Evaluate on any set of pictures."""
-        options = self.session.loader_options()
-        loader = EvalLoader(pictures, self.recipe, batch_size=self.net.test_batch, **options)
+        loader = self.session.eval_loader(pictures, self.recipe, self.net.test_batch)
         return classify(model, loader, self.session.accelerator)
 
     def scores(self, model: nn.Module) -> Scores:

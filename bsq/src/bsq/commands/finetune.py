@@ -48,7 +48,7 @@ def finetune(
 
         if evaluate:
             return _evaluate(evaluator, model, acts, sgd.train_batch, floor)
-        model = training.student(session, to_finetune_(prune_(model, at_least=floor)))
+        model = session.place(to_finetune_(prune_(model, at_least=floor)), sync_batchnorm=True)
         header = {**opened.header(model), checkpoint.FLOORS: saved.floors}
         start = read_start(session)
         job = training.training_job(

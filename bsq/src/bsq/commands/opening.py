@@ -116,7 +116,6 @@ def create(session: Session, net: NetOptions, saved: Saved | None, classes: int)
             f"{net.model} is a net of {saved.classes} classes, --dataset {net.dataset} has {classes}: choose the "
             "dataset it was trained on"
         )
-    torch.manual_seed(session.options.seed)
     return create_pretrained(arch, classes) if pretrained else create_model(arch, num_classes=classes)
 
 

@@ -31,7 +31,7 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | Non
         opened = opening.open_net(session, net)
         if opened.saved is not None:
             load.load_float_(opened.model, opened.saved, new_head=True)
-        model = training.student(session, opened.model)
+        model = session.place(opened.model, sync_batchnorm=True)
         objective = Supervised(model, lambda student: stated_optimizer(student.parameters(), sgd))
         evaluator = Evaluator(session, net, opened.recipes[1])
         job = training.training_job(evaluator, "train", objective, opened.recipes[0], opened.header(model), sgd)

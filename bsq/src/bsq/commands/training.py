@@ -4,34 +4,23 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
-
 from bsq import checkpoint
 from bsq.commands import opening, printed
 from bsq.commands.evaluating import Evaluator
 from bsq.network import check_widths, nbit_dict
 from bsq.options import flag_of
-from lowbit.data.loader import Loader
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
 from lowbit.files import replace_file
 from lowbit.options import SgdOptions
 from lowbit.train.batch import of_job
-from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.folder import RunFolder
 from lowbit.train.job import Job
 from lowbit.train.log import read_metrics
 from lowbit.train.optim import stated_schedule
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.run import Result
-from lowbit.train.session import Session
-
-
-def student(session: Session, model: nn.Module) -> nn.Module:
-    """The net where it is trained; on several processes batch norm is that of the whole batch."""
-    model = session.place(model)
-    return sync_batchnorm_(model) if session.accelerator.num_processes > 1 else model
 
 
 def training_job(
@@ -54,8 +43,7 @@ def training_job(
     session, options = evaluator.session, evaluator.session.options
     kept, held = session.train_and_held()
     batch = of_job(sgd.train_batch, session.accelerator.num_processes, accumulate=options.accumulate)
-    common = {**session.loader_options(), "dtype": session.dtype}
-    loader = Loader(kept, recipe, global_batch=batch.total, seed=options.seed, **common)
+    loader = session.loader(kept, recipe, batch)
     stage = Stage(objective, sgd.epochs, {"main": stated_schedule(sgd)})
     shared = {**asdict(sgd), "opt": sgd.opt or "sgd", "sched": sgd.sched or "step"}
     del shared["epochs"], shared["train_batch"]  # the loop compares them itself

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lowbit.data.loader import Loader
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
 from lowbit.evaluate.linear import LinearEvaluation
@@ -29,7 +28,6 @@ from lowbit.models.create import check_arch
 from lowbit.models.heads import linear_classifier
 from lowbit.models.surgery import run_blank
 from lowbit.options import OptimOptions, RunOptions
-from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.epochs import after_every, after_multiples
 from lowbit.train.job import Job
 from lowbit.train.protocol import Stage
@@ -86,7 +84,7 @@ def linear(
         )  # fmt: skip
         objective = task.objective(partial(optimizer, config, command=command, optim=optim))
         stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, command, optim))
-        loader = Loader(train, task.views, global_batch=batch.total, seed=options.seed, **session.loader_options())
+        loader = session.loader(train, task.views, batch)
         header = load.header(config, size, classes)
         chosen = {"cache_features": own.cache_features, CONTENT: content}
         facts = {**task.facts, "w_bits": quant.W.BIT, "a_bits": quant.A.BIT}
@@ -155,11 +153,7 @@ def open_net(
         InputError: a file that does not fit, none where a probe needs one, a net without a linear classifier, or
             for pictures of another size.
     """
-    net, path, several = (
-        classifier(config, size, classes),
-        config.MODEL.PRETRAINED,
-        session.accelerator.num_processes > 1,
-    )
+    net, path, sync = classifier(config, size, classes), config.MODEL.PRETRAINED, config.TRAIN.SYNC_BN
     if not is_quantized(config.QUANT):
         run_blank(net, size, setting="MODEL.INPUTSHAPE")  # wrapping refuses such pictures, too
     linear_classifier(net)
@@ -174,6 +168,4 @@ def open_net(
     elif session.resumed() is None and config.TRAIN.LINEAR_EVAL:
         raise InputError("MODEL.PRETRAINED is empty: name the checkpoint to evaluate, as MODEL.PRETRAINED=PATH")
     content = load_pretrained_(net, given, session.resumed(), CONTENT)
-    if not config.TRAIN.LINEAR_EVAL and config.TRAIN.SYNC_BN and several:
-        sync_batchnorm_(net)
-    return session.place(net), content
+    return session.place(net, sync_batchnorm=sync and not config.TRAIN.LINEAR_EVAL), content

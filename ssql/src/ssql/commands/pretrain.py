@@ -11,8 +11,6 @@ from pathlib import Path
 from torch import nn
 
 from lowbit.checkpoint.write import write_checkpoint
-from lowbit.data.fixed import BATCH
-from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
@@ -21,7 +19,6 @@ from lowbit.export.backbone import save_backbone
 from lowbit.models.create import check_arch
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan
-from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.copies import keep_copies
 from lowbit.train.epochs import after_multiples, print_epoch_lines
 from lowbit.train.job import Job
@@ -70,14 +67,9 @@ def pretrain(
         size = (3, side, side)
         found = {} if train.classes else {"classes": 0}
         views, shown = views_of(config, train, side)
-        loader = Loader(
-            train, views, global_batch=batch.total, seed=options.seed, n_views=2, labels=False,
-            drop_last=config.method == "MoCo", **session.loader_options(),
-        )  # fmt: skip
+        loader = session.loader(train, views, batch, n_views=2, labels=False, drop_last=config.method == "MoCo")
         objective = build(config, size, optim)
-        if config.TRAIN.SYNC_BN and session.accelerator.num_processes > 1:
-            sync_batchnorm_(objective)
-        session.place(objective)
+        session.place(objective, sync_batchnorm=config.TRAIN.SYNC_BN)
         if own.authors_layout:
             check_layout(config, objective)
         header = load.header(config, size)
@@ -96,8 +88,7 @@ def pretrain(
                 log.info("%s: %d pictures, no classes, so no figure of k-NN", train.name, len(train))
             probes = [print_epoch_lines(session, folder, {"Loss": "loss", config.criterion: "loss"})]
             if test is not None:
-                evaluated = {"batch_size": BATCH, **session.loader_options()}
-                bank, queries = (EvalLoader(pictures, shown, **evaluated) for pictures in (train, test))
+                bank, queries = session.eval_loader(train, shown), session.eval_loader(test, shown)
                 probes.append(monitor_pretraining(encoder_of, bank, queries, session, every=own.probe_every))
             probes.append(keep_copies(folder, session.accelerator, COPIES, header, load.PREFIXES))
             result = job.fit(folder, probes)
