@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from lowbit.demo import is_demo, prepare
+from lowbit.demo import is_demo, prepare, verdict_without_labels
 from lowbit.errors import Stopped
 from ssql.bitwidths import parse_bits
 from ssql.commands import demo
@@ -55,7 +55,7 @@ def test_files_table_and_verdict(ssql: Ssql, tmp_path: Path, monkeypatch: pytest
 
 def test_a_collapsed_or_useless_net_is_no_success() -> None:
     def outcome(top1: float, spread: float) -> tuple[bool, str]:
-        net = demo.outcome({"probe_top1": top1}, {"z_std_relative": spread}, {"probe_top1": 60.0})
+        net = verdict_without_labels({"probe_top1": top1}, {"z_std_relative": spread}, {"probe_top1": 60.0})
         return net["useful"], net["said"]
 
     assert outcome(70.0, 0.51)[0] and not outcome(69.9, 0.9)[0] and "shows nothing" in outcome(69.9, 0.9)[1]

@@ -112,7 +112,7 @@ def test_a_variant_is_the_net_at_its_bits(checkpoint: Path) -> None:
     """Against the same by hand, from the float net; 256 pictures are one batch, and all of them set the ranges."""
     with Session("ssql", RunOptions(workers=0, limit_train=256), "digits") as session:
         ours, net = quantized(session, checkpoint), open_backbone(checkpoint).model
-        (batch,) = EvalLoader(session.pictures("train", None), plain(DIGITS), batch_size=256)
+        (batch,) = EvalLoader(session.pictures("train"), plain(DIGITS), batch_size=256)
         x = batch.views[0]
         with torch.no_grad():
             wanted = {FLOAT: pooled(net, x)}
@@ -124,7 +124,7 @@ def test_a_variant_is_the_net_at_its_bits(checkpoint: Path) -> None:
         for bits, features in wanted.items():
             with ours.at(bits):
                 assert torch.equal(
-                    extract(ours.net, ours.loader(session.pictures("train", None)), session.accelerator).x, features
+                    extract(ours.net, ours.loader(session.pictures("train")), session.accelerator).x, features
                 )
         assert not any(torch.equal(a, b) for a, b in combinations(wanted.values(), 2))
 
@@ -135,7 +135,7 @@ def test_pins_at_full_precision_as_the_authors_have_them(checkpoint: Path) -> No
         for fp in ("float", "authors"):
             ours = quantized(session, checkpoint, FP=fp)
             with ours.at(FLOAT):
-                features[fp] = extract(ours.net, ours.loader(session.pictures("train", None)), session.accelerator).x
+                features[fp] = extract(ours.net, ours.loader(session.pictures("train")), session.accelerator).x
         off = (features["float"] - features["authors"]).abs()
         assert 0 < off.mean() < 0.05 * features["float"].abs().mean()
 

@@ -6,7 +6,7 @@ A demo is useful if the trained backbone beats a random-weight one by `NEEDED` p
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -16,6 +16,9 @@ from typing import Any
 import torch
 
 from lowbit.errors import InputError, Stopped
+from lowbit.evaluate.collapse import HEALTHY
+from lowbit.export.backbone import save_backbone
+from lowbit.models.create import create_model
 from lowbit.options import RunOptions
 
 NEEDED = 10.0  # points between the trained and the random-weight backbone
@@ -47,8 +50,8 @@ def is_demo(folder: Path) -> bool:
 
 
 @contextmanager
-def told_when_stopped() -> Iterator[None]:
-    """Its stages could be resumed, the whole cannot: a stop says so."""
+def explain_stop() -> Iterator[None]:
+    """Its stages could be resumed, the whole cannot: the message of a stop says so."""
     try:
         yield
     except Stopped as stop:
@@ -60,7 +63,7 @@ def run_stage(path: Path, what: str, stage: Callable[[RunOptions], object], opti
 
     Args:
         path: the folder, which may hold the stage of an earlier demo. What the command says goes to `record.txt` there.
-        what: to be told on stderr.
+        what: it is, for a line on stderr.
         stage: the command.
         options: of the demo.
     """
@@ -85,3 +88,28 @@ def verdict(probe: str, trained: float, random: float, needed: float) -> tuple[b
     useful = trained - random >= needed
     said = f"{probe}: trained backbone {trained:.2f} %, random weights {random:.2f} %"
     return useful, said + ("" if useful else f": less than {needed:g} points apart, so this demo shows nothing")
+
+
+def verdict_without_labels(
+    row: Mapping[str, Any], trained: Mapping[str, Any], random: Mapping[str, Any], needed: float = NEEDED
+) -> dict[str, Any]:
+    """Whether a net that was pretrained without labels is useful and has not collapsed, in numbers and in a sentence.
+
+    Args:
+        row: of a sweep, of the float net.
+        trained: results of its pretraining.
+        random: row of the random-weight net.
+        needed: points between both probes.
+    """
+    useful, said = verdict("float probe", row["probe_top1"], random["probe_top1"], needed)
+    spread = trained["z_std_relative"]
+    healthy = spread > HEALTHY
+    said += f"; std of z {spread:.2f}/sqrt(D)" + ("" if healthy else f", not above {HEALTHY:g}: it has collapsed")
+    return {"z_std_relative": spread, "useful": useful and healthy, "said": said}
+
+
+def save_random_backbone(arch: str, seed: int, path: Path) -> None:
+    """The weights that training starts from, as a `backbone.safetensors` in a folder that may be made."""
+    torch.manual_seed(seed)
+    path.parent.mkdir(exist_ok=True)
+    save_backbone(create_model(arch, num_classes=0), path, arch)

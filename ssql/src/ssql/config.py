@@ -140,7 +140,7 @@ class Config(root.Root):
         return self
 
 
-def schedule_of(command: Command, config: Config, sched: str | None = None) -> str:
+def schedule_name(command: Command, config: Config, sched: str | None = None) -> str:
     """What `--sched` says, else what the authors' command follows: "cosine" or "step"."""
     return sched or ("cosine" if command == "ssl" or config.TRAIN.LR_SCHEDULER.TYPE == "cosine" else "step")
 
@@ -149,7 +149,7 @@ def without_effect(command: Command, config: Config, sched: str | None = None) -
     """Keys, and whole sections, that `command` does not read under this config and `--sched`."""
     return unused_keys(
         command, tuple(leaves(Config)), kind=config.SSL.TYPE, probe=config.TRAIN.LINEAR_EVAL,
-        cosine=schedule_of(command, config, sched) == "cosine", fixed_transforms=config.has_fixed_transforms,
+        cosine=schedule_name(command, config, sched) == "cosine", fixed_transforms=config.has_fixed_transforms,
     )  # fmt: skip
 
 

@@ -9,48 +9,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lowbit.options import OptimOptions
-from lowbit.train.optim import make_optimizer, make_schedule, parameter_groups
+from lowbit.train.configured import optimizer_of, schedule_of
 from lowbit.train.schedule import Schedule, constant
-from ssql.config import Config, schedule_of
+from ssql.config import Config, schedule_name
 from ssql.unused_keys import Command
 
 AUTHORS = OptimOptions()
 
 
 def optimizer(config: Config, module: nn.Module, command: Command, optim: OptimOptions = AUTHORS) -> Optimizer:
-    """Over all that is trained; groups for a fixed predictor rate and for what weight decay leaves out.
-
-    Args:
-        config: resolved.
-        module: an objective or a classifier.
-        command: its name.
-        optim: `opt` replaces the authors' optimizer.
-    """
-    options, fixed = config.TRAIN.OPTIMIZER, config.SSL.SETTING.PREDICTOR_LR == "fixed"
-    groups = parameter_groups(
-        module,
-        options.WEIGHT_DECAY,
-        decay_norm_and_bias=options.DECAY_NORM_AND_BIAS,
-        fixed=("predictor.",) if fixed else (),
-    )
-    name = optim.opt or ("sgd" if command == "ssl" else options.NAME or "sgd")
-    return make_optimizer(groups, name, lr=config.TRAIN.LR_SCHEDULER.BASE_LR, momentum=options.MOMENTUM)
+    """Over all that is trained of an objective or a classifier."""
+    name = optim.opt or ("sgd" if command == "ssl" else config.TRAIN.OPTIMIZER.NAME or "sgd")
+    fixed = ("predictor.",) if config.SSL.SETTING.PREDICTOR_LR == "fixed" else ()
+    return optimizer_of(config.TRAIN, module, name, fixed)
 
 
 def rates(config: Config, command: Command, optim: OptimOptions = AUTHORS) -> dict[str, Schedule]:
-    """Learning rates by epoch; `ssl` has a "fixed" one for a predictor under `SSL.SETTING.PREDICTOR_LR=fixed`.
-
-    Args:
-        config: resolved.
-        command: its name.
-        optim: `sched` replaces the authors' schedule, `warmup_epochs` comes before it.
-    """
-    keys = config.TRAIN.LR_SCHEDULER
-    main = make_schedule(
-        schedule_of(command, config, optim.sched),
-        keys.BASE_LR,
-        milestones=keys.DECAY_MILESTONES,
-        warmup_epochs=optim.warmup_epochs,
-        per_step=False,
-    )
-    return {"main": main, "fixed": constant(keys.BASE_LR)} if command == "ssl" else {"main": main}
+    """Learning rates by epoch; `ssl` has a "fixed" one for a predictor under `SSL.SETTING.PREDICTOR_LR=fixed`."""
+    main = schedule_of(config.TRAIN, schedule_name(command, config, optim.sched), optim.warmup_epochs)
+    return {"main": main, "fixed": constant(config.TRAIN.LR_SCHEDULER.BASE_LR)} if command == "ssl" else {"main": main}

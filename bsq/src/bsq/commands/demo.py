@@ -22,7 +22,7 @@ from bsq.options import ActOptions, NetOptions, PruneOptions, WidthOptions
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader
 from lowbit.data.recipe import dataset_channels, plain
-from lowbit.demo import NEEDED, prepare, run_stage, told_when_stopped, verdict
+from lowbit.demo import NEEDED, explain_stop, prepare, run_stage, verdict
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
 from lowbit.evaluate.class_means import class_means_top1
 from lowbit.evaluate.features import Features, extract
@@ -67,7 +67,7 @@ def demo(options: RunOptions) -> int:
     config = {"command": "demo", **asdict(options), **asdict(NET), **groups}
     with RunFolder.open(options.output, config, overwrite=options.overwrite, files=opening.FILES) as folder:
         stages = Stages(options, folder.path)
-        with told_when_stopped():
+        with explain_stop():
             rows = [stages.float(), *(stages.converted(bits) for bits in BITS), *stages.bsq()]
         trained = probe(load(folder.path / "float/checkpoint.pth.tar"))
         torch.manual_seed(options.seed)

@@ -8,6 +8,8 @@ from typing import Any
 from torch import nn
 
 from lowbit.data.loader import EvalLoader
+from lowbit.data.pictures import Pictures
+from lowbit.errors import InputError
 from lowbit.evaluate.collapse import HEALTHY, Spread, collapse_probe
 from lowbit.evaluate.knn import K, knn_probe
 from lowbit.train.protocol import Clock, Objective
@@ -15,6 +17,18 @@ from lowbit.train.run import Probe
 from lowbit.train.session import Session
 
 log = logging.getLogger(__name__)
+
+
+def pictures_to_watch(session: Session, labels: bool) -> Pictures:
+    """The test set, on which a net is evaluated during pretraining.
+
+    Raises:
+        InputError: there is none; names the option that does without.
+    """
+    try:
+        return session.pictures("test", labels=labels)
+    except InputError as error:
+        raise InputError(f"{error} (--probe-every 0 does without)") from error
 
 
 def monitor_pretraining(

@@ -18,10 +18,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
 from lowbit.data.batch import Batch
+from lowbit.data.fixed import BATCH
+from lowbit.data.pictures import Pictures
 from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import reestimated_batchnorm
 from lowbit.evaluate.classify import Batches
@@ -29,6 +32,8 @@ from lowbit.evaluate.features import Encode, Features, extract, pooled
 from lowbit.evaluate.knn import TEMPERATURE, K, check_neighbours, knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
 from lowbit.evaluate.table import REESTIMATED, Row
+
+TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
 
 log = logging.getLogger(__name__)
 
@@ -139,12 +144,41 @@ def sweep(
     return rows
 
 
-def time_variant(net: nn.Module, variant: Variant, batches: Batches, accelerator: Accelerator) -> float:
-    """Seconds of putting a net into a variant and running a set through it there, for a dry run."""
+def plan_sweep(
+    net: nn.Module,
+    variants: Sequence[Variant],
+    loader: Callable[[Pictures], Batches],
+    pictures: tuple[Pictures, Pictures],
+    accelerator: Accelerator,
+    *,
+    reference: Variant,
+    entering: int = 0,
+    looks: int = 2,
+) -> dict[str, Any]:
+    """What a sweep would be, for a dry run, out of one variant's time on a few pictures; probes are not counted.
+
+    Args:
+        net: as in `sweep`.
+        variants: likewise; the last one is timed.
+        loader: evaluation batches of a set.
+        pictures: of training and of the test.
+        accelerator: of the run.
+        reference: as in `sweep`.
+        entering: pictures that a variant looks at when it is entered (calibration).
+        looks: at each set in each variant: with own batch-norm statistics, with re-estimated ones.
+    """
+    some = pictures[0].subset(torch.arange(min(TRIAL_PICTURES, len(pictures[0]))))
     start = time.perf_counter()
-    with variant.enter() or nullcontext():
-        extract(net, batches, accelerator)
-    return time.perf_counter() - start
+    with variants[-1].enter() or nullcontext():
+        extract(net, loader(some), accelerator)
+    seconds = (time.perf_counter() - start) / (len(some) + entering)
+    passes = looks * len({variant.name for variant in (reference, *variants)})
+    return {
+        "variants": ", ".join(variant.name for variant in variants),
+        "training pictures": len(pictures[0]),
+        "test pictures": len(pictures[1]),
+        "estimated seconds without probes": seconds * passes * sum(len(one) for one in pictures),
+    }
 
 
 def _row(variant: Variant, figures: Mapping[str, float], options: SweepOptions) -> Row:

@@ -32,6 +32,22 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         yield f"| {' | '.join([row['variant'], *macs, *figures])} |"
 
 
+def side_by_side(series: Mapping[str, Sequence[Row]], shown: Sequence[str], variants: str) -> Iterator[str]:
+    """Several sweeps over the same variants as one Markdown table.
+
+    Args:
+        series: rows of each, by its name.
+        shown: keys of the figures.
+        variants: title of the first column.
+    """
+    titles = {key + suffix: title + more for key, title in FIGURES.items() for suffix, more in TITLES.items()}
+    columns = [variants, *(f"{titles[key]}: {name}" for key in shown for name in series)]
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for rows in zip(*series.values(), strict=True):
+        yield f"| {' | '.join([rows[0]['variant'], *(f'{row[key]:.2f}' for key in shown for row in rows)])} |"
+
+
 def write_sweep(rows: Sequence[Row], folder: Path, label: str) -> None:
     """`sweep.csv` and `sweep.png` in a folder that exists; one process calls it.
 

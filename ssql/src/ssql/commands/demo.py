@@ -7,26 +7,26 @@ useless (`lowbit.demo`, by the float probe of the table), or has collapsed, the 
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lowbit.checkpoint.write import CHECKPOINT
 from lowbit.config.tree import dump_config
-from lowbit.demo import NEEDED, prepare, run_stage, told_when_stopped, verdict
+from lowbit.demo import (
+    NEEDED,
+    explain_stop,
+    prepare,
+    run_stage,
+    save_random_backbone,
+    verdict_without_labels,
+)
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
-from lowbit.evaluate.collapse import HEALTHY
-from lowbit.evaluate.table import Row, plot
-from lowbit.export.backbone import save_backbone
-from lowbit.models.create import create_model
+from lowbit.evaluate.table import Row, plot, side_by_side
 from lowbit.options import RunOptions
 from lowbit.train.folder import RunFolder
 from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
-from ssql.commands import pretrain, sweep
-from ssql.commands.common import FILES
+from ssql.commands import FILES, pretrain, sweep
 from ssql.config import read_config
 from ssql.options import BitSweepOptions, PretrainOptions
 
@@ -35,12 +35,7 @@ KINDS = {"SimSiam": "SimSiam", "SSQL": "SSQL_SimSiam"}  # name in the table: SSL
 KEYS: tuple[str, ...] = ()  # beside the config's own
 BITS = parse_bits(DEFAULT)
 PROBE: dict[str, Any] = {"probe_lr": 1.0, "probe_epochs": 20}
-SHOWN = {  # of a row: in the table
-    "probe_top1": "float probe",
-    "probe_top1_bn": "float probe, batch norm re-estimated",
-    "probe_top1_retrained": "probe trained at each",
-    "knn_top1": "k-NN",
-}
+SHOWN = ("probe_top1", "probe_top1_bn", "probe_top1_retrained", "knn_top1")  # of a row: in the table
 
 
 def demo(options: RunOptions) -> int:
@@ -56,20 +51,22 @@ def demo(options: RunOptions) -> int:
     config = {"command": "demo", **asdict(options), "kinds": KINDS, "keys": KEYS, "probe": PROBE}
     config["config"] = dump_config(read_config("ssl", CONFIG, KEYS))
     with RunFolder.open(options.output, config, overwrite=options.overwrite, files=FILES) as folder:
-        with told_when_stopped():
+        with explain_stop():
             trained = {name: _pretrained(name, folder.path, options) for name in KINDS}
             series = {name: _swept(folder.path / name / CHECKPOINT, BITS, options) for name in KINDS}
-            random = _random(config["config"]["MODEL"]["ARCH"], folder.path, options)
-        outcomes = {name: outcome(series[name][0], trained[name], random) for name in KINDS}
-        lines = list(table(series))
+            untrained = folder.path / "random/backbone.safetensors"
+            save_random_backbone(config["config"]["MODEL"]["ARCH"], options.seed, untrained)
+            random = _swept(untrained, (FLOAT,), options)[0]
+        verdicts = {name: verdict_without_labels(series[name][0], trained[name], random, NEEDED) for name in KINDS}
+        lines = list(side_by_side(series, SHOWN, "bits"))
         (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         plot(series, folder.path / "demo.png")
         rows = [{"method": name, **row} for name, found in series.items() for row in found]
-        useful = all(net["useful"] for net in outcomes.values())
-        facts = {"rows": rows, "random": random, "nets": outcomes, "probe_needed": NEEDED, "useful": useful}
+        useful = all(net["useful"] for net in verdicts.values())
+        facts = {"rows": rows, "random": random, "nets": verdicts, "probe_needed": NEEDED, "useful": useful}
         facts |= {"seed": options.seed, "global_batch": trained["SSQL"]["global_batch"]}
         folder.write_result({**facts, "seconds": time.perf_counter() - start})
-    said = [f"{name}: {net['said']}" for name, net in outcomes.items()]
+    said = [f"{name}: {net['said']}" for name, net in verdicts.items()]
     said.append(f"random weights, batch norm re-estimated: float probe {random['probe_top1_bn']:.2f} %")
     sys.stdout.write("\n".join([*lines, "", *said, f"written to {folder.path}"]) + "\n")
     return EXIT_DONE if useful else EXIT_FAULT
@@ -89,37 +86,3 @@ def _swept(checkpoint: Path, bits: tuple[Bits, ...], options: RunOptions) -> lis
     folder, what = checkpoint.parent / "sweep", f"sweeping {checkpoint.parent.name}"
     found = run_stage(folder, what, lambda given: sweep.sweep(given, own), options)
     return list(found["rows"])
-
-
-def _random(arch: str, folder: Path, options: RunOptions) -> Row:
-    """What the probes find in the weights that training starts from."""
-    torch.manual_seed(options.seed)
-    path = folder / "random/backbone.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    save_backbone(create_model(arch, num_classes=0), path, arch)
-    return _swept(path, (FLOAT,), options)[0]
-
-
-def outcome(row: Row, trained: Mapping[str, Any], random: Row) -> dict[str, Any]:
-    """Whether a net is useful and healthy, in numbers and in a sentence.
-
-    Args:
-        row: of the float net.
-        trained: results of its pretraining.
-        random: row of the random-weight net.
-    """
-    useful, said = verdict("float probe", row["probe_top1"], random["probe_top1"], NEEDED)
-    spread = trained["z_std_relative"]
-    healthy = spread > HEALTHY
-    said += f"; std of z {spread:.2f}/sqrt(D)" + ("" if healthy else f", not above {HEALTHY:g}: it has collapsed")
-    return {"z_std_relative": spread, "useful": useful and healthy, "said": said}
-
-
-def table(series: Mapping[str, list[Row]]) -> Iterator[str]:
-    """All sweeps side by side as a Markdown table, in percent."""
-    names = list(series)
-    yield f"| bits | {' | '.join(f'{title}: {name}' for title in SHOWN.values() for name in names)} |"
-    yield "|---" * (1 + len(SHOWN) * len(names)) + "|"
-    for rows in zip(*series.values(), strict=True):
-        figures = (f"{row[key]:.2f}" for key in SHOWN for row in rows)
-        yield f"| {rows[0]['variant']} | {' | '.join(figures)} |"

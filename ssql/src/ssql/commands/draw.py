@@ -17,9 +17,11 @@ from lowbit.errors import InputError
 from lowbit.evaluate.feature_map import check_count, write_map
 from lowbit.evaluate.features import extract
 from lowbit.options import RunOptions
+from lowbit.train.configured import dataset_of, refuse
 from lowbit.train.process import on_main
+from lowbit.train.session import Session
 from ssql.bitwidths import Bits
-from ssql.commands.common import open_session, refuse
+from ssql.commands import FILES
 from ssql.config import Config
 from ssql.evaluation import QuantizedBackbone, open_backbone
 from ssql.pictures import transforms_of
@@ -45,7 +47,7 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
             raise InputError(f"{key} is empty: give it in the config, or as {key}=VALUE after the command")
     refuse({"MODEL.CHECKPOINT": options.resume}, "in draw, which starts from the beginning each time")
     path, bits = Path(config.MODEL.PRETRAINED), Bits("", config.QUANT.W.BIT, config.QUANT.A.BIT)
-    with open_session(options, config, [path], resumes=False) as session:
+    with Session("ssql", options, dataset_of(config.TRAIN), [path], resumes=False, files=FILES) as session:
         train = session.pictures("train")
         if len(train) > PICTURES and options.limit_train is None:
             train = train.subset(balanced_subset(train.labels, PICTURES))

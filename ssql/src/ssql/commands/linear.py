@@ -18,6 +18,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from lowbit.config.keys.root import RESUME
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
 from lowbit.evaluate.linear import LinearEvaluation
@@ -28,14 +29,15 @@ from lowbit.models.create import check_arch
 from lowbit.models.heads import linear_classifier
 from lowbit.models.surgery import run_blank
 from lowbit.options import OptimOptions, RunOptions
+from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
 from lowbit.train.epochs import after_every, after_multiples
 from lowbit.train.job import Job
 from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import load
-from ssql.commands.common import RESUME, batch_of, described, open_session, refuse, shared
-from ssql.config import Config
+from ssql.commands import FILES
+from ssql.config import Config, without_effect
 from ssql.evaluation import calibrate, check_statistics, fixed_pictures, open_backbone
 from ssql.methods import classifier, is_quantized
 from ssql.optim import AUTHORS, optimizer, rates
@@ -68,9 +70,9 @@ def linear(
         Stopped: a stop signal came; what was trained is saved.
     """
     read = [Path(name) for name in (options.resume, config.MODEL.PRETRAINED) if name not in (None, "", "auto")]
-    with open_session(options, config, read) as session:
+    with Session("ssql", options, dataset_of(config.TRAIN), read, files=FILES) as session:
         check(command, options, config, own)
-        batch = batch_of(config, session, own.keep_global_batch)
+        batch = batch_of(config.TRAIN, session, own.keep_global_batch)
         train, held = session.train_and_held()
         test = session.pictures("test")
         side, classes = side_of(train, config.MODEL.side), config.MODEL.classes(train.name, len(train.classes))
@@ -90,7 +92,7 @@ def linear(
         facts = {**task.facts, "w_bits": quant.W.BIT, "a_bits": quant.A.BIT}
         job = Job(
             session, command, [stage], loader, batch, header=header, facts=facts,
-            shared=shared(command, config, optim) | chosen,
+            shared=shared(config, without_effect(command, config, optim.sched), optim) | chosen,
             described=described(name, own, optim, header["config"]),
             prefixes={"student.net." if frozen else "student.": ""}, log_every=config.TRAIN.PRINT_FREQ,
             best=None if command == "linear" else "top1" if held is None else "val_top1", resume_option=RESUME,

@@ -11,14 +11,15 @@ from pathlib import Path
 from torch import nn
 
 from lowbit.checkpoint.write import write_checkpoint
-from lowbit.data.pictures import Pictures
+from lowbit.config.keys.root import RESUME
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
-from lowbit.evaluate.monitor import monitor_pretraining, report_collapse
+from lowbit.evaluate.monitor import monitor_pretraining, pictures_to_watch, report_collapse
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import check_arch
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan
+from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
 from lowbit.train.copies import keep_copies
 from lowbit.train.epochs import after_multiples, print_epoch_lines
 from lowbit.train.job import Job
@@ -26,8 +27,8 @@ from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import authors, load
-from ssql.commands.common import AUTHORS_FILE, RESUME, batch_of, described, open_session, refuse, shared
-from ssql.config import Config
+from ssql.commands import AUTHORS_FILE, FILES
+from ssql.config import Config, without_effect
 from ssql.methods import build
 from ssql.objective import SelfSupervised
 from ssql.optim import AUTHORS, rates
@@ -56,13 +57,13 @@ def pretrain(
         Stopped: a stop signal came; the run is saved.
     """
     resumed = Path(options.resume) if options.resume not in (None, "auto") else None
-    with open_session(options, config, [resumed]) as session:
+    with Session("ssql", options, dataset_of(config.TRAIN), [resumed], files=FILES) as session:
         check(options, config)
-        batch = batch_of(config, session, own.keep_global_batch)
+        batch = batch_of(config.TRAIN, session, own.keep_global_batch)
         check_batch(config, batch, session.accelerator.num_processes)
         labels = config.TRAIN.DATASET != "folder"  # which need not be sorted by class
         train = session.pictures("train", labels=labels)
-        test = evaluation_pictures(session, labels) if own.probe_every else None
+        test = pictures_to_watch(session, labels) if own.probe_every else None
         side = side_of(train, config.MODEL.side)
         size = (3, side, side)
         found = {} if train.classes else {"classes": 0}
@@ -75,9 +76,9 @@ def pretrain(
         header = load.header(config, size)
         job = Job(
             session, "ssl", [Stage(objective, config.TRAIN.EPOCHS, rates(config, "ssl", optim))], loader, batch,
-            header=header, shared=shared("ssl", config, optim), prefixes=load.PREFIXES,
+            header=header, shared=shared(config, without_effect("ssl", config, optim.sched), optim),
             described=described(name, own, optim, header["config"]), log_every=config.TRAIN.PRINT_FREQ,
-            resume_option=RESUME, facts=found,
+            prefixes=load.PREFIXES, resume_option=RESUME, facts=found,
         )  # fmt: skip
         job.check()
         if job.planned({"method": config.SSL.TYPE, "dataset": config.TRAIN.DATASET, **found}):
@@ -96,18 +97,6 @@ def pretrain(
             job.write_result(folder, result, {"loss": result.train.get("loss"), **collapse})
             job.export(folder, result, lambda path: export(config, objective, path, size, own.authors_layout))
     return result
-
-
-def evaluation_pictures(session: Session, labels: bool) -> Pictures:
-    """What the net is evaluated on during pretraining.
-
-    Raises:
-        InputError: there is nothing of that kind; names the option that does without.
-    """
-    try:
-        return session.pictures("test", labels=labels)
-    except InputError as error:
-        raise InputError(f"{error} (--probe-every 0 does without)") from error
 
 
 def encoder_of(objective: Objective) -> nn.Module:

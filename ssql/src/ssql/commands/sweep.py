@@ -15,29 +15,27 @@ import time
 from functools import partial
 from typing import get_args
 
-import torch
-
 from lowbit.config.keys.train import Dataset
 from lowbit.config.tree import dump_config, with_values
-from lowbit.data.fixed import BATCH
 from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.errors import InputError
 from lowbit.evaluate.knn import K
 from lowbit.evaluate.probe import ProbeOptions
-from lowbit.evaluate.sweep import SweepOptions, Variant, time_variant
+from lowbit.evaluate.sweep import SweepOptions, Variant, plan_sweep
 from lowbit.evaluate.sweep import sweep as sweep_variants
 from lowbit.evaluate.table import Row, table, write_sweep
 from lowbit.options import RunOptions
+from lowbit.train.configured import dataset_of, refuse
 from lowbit.train.process import on_main
+from lowbit.train.session import Session
 from ssql.bitwidths import FLOAT
-from ssql.commands.common import open_session, refuse
+from ssql.commands import FILES
 from ssql.config import Config
 from ssql.evaluation import Backbone, QuantizedBackbone, check_statistics, open_backbone
 from ssql.options import BitSweepOptions
 from ssql.pictures import channels_of, views_of
 
 NAMES = get_args(Dataset)
-TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
 
 
 def config_of(own: BitSweepOptions, backbone: Backbone) -> Config:
@@ -66,7 +64,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
     refuse({"--pretrained": options.pretrained}, "in sweep, whose weights are those of the checkpoint")
     backbone = open_backbone(own.checkpoint, own.arch)
     config, probe = config_of(own, backbone), ProbeOptions.of_epochs(own.probe_lr, own.probe_epochs)
-    with open_session(options, config, [own.checkpoint], resumes=False) as session:
+    with Session("ssql", options, dataset_of(config.TRAIN), [own.checkpoint], resumes=False, files=FILES) as session:
         train, test = session.pictures("train"), session.pictures("test")
         side = side_of_sweep(backbone, train)
         channels = backbone.normalization or channels_of(config)
@@ -74,27 +72,32 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
         backbone = dataclasses.replace(backbone, size=(3, side, side))
         quantized = QuantizedBackbone(session, backbone, config.QUANT, train, shown)
         check_statistics(quantized.net, config.QUANT.CALIBRATION, train)
-        variants = {bits: Variant(bits.name, partial(quantized.at, bits)) for bits in (FLOAT, *own.bits)}
+        reference, *variants = (Variant(bits.name, partial(quantized.at, bits)) for bits in (FLOAT, *own.bits))
+        calibrated = len(quantized.fixed)
         if options.dry_run:
-            say_plan(quantized, variants[own.bits[-1]], train, test, own, backbone)
+            plan = plan_sweep(
+                quantized.net, variants, quantized.loader, (train, test), session.accelerator, reference=reference,
+                entering=calibrated,
+            )  # fmt: skip
+            session.say_facts({"net": backbone.arch, **plan, "pictures of the calibration": calibrated})
             return None
         described = {**dataclasses.asdict(own), "arch": backbone.arch, "config": dump_config(config)}
         with session.open_folder("sweep", described, {"pictures": len(train), "test": len(test)}) as folder:
             rows = sweep_variants(
                 quantized.net,
-                [variants[bits] for bits in own.bits],
+                variants,
                 quantized.loader(train),
                 quantized.loader(test),
                 session.accelerator,
                 SweepOptions(probe=probe, retrain=own.probe_per_bits, k=min(K, len(train)), seed=options.seed),
-                reference=variants[FLOAT],
+                reference=reference,
                 bn_batches=partial(quantized.fixed.trained, views),
             )
             session.say(*table(rows))
             if folder is not None:
                 label = config.SSL.TYPE or backbone.arch
                 on_main(session.accelerator, partial(write_sweep, rows, folder.path, label))
-            facts = {"arch": backbone.arch, "dataset": config.TRAIN.DATASET, "calibration": len(quantized.fixed)}
+            facts = {"arch": backbone.arch, "dataset": config.TRAIN.DATASET, "calibration": calibrated}
             facts |= {"probe": dataclasses.asdict(probe), "seconds": time.perf_counter() - start}
             session.write_result(folder, {"rows": rows, **facts})
     return rows
@@ -105,29 +108,3 @@ def side_of_sweep(backbone: Backbone, pictures: Pictures) -> int:
     if backbone.config is None and isinstance(pictures, MemoryPictures):
         return pictures.size[0]
     return backbone.size[1]
-
-
-def say_plan(
-    quantized: QuantizedBackbone,
-    variant: Variant,
-    train: Pictures,
-    test: Pictures,
-    own: BitSweepOptions,
-    backbone: Backbone,
-) -> None:
-    """Time some forwards, and say what the whole would be; probes are not counted."""
-    session, calibrated = quantized.session, len(quantized.fixed)
-    some = train.subset(torch.arange(min(TRIAL_PICTURES, len(train))))
-    seconds = time_variant(quantized.net, variant, quantized.loader(some), session.accelerator)
-    passes = 2 * len({FLOAT, *own.bits})  # own statistics of batch norm, and re-estimated ones
-    per_picture = seconds / (len(some) + calibrated)
-    session.say_facts(
-        {
-            "net": backbone.arch,
-            "variants": ", ".join(bits.name for bits in own.bits),
-            "training pictures": len(train),
-            "test pictures": len(test),
-            "pictures of the calibration": calibrated,
-            "estimated seconds without probes": per_picture * passes * (len(train) + len(test)),
-        }
-    )

@@ -14,6 +14,7 @@ from lowbit.config.tree import Node
 from lowbit.config.values import AtLeastOne, Count, Fraction, Positive, Size
 from lowbit.errors import InputError
 
+RESUME = "--resume (MODEL.CHECKPOINT)"  # one parameter
 EXAMPLE = "TRAIN.EPOCHS=100"  # of an argument
 FLAGS = {  # name of a command line's parameter: the key that it is one parameter with
     "output": "OUTPUT",

@@ -1,0 +1,91 @@
+"""Trainings with a YAML config: batch, optimizer and learning rates by its keys; what the record and a resume need."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from lowbit.config.keys.root import MAY_DIFFER, Root
+from lowbit.config.keys.train import BATCH, Train
+from lowbit.config.unused import used_values
+from lowbit.data.datasets import DATASETS
+from lowbit.errors import InputError
+from lowbit.options import OptimOptions
+from lowbit.train.batch import BatchPlan, per_process
+from lowbit.train.optim import make_optimizer, make_schedule, parameter_groups
+from lowbit.train.schedule import Schedule
+from lowbit.train.session import Session
+
+
+def dataset_of(train: Train) -> str:
+    """What `lowbit.data.datasets` calls its data set: those that are folders of pictures have one name there."""
+    return train.DATASET if train.DATASET in DATASETS else "folder"
+
+
+def refuse(given: Mapping[str, Any], why: str) -> None:
+    """Refuse options that a command does not have.
+
+    Raises:
+        InputError: the first that was given.
+    """
+    for flag, value in given.items():
+        if value:
+            raise InputError(f"{flag} has no meaning {why}: leave it out")
+
+
+def batch_of(train: Train, session: Session, keep_global_batch: bool) -> BatchPlan:
+    """How many pictures a step sees; another number than the learning rate was chosen for makes a remark.
+
+    Raises:
+        InputError: --keep-global-batch cannot reach the stated number.
+    """
+    world, accumulate = session.accelerator.num_processes, session.options.accumulate
+    return per_process(
+        train.BATCH_SIZE, world, accumulate=accumulate, wanted=train.GLOBAL_BATCH, keep=keep_global_batch, options=BATCH
+    )
+
+
+def optimizer_of(train: Train, module: nn.Module, name: str, fixed: Sequence[str] = ()) -> Optimizer:
+    """An optimizer over all that is trained of a module; groups for what weight decay leaves out.
+
+    Args:
+        train: rate, momentum and decay.
+        module: an objective or a network.
+        name: as in `lowbit.train.optim.make_optimizer`.
+        fixed: as in `lowbit.train.optim.parameter_groups`.
+    """
+    keys = train.OPTIMIZER
+    decays = keys.DECAY_NORM_AND_BIAS
+    groups = parameter_groups(module, keys.WEIGHT_DECAY, decay_norm_and_bias=decays, fixed=fixed)
+    return make_optimizer(groups, name, lr=train.LR_SCHEDULER.BASE_LR, momentum=keys.MOMENTUM)
+
+
+def schedule_of(train: Train, name: str, warmup_epochs: int = 0) -> Schedule:
+    """A learning rate that moves once an epoch.
+
+    Args:
+        train: full rate and milestones.
+        name: "step" or "cosine".
+        warmup_epochs: as in `lowbit.train.optim.make_schedule`.
+    """
+    rate, milestones = train.LR_SCHEDULER.BASE_LR, train.LR_SCHEDULER.DECAY_MILESTONES
+    return make_schedule(name, rate, milestones=milestones, warmup_epochs=warmup_epochs, per_step=False)
+
+
+def described(name: str, own: Any, optim: OptimOptions, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of `config.json`: the config's name, the command's own options (a dataclass), the config itself."""
+    return {"config_name": name, **asdict(own), "optim": asdict(optim), "config": config}
+
+
+def shared(config: Root, unused: Collection[str], optim: OptimOptions) -> dict[str, Any]:
+    """What a resumed run must have in common with its start: every key that acts, optimizer and schedule.
+
+    Args:
+        config: of the run.
+        unused: its keys without effect.
+        optim: of the run.
+    """
+    flags = {"--opt": optim.opt, "--sched": optim.sched, "--warmup-epochs": optim.warmup_epochs}
+    return {**used_values(config, {*unused, *MAY_DIFFER}), **flags}
