@@ -170,5 +170,5 @@ def test_checkpoints_that_do_not_fit() -> None:
     with pytest.raises(InputError, match=r"conv1 holds \[4, 0\] bits"):
         load_bits_(model, model.state_dict(), said)
     broken = {key: value for key, value in model.state_dict().items() if key != "bn1.weight"}
-    with pytest.raises(InputError, match=r"does not fit this net: Missing key.*bn1\.weight"):
+    with pytest.raises(InputError, match=r"do not fit the net that it names: .*Missing key.*bn1\.weight"):
         load_bits_(model, broken, nbit_dict(model))

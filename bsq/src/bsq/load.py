@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from bsq.activation import quantize_bsq_activations_
 from bsq.checkpoint import Saved, parse
 from bsq.network import load_bits_, to_bits_
-from lowbit.checkpoint.check import check_kinds
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.surgery import of_kind, replace_
@@ -68,7 +67,6 @@ def load_planes_(model: nn.Module, saved: Saved) -> nn.Module:
         raise InputError(f"{saved.weights.name} does not fit the net, which has no layer {missing[0]!r}; check --arch")
     to_bits_(model, 1, include=list(saved.widths), exclude=())
     try:
-        check_kinds(saved.state, model.state_dict())
         return load_bits_(model, with_ranges(saved.state, model), saved.widths)
     except InputError as error:
         raise InputError(f"{saved.weights.name}: {error}; check --arch and --dataset") from error

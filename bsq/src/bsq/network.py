@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bsq import planes
 from bsq.bit_layer import BIAS, WEIGHT, BitLayer
 from bsq.layers import BitConv2d, BitLinear
+from lowbit.checkpoint.check import load_state_
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
 from lowbit.models.surgery import of_kind, replace_, select
@@ -131,11 +132,7 @@ def load_bits_(model: nn.Module, state_dict: Mapping[str, Tensor], widths: Width
     for name, layer in layers.items():
         if f"{name}.{WEIGHT.latent}" in state_dict:
             layer.set_latent_bits_(*checked[name])
-    try:
-        model.load_state_dict(state_dict)
-    except RuntimeError as error:
-        text = "; ".join(line.strip() for line in str(error).splitlines()[1:4])
-        raise InputError(f"the checkpoint does not fit this net: {text}") from error
+    load_state_(model, state_dict)
     for name, found in nbit_dict(model).items():
         if any(a and a != b for a, b in zip(found, checked[name], strict=True)):  # a dead tensor may be called 0 or 1
             raise InputError(f"layer {name} holds {found} bits, but the checkpoint's Nbit_dict says {checked[name]}")

@@ -98,27 +98,21 @@ class PruneOptions:
     max_bits: tuple[str, ...] = ("8",)
     min_bits: tuple[str, ...] = ("1",)
 
-    def ceiling(self, names: Sequence[str]) -> Callable[[str], int]:
-        """Layer name -> the most bits."""
-        return widths_of("--max-bits", self.max_bits, 8, names)
-
-    def floor(self, names: Sequence[str]) -> Callable[[str], int]:
-        """Layer name -> the fewest bits."""
-        return widths_of("--min-bits", self.min_bits, 1, names)
-
-    def check(self, names: Sequence[str]) -> None:
-        """Whether every layer's floor is at most its ceiling.
+    def limits(self, names: Sequence[str]) -> tuple[Callable[[str], int], Callable[[str], int]]:
+        """Ceiling and floor: layer name -> the most bits, the fewest.
 
         Raises:
-            InputError: the first layer where it is not.
+            InputError: a text that is no such limit, or a floor above its ceiling.
         """
-        ceiling, floor = self.ceiling(names), self.floor(names)
+        ceiling = widths_of("--max-bits", self.max_bits, 8, names)
+        floor = widths_of("--min-bits", self.min_bits, 1, names)
         for name in names:
             if floor(name) > ceiling(name):
                 raise InputError(
                     f"--min-bits {floor(name)} is more than --max-bits {ceiling(name)} for layer {name}: lower the one "
                     "or raise the other"
                 )
+        return ceiling, floor
 
 
 FLAGS = {  # of the options that the command line spells otherwise

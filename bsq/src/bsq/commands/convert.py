@@ -53,13 +53,9 @@ def convert(
         if opened.saved is not None:
             load.load_float_(model, opened.saved)
         evaluator = Evaluator(session, net, opened.recipes[1])
-        bits = to_bits_(
-            deepcopy(model),
-            widths.bits,
-            widths=given_widths(widths, net, model, opened.saved),
-            include=widths.include,
-            exclude=widths.exclude or None,
-        )
+        table = given_widths(widths, net, model, opened.saved)
+        exclude = widths.exclude or None
+        bits = to_bits_(deepcopy(model), widths.bits, widths=table, include=widths.include, exclude=exclude)
         if evaluator.planned(model, evaluations=2):
             return None
         evaluator.open_calibration(model)

@@ -11,7 +11,7 @@ from bsq import checkpoint, load
 from bsq.activation import quantize_bsq_activations_
 from bsq.checkpoint import Saved
 from bsq.options import ActOptions, NetOptions
-from lowbit.data.pictures import MemoryPictures, Pictures
+from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import Recipe, from_timm
 from lowbit.data.supervised import supervised_recipes
 from lowbit.errors import InputError
@@ -78,13 +78,9 @@ def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, 
     recipes = recipes or from_timm(pictures or picture_settings(model))
     if acts is not None:
         quantize_activations_(model, acts, saved)
+    shown = recipes[1].geometry.size(*(test.size if isinstance(test, MemoryPictures) else (0, 0)))
     facts = {"arch": net.arch, "classes": len(test.classes), "dataset": net.dataset, "pictures": pictures}
-    return Opened(model, saved, recipes, {**facts, "input_size": _input_size(test, recipes[1])})
-
-
-def _input_size(pictures: Pictures, recipe: Recipe) -> list[int]:
-    """(C, H, W) of what the net sees."""
-    return [3, *recipe.geometry.size(*(pictures.size if isinstance(pictures, MemoryPictures) else (0, 0)))]
+    return Opened(model, saved, recipes, {**facts, "input_size": [3, *shown]})
 
 
 def read_model(net: NetOptions, required: bool = False) -> Saved | None:
@@ -105,7 +101,7 @@ def read_model(net: NetOptions, required: bool = False) -> Saved | None:
 
 
 def create(session: Session, net: NetOptions, saved: Saved | None, classes: int) -> nn.Module:
-    """The float net of `--arch`; timm's weights with `--pretrained`, else a seeded start.
+    """The float net of `--arch`; timm's weights with `--pretrained`, else as the session's seed draws it.
 
     Raises:
         InputError: another number of classes than the checkpoint's, or timm's weights cannot be fetched.

@@ -59,8 +59,7 @@ def _train(
     evaluator: Evaluator, opened: Opened, acts: ActOptions, sgd: SgdOptions, bits: PruneOptions
 ) -> Result | None:
     session, names = evaluator.session, list(bit_layers(opened.model))
-    bits.check(names)
-    ceiling, floor = bits.ceiling(names), bits.floor(names)
+    ceiling, floor = bits.limits(names)
     net = session.place(prune_(opened.model, at_least=floor), sync_batchnorm=True)
     header = {**opened.header(net), checkpoint.FLOORS: {name: floor(name) for name in names if floor(name) > 1}}
     start = read_start(session) or {"compression_start": size(net).compression}

@@ -57,15 +57,10 @@ def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
     for name, layer in bit_layers(model).items():
         bits = layer.bits(WEIGHT)
         layers[name] = {
-            "weights": layer.numel(WEIGHT),
-            "bits": bits,
-            "stored_bits": bits + 1 if bits else 0,
-            "biases": layer.numel(BIAS),
-            "bias_bits": layer.bits(BIAS),
-            "ones_percent": ones[name],
-            "binary": binary(layer),
-            **work[name],
-        }
+            "weights": layer.numel(WEIGHT), "bits": bits, "stored_bits": bits + 1 if bits else 0,
+            "biases": layer.numel(BIAS), "bias_bits": layer.bits(BIAS),
+            "ones_percent": ones[name], "binary": binary(layer), **work[name],
+        }  # fmt: skip
     totals = {"macs": costs.macs, "bops": costs.bops, "bytes": costs.bytes, "input_size": list(input_size)}
     floats = {row.name: row.parameters for row in costs.layers if row.name not in layers and row.parameters}
     return {**summary(model), "cost": totals, "layers": layers, "float_layers": floats}
