@@ -1,6 +1,5 @@
 """Evaluation, calibration and the dry run of a network on a command's pictures."""
 
-import hashlib
 import logging
 from typing import Any
 
@@ -22,6 +21,7 @@ from lowbit.quant.activations import QuantActivation
 from lowbit.quant.calibrate import calibrate_, uncalibrated
 from lowbit.quant.layers import quantizers
 from lowbit.train.process import until_stopped
+from lowbit.train.resume import digest
 from lowbit.train.session import Session
 
 CALIBRATION_BATCHES = 10
@@ -141,9 +141,8 @@ def figures(scores: Scores) -> dict[str, Any]:
 
 def fingerprint(model: nn.Module) -> str:
     """A hash of what a net computes with: its plain weights and its activation quantizers."""
-    digest = hashlib.blake2b(repr([(name, q.config) for name, q in of_kind(model, QuantActivation).items()]).encode())
+    state: dict[str, Any] = {f"{name}.config": q.config for name, q in of_kind(model, QuantActivation).items()}
     for prefix, module in model.named_modules():
         own = module.to_plain() if isinstance(module, BitConv2d | BitLinear) else module
-        for name, value in (*own.named_parameters(prefix, False), *own.named_buffers(prefix, False)):
-            digest.update(f"{name} {value.dtype}".encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+        state.update((*own.named_parameters(prefix, False), *own.named_buffers(prefix, False)))
+    return digest(state)
