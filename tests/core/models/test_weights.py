@@ -48,7 +48,8 @@ DINO = {"head.last_layer.weight_g": torch.ones(4, 1)}
     [
         ({"state_dict": under("encoder_q.", A) | under("encoder_k.", B)}, "state_dict.encoder_q."),
         ({"state_dict": under("backbone.", A) | under("momentum_backbone.", B)}, ""),
-        ({"student": under("module.backbone.", A), "teacher": under("backbone.", B)}, "student.module.backbone."),
+        ({"student": under("module.backbone.", B), "teacher": under("backbone.", A)}, "teacher.backbone."),
+        ({"student": under("module.", A), "teacher": B}, "student.module."),
         ({"student": under("backbone.", B), "teacher": under("backbone.", A) | DINO}, "teacher.backbone."),
         ({"state_dict": B, "state_dict_ema": A}, "state_dict_ema."),
         ({"model": under("encoder_q.", B), "model_ema": under("encoder_q.", A)}, "model_ema.encoder_q."),

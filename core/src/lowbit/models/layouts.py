@@ -2,8 +2,9 @@
 
 Read are the layouts of timm and torchvision (the net itself), of MoCo v1 to v3, SimSiam, SwAV, BYOL, DINO, solo-learn
 and lightly, and whatever else puts the net's own keys behind the words below. The choice is made before anything is
-stripped: of an encoder and its momentum copy the trained one, of DINO (told by its last layer) the teacher, whose
-features its authors evaluate; of the same net twice the one averaged over training, as in timm.
+stripped: of an encoder and its momentum copy the trained one; of DINO (told by its last layer, or by a backbone in the
+entry `teacher`) the teacher, whose features its authors evaluate; of the same net twice the one averaged over training,
+as in timm.
 """
 
 import re
@@ -35,6 +36,7 @@ DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {  # (blocks of each stage, wh
     ((3, 4, 6, 3), True): 50,
     ((3, 4, 23, 3), True): 101,
 }
+OF_TEACHER = re.compile(r"teacher\..*backbone\.|.*teacher_backbone\.")
 ENOUGH = 0.25  # of the tensors of the fullest: with fewer it is no encoder of this net
 
 
@@ -79,7 +81,7 @@ def choose(tensors: Mapping[str, Tensor], model: nn.Module) -> Branch:
         known, unknown = _encoders(tensors, own)
     if not known:
         raise InputError(_nothing(tensors, own, unknown))
-    dino = any(word in key.split(".") for key in tensors for word in OF_DINO)
+    dino = any(word in key.split(".") for key in tensors for word in OF_DINO) or any(OF_TEACHER.match(p) for p in known)
     ranked = sorted(known, key=lambda prefix: _rank(prefix, dino))
     best = [prefix for prefix in ranked if _rank(prefix, dino) == _rank(ranked[0], dino)]
     states = {prefix: _behind(tensors, prefix) for prefix in best}
