@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Top to bottom; one tuple is one layer, whose members do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "options"),
-    ("files",),
+    ("files", "paths"),
     ("config",),
     ("data",),
     ("checkpoint",),

@@ -14,11 +14,13 @@ from click.testing import CliRunner
 from bsq.cli import cli
 from bsq.options import timm_name
 from lowbit.errors import InputError
+from lowbit.options import WORKERS
 
 PROGRAMS = {f"{name}.py": name for name in ("cifar_prune_STE", "cifar_finetune", "convert")}
 CHANGED = {  # (the authors' default, ours); see bsq/README.md
     "depth": (29, None),  # their own program refuses 29; with -a resnet ours is 20
     "resume": ("", None),
+    "workers": (4, WORKERS),  # as many, or the cores if fewer
     "checkpoint": ("checkpoint", None),  # an evaluation writes only where it is told to, a training there too
 }
 

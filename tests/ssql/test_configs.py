@@ -16,6 +16,7 @@ import yaml
 from lowbit.config.tree import dump_config, leaves
 from lowbit.config.unused import is_unused
 from lowbit.errors import InputError
+from lowbit.options import WORKERS
 from ssql.config import Config, read_config, without_effect
 from ssql.unused_keys import Command
 
@@ -197,6 +198,11 @@ def test_defaults_are_the_authors() -> None:
     ("argument", "part"),
     [
         ("QUANT.W.BIT=1", "0 (not quantized) or 2 to 16"),
+        ("SSL.SETTING.DIM=999999999999", "less than 1048576"),
+        ("SSL.SETTING.HIDDEN_DIM=1048576", "less than 1048576"),
+        ("SSL.SETTING.MOCO_K=16777216", "less than 16777216"),
+        ("QUANT.CALIBRATION.SEED=-1", "greater than or equal to 0"),
+        ("QUANT.CALIBRATION.SEED=9223372036854775808", "less than or equal to 9223372036854775807"),
         ("QUANT.W.BIT=17", "0 (not quantized) or 2 to 16"),
         ("QUANT.W.BIT_RANGE=[9, 2]", "2 <= first < second <= 17"),
         ("QUANT.W.BIT_RANGE=[2, 2]", "2 <= first < second <= 17"),
@@ -228,9 +234,14 @@ def test_what_is_refused(argument: str, part: str) -> None:
 def test_flags_and_the_command_lines_defaults() -> None:
     name = "configs/cifar/resnet18_ssql_simsiam_cifar.yaml"
     config = read_config("ssl", name)
-    assert (config.TRAIN.NUM_WORKERS, config.TRAIN.PRINT_FREQ, config.OUTPUT) == (4, 50, "./train_log")
+    assert (config.TRAIN.NUM_WORKERS, config.TRAIN.PRINT_FREQ, config.OUTPUT) == (WORKERS, 50, "./train_log")
     config = read_config("ssl", name, ["TRAIN.PRINT_FREQ=7", "SEED=3"], {"TRAIN.PRINT_FREQ": 9, "OUTPUT": "12"})
     assert (config.TRAIN.PRINT_FREQ, config.SEED, config.OUTPUT) == (9, 3, "12")
+
+
+def test_nothing_behind_a_key_is_empty_text_where_the_key_holds_text() -> None:
+    config = read_config("ssl", "configs/cifar/resnet18_ssql_simsiam_cifar.yaml", ["TRAIN.LOSS.CRITERION.NAME="])
+    assert config.TRAIN.LOSS.CRITERION.NAME == "" and config.criterion == "CosineSimilarity"
 
 
 def test_the_table_names_every_shipped_config_once_and_no_other() -> None:

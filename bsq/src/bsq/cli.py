@@ -13,6 +13,7 @@ import click
 from bsq import __version__, flags
 from bsq.options import NetOptions
 from lowbit.cli.options import ignored_note, ignored_options, sgd_options
+from lowbit.cli.parsing import SEED
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
 from lowbit.options import RunOptions, SgdOptions
@@ -125,7 +126,7 @@ def export(options: RunOptions, net: NetOptions, format: str) -> None:
 
 @cli.command("demo")
 @flags.shared_options(output=Path("runs/bsq-demo"), data=False, training=False)
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="For everything.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For everything.")
 def demo(options: RunOptions) -> int:
     """The digits: a small float net, 8, 4 and 3 bits, then BSQ and fine-tuning; tables, a picture, result.json."""
     from bsq.commands import demo

@@ -4,18 +4,16 @@ Each decorator hands a command one value of `bsq.options`. No tensor here: `--he
 """
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import click
 
 from bsq.options import ActOptions, PruneOptions, WidthOptions, flag_of, net_of
 from lowbit.cli.options import Decorator, gathered, run_options
-from lowbit.cli.parsing import Real
+from lowbit.cli.parsing import COUNT, MANY, Real, UserPath
+from lowbit.options import DATASETS
 
-DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
-COUNT = click.IntRange(min=1)
-FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+FILE = UserPath(exists=True, dir_okay=False)
 PATTERNS: dict[str, Any] = {"multiple": True, "metavar": "PATTERN"}
 
 
@@ -100,7 +98,7 @@ def prune_options() -> Decorator:
     widths: dict[str, Any] = {**PATTERNS, "metavar": "[PATTERN=]N", "show_default": True}
     return gathered("bits", PruneOptions, [
         nbits_option(help="Magnitude bits of a net that is not in bit form yet."),
-        click.option("--Prun_Int", type=click.IntRange(min=0), default=50, show_default=True,
+        click.option("--Prun_Int", type=MANY, default=50, show_default=True,
                      help="Epochs between re-quantisations; 0: only at the end."),
         click.option("--thre", type=Real(0, 100), default=0.0, show_default=True,
                      help="Percent of weights a plane may lose."),

@@ -1,7 +1,15 @@
 """The options that every training or evaluating command shares, as values (no torch: `--help` imports this)."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")  # that `lowbit.data.datasets` reads
+MOST = 10**9 - 1  # epochs, steps, pictures
+MOST_SEED = 2**63 - 1
+MOST_WORKERS = 512
+MAX_SIDE = 4096  # of pictures, in pixels
+WORKERS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class RunOptions:
     max_steps: int | None = None
     save_every: int | None = None
     seed: int = 0
-    workers: int = 4
+    workers: int = WORKERS
     mixed_precision: str = "no"
     compile: bool = False
     limit_train: int | None = None

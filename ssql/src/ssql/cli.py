@@ -11,7 +11,7 @@ import click
 
 from lowbit.cli.config import config_options
 from lowbit.cli.options import Decorator, apply_options, gathered, optim_options, run_options
-from lowbit.cli.parsing import Real
+from lowbit.cli.parsing import COUNT, MANY, SEED, Real, UserPath
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
 from lowbit.options import RunOptions
@@ -53,7 +53,7 @@ KEEP_BATCH = click.option("--keep-global-batch", is_flag=True, help="Accumulate 
 @gathered("own", PretrainOptions, [
     KEEP_BATCH,
     click.option(
-        "--probe-every", type=click.IntRange(min=0), default=10, show_default=True, help="Epochs between k-NN and "
+        "--probe-every", type=MANY, default=10, show_default=True, help="Epochs between k-NN and "
         "collapse figures on the test set (and after the last); 0: none, no test set needed.",
     ),
     click.option("--authors-layout", is_flag=True, help="Write checkpoint_authors.pth.tar at the end, too."),
@@ -100,12 +100,9 @@ def _bitwidths(context: click.Context, param: click.Parameter, value: str) -> tu
         raise click.ClickException(str(error)) from error
 
 
-COUNT = click.IntRange(min=1)
-
-
 @cli.command("sweep")
 @gathered("own", BitSweepOptions, [
-    click.argument("checkpoint", metavar="CKPT", type=click.Path(path_type=Path)),
+    click.argument("checkpoint", metavar="CKPT", type=UserPath()),
     click.option("--bits", default=DEFAULT, show_default=True, callback=_bitwidths, help="fp, or <w>w<a>f; 0 bits: "
                  "float."),
     click.option("--probe-per-bits", is_flag=True, help="Also train a probe at each width."),
@@ -136,7 +133,7 @@ def draw(name: str, config: "Config", options: RunOptions) -> None:
 
 @cli.command("demo")
 @run_options(output=Path("runs/ssql-demo"), data=False, training=False)
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="For everything.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For everything.")
 def demo(options: RunOptions) -> int:
     """The digits: SimSiam and SSQL trained alike, and swept over bit-widths; a table, a picture, result.json."""
     from ssql.commands.demo import demo

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, model_validator
 from lowbit.config.keys import quant, root, train
 from lowbit.config.load import load_config
 from lowbit.config.tree import Node, leaves
-from lowbit.config.values import AtLeastOne, Count
+from lowbit.config.values import AtLeastOne, Seed
 from ssql.unused_keys import Command, unused_keys
 
 SslType = Literal[
@@ -59,7 +59,7 @@ class Calibration(quant.Calibration):
     """What ranges are found on before an evaluation at fixed bits."""
 
     PICTURES: AtLeastOne = 1024  # ours: of the training set, under the evaluation transform
-    SEED: Count = 0  # ours: which of them
+    SEED: Seed = 0  # ours: which of them
 
 
 class Quant(quant.Quant):

@@ -1,5 +1,6 @@
 """The shared command line: values after a flag, spellings that agree, one-line errors, exit codes, no torch."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -166,13 +167,39 @@ def test_spellings_that_agree(args: tuple[str, ...]) -> None:
         (("--mixed-precision", "fp8"), "fp8"),
         (("--schedule",), "--schedule"),
         (("more",), "more"),
+        (("--max-steps", "9" * 400), "1<=x<=999999999"),
+        (("--save-every", "1000000000"), "1<=x<=999999999"),
+        (("--max-steps", "9" * 5000), "valid integer"),
+        (("--warmup-epochs", "1000000000"), "0<=x<=999999999"),
+        (("--limit-train", "1000000000"), "1<=x<=999999999"),
+        (("-j", "9223372036854775808"), "0<=x<=512"),
+        (("-j", "513"), "0<=x<=512"),
+        (("--seed", "9223372036854775808"), "0<=x<=9223372036854775807"),
+        (("--clip-grad", "1" + "0" * 400), "finite"),
+        (("--data", "x" * 256), "255 bytes"),
+        (("--data", "a" + "/a" * 3000), "too long"),
+        (("--output", "x/" + "y" * 300), "255 bytes"),
+        (("--resume", "x" * 256), "255 bytes"),
     ],
 )
 def test_usage_errors_are_one_line(args: tuple[str, ...], names: str) -> None:
     result = run("go", *args)
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert names in result.stderr and result.stderr.count("\n") == 1
+    assert names in result.stderr and result.stderr.count("\n") == 1 and len(result.stderr) <= 301
+
+
+def test_home_is_home_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run("go", "--data=~/d", "-c~/out", "--resume", "~/a.tar").exit_code == 0
+    options = seen["options"]
+    assert (options.data, options.output, options.resume) == (tmp_path / "d", tmp_path / "out", f"{tmp_path}/a.tar")
+    assert run("go", "--resume", "auto").exit_code == 0 and seen["options"].resume == "auto"
+
+
+def test_workers_are_at_most_the_cores_by_default() -> None:
+    assert run("go").exit_code == 0
+    assert seen["options"].workers == RunOptions().workers == min(4, os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize(("how", "code"), [("0", 0), ("1", 1), ("input", 2), ("stop", 75)])

@@ -68,6 +68,56 @@ def test_a_method_adds_keys_and_names_to_the_shared_sections(tmp_path: Path) -> 
             load(tmp_path, argument)
 
 
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("TRAIN.LOSS.CRITERION.NAME=", ""),
+        ("TRAIN.DATASET=", ""),
+        ("MODEL.ARCH=", ""),
+        ("TRAIN.LR_SCHEDULER.TYPE=", None),
+    ],
+)
+def test_nothing_behind_a_key_is_empty_text_where_it_holds_text(
+    argument: str, value: str | None, tmp_path: Path
+) -> None:
+    assert value_of(load(tmp_path, argument), argument[:-1]) == value
+
+
+def test_home_is_home_in_every_key_that_holds_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for key in ("OUTPUT", "MODEL.CHECKPOINT", "MODEL.PRETRAINED"):
+        for given, value in (("~/a", f"{tmp_path}/a"), ("~", str(tmp_path)), ("~nobody-here/a", "~nobody-here/a")):
+            assert value_of(load(tmp_path, f"{key}={given}"), key) == value
+        with pytest.raises(InputError, match=rf"{key}=.*name of more than 255 bytes"):
+            load(tmp_path, f"{key}=a/{'é' * 128}/b")
+    assert load(tmp_path, "MODEL.CHECKPOINT=auto").MODEL.CHECKPOINT == "auto"
+    (tmp_path / "base.yaml").write_text("SEED: 5\n")
+    (tmp_path / "b.yaml").write_text("BASE_CONFIG: ~/base.yaml\n")
+    assert load_config(Config, "~/b.yaml", shipped=tmp_path / "none").SEED == 5
+
+
+@pytest.mark.parametrize(
+    ("argument", "most"),
+    [
+        ("SEED=100000000000000000000", 2**63 - 1),
+        (f"SEED={2**63}", 2**63 - 1),
+        (f"TRAIN.EPOCHS=1{'0' * 29}", 10**9 - 1),
+        ("TRAIN.BATCH_SIZE=1000000000", 10**9 - 1),
+        ("TRAIN.NUM_WORKERS=513", 512),
+        ("AUG.TRAIN.RANDOMCROP.PADDING=4097", 4096),
+        ("AUG.TRAIN.RANDOMERASE.MAX_COUNT=101", 100),
+        ("AUG.TRAIN.RESIZE.SIZE=[4097, 8]", 4096),
+        ("MODEL.INPUTSHAPE=[8, 1000000000000]", 4096),
+    ],
+)
+def test_numbers_have_a_ceiling(argument: str, most: int, tmp_path: Path) -> None:
+    key, _, value = argument.partition("=")
+    with pytest.raises(InputError, match=rf"{key}=.*\b{most}\b"):
+        load(tmp_path, argument)
+    if value.isdigit():
+        assert value_of(load(tmp_path, f"{key}={most}"), key) == most
+
+
 def test_its_keys_are_the_shared_ones_and_its_own() -> None:
     assert set(leaves(Config)) - set(leaves(root.Root)) == {"MODEL.WIDTHS.RANGE", "TRAIN.DROP_LAST", "LEGACY"}
     assert set(leaves(root.Root)) < set(leaves(Config))

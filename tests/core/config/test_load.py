@@ -191,6 +191,19 @@ def test_arguments_that_disagree_are_refused_and_equal_ones_are_not(load: Callab
         ("BASE_CONFIG: mine.yaml\n", ["BASE_CONFIG comes back to itself"]),
         ("BASE_CONFIG: absent.yaml\n", ["'absent.yaml' was not found"]),
         ("LAYERS: &a\n  x: *a\n", ["nested too deeply"]),
+        ("SEED: !!bool x\n", ["YAML", "'x'"]),
+        ("SEED: !!int x\n", ["YAML", "'x'"]),
+        ("SEED: !!float ''\n", ["YAML", "tag"]),
+        ("SEED: !!timestamp x\n", ["YAML", "tag"]),
+        (f"SEED: 0x{'f' * 5000}\n", ["YAML", "a number of 5002 characters"]),
+        (f"SEED: 1{':1' * 100_000}\n", ["YAML", "a number of 200001 characters"]),  # to the base 60
+        (f"SEED: 1{':1' * 100_000}.5\n", ["YAML", "characters"]),
+        (f"SEED: '0x{'f' * 5000}'\n", ["mine.yaml: SEED", "20000 bits"]),
+        (f"TRAIN: {{RESUME: '0x{'f' * 5000}'}}\n", ["TRAIN.RESUME", "20000 bits"]),
+        (f"? 0x{'f' * 90}{'f' * 900}\n: 1\n", ["YAML", "characters"]),
+        (f"TRAIN: {{{'k' * 1000}: 1}}\n", ["'TRAIN.kkk"]),
+        ("- " * 100_000, ["nested too deeply"]),
+        ("#" * 300_000, ["more than 262144 bytes"]),
     ],
 )
 def test_a_wrong_file_is_named_in_one_line(load: Callable[..., Tree], text: str, parts: list[str]) -> None:
@@ -202,6 +215,11 @@ def test_yaml_aliases_cannot_multiply_without_end(load: Callable[..., Tree]) -> 
     lines = ["SEED: 1", "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
     assert "too many values" in refused(load, "\n".join(lines))
+
+
+def test_merge_keys_cannot_multiply_without_end(load: Callable[..., Tree]) -> None:
+    lines = [f"a0: &a0 {{{', '.join(f'k{i}: 1' for i in range(30))}}}", f"a1: {{<<: [{', '.join(['*a0'] * 5000)}]}}"]
+    assert "too many merged values" in refused(load, "\n".join(lines))
 
 
 def test_merge_keys_and_anchors_are_allowed(load: Callable[..., Tree]) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lowbit.errors import InputError
-
-MAX_SIDE = 4096  # of pictures, in pixels
+from lowbit.options import MAX_SIDE
 
 
 def is_of(checkpoint: Mapping[str, Any], package: str, newest: int) -> bool:

@@ -14,8 +14,9 @@ import click
 from click.core import ParameterSource
 
 from lowbit.cli.options import Decorator, apply_options, run_options
+from lowbit.cli.parsing import COUNT, WORKER_COUNT
 from lowbit.errors import InputError
-from lowbit.options import RunOptions
+from lowbit.options import WORKERS, RunOptions
 
 Read = Callable[[str, tuple[str, ...], dict[str, Any]], Any]  # name, KEY.PATH=VALUE, flags by key -> the config
 
@@ -31,15 +32,14 @@ def config_options(read: Read, training: bool = True) -> Decorator:
         read: reads and checks the config.
         training: as in `run_options`.
     """
-    count, many = click.IntRange(min=1), click.IntRange(min=0)
     chosen: list[Decorator] = [
         click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]..."),
         click.option(
             "--config", "name", required=True, metavar="NAME", help="A YAML file, or a shipped config's name."
         ),
-        click.option("-p", "--print-freq", type=count, default=50, show_default=True, help="Steps between log lines."),
+        click.option("-p", "--print-freq", type=COUNT, default=50, show_default=True, help="Steps between log lines."),
         # click stores values by name: this is another spelling of the shared --workers
-        click.option("--num_workers", "workers", type=many, default=4, help="The same as --workers."),
+        click.option("--num_workers", "workers", type=WORKER_COUNT, default=WORKERS, help="The same as --workers."),
         run_options(output=Path("./train_log"), training=training),
     ]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from lowbit.cli.parsing import Real, Several
-from lowbit.options import OptimOptions, RunOptions, SgdOptions
+from lowbit.cli.parsing import COUNT, MANY, SEED, WORKER_COUNT, Real, Several, UserPath
+from lowbit.options import WORKERS, OptimOptions, RunOptions, SgdOptions
+from lowbit.paths import user_path
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 OPTIMIZERS = ("sgd", "adamw", "lars")
@@ -57,7 +58,7 @@ def _optim_options(opt: str, sched: str) -> list[Decorator]:
         click.option("--sched", type=click.Choice(SCHEDULES), help=f"Learning rate by epoch.  [default: {sched}]"),
         click.option(
             "--warmup-epochs",
-            type=click.IntRange(min=0),
+            type=MANY,
             default=0,
             show_default=True,
             metavar="N",
@@ -77,15 +78,15 @@ def sgd_options(
         weight_decay: likewise.
         opt: what `--opt` is by default, as the help names it; None: the command has no other optimizer and schedule.
     """
-    positive, count = Real(0, min_open=True), click.IntRange(min=1)
+    positive = Real(0, min_open=True)
     options: list[Decorator] = [
-        click.option("--epochs", type=count, default=epochs, show_default=True),
-        click.option("--train-batch", type=count, default=128, show_default=True, help="Of the whole job."),
+        click.option("--epochs", type=COUNT, default=epochs, show_default=True),
+        click.option("--train-batch", type=COUNT, default=128, show_default=True, help="Of the whole job."),
         click.option("--lr", "--learning-rate", type=positive, default=0.1, show_default=True),
         click.option(
             "--schedule",
             cls=Several,
-            type=click.IntRange(min=0),
+            type=MANY,
             default=schedule,
             show_default=True,
             metavar="EPOCH...",
@@ -156,13 +157,18 @@ def apply_options(options: Sequence[Decorator]) -> Decorator:
 
 
 def _data_options(seed: int) -> list[Decorator]:
-    path = click.Path(path_type=Path)
-    count, many, seeds = click.IntRange(min=1), click.IntRange(min=0), click.IntRange(0, 2**63 - 1)
     return [
-        click.option("--data", type=path, default=Path("./data"), show_default=True, help="Dataset root."),
+        click.option("--data", type=UserPath(), default=Path("./data"), show_default=True, help="Dataset root."),
         click.option("--download", is_flag=True, help="Let torchvision download the dataset into --data."),
-        click.option("-j", "--workers", type=many, default=4, show_default=True, help="Loader processes (folders)."),
-        click.option("--seed", "--manualSeed", type=seeds, default=seed, show_default=True, help="For everything."),
+        click.option(
+            "-j",
+            "--workers",
+            type=WORKER_COUNT,
+            default=WORKERS,
+            show_default="4, or the cores if fewer",
+            help="Loader processes (folders).",
+        ),
+        click.option("--seed", "--manualSeed", type=SEED, default=seed, show_default=True, help="For everything."),
         click.option(
             "--mixed-precision",
             type=click.Choice(["no", "bf16", "fp16"]),
@@ -172,8 +178,8 @@ def _data_options(seed: int) -> list[Decorator]:
             help="Through accelerate; fp16 needs a GPU.",
         ),
         click.option("--channels-last", is_flag=True, help="Memory format of pictures and weights."),
-        click.option("--limit-train", type=count, metavar="N", help="N training pictures, class-balanced."),
-        click.option("--limit-eval", type=count, metavar="N", help="N test pictures, class-balanced."),
+        click.option("--limit-train", type=COUNT, metavar="N", help="N training pictures, class-balanced."),
+        click.option("--limit-eval", type=COUNT, metavar="N", help="N test pictures, class-balanced."),
         click.option("--pretrained", is_flag=True, help="timm's weights, and the pictures prepared as they expect."),
         click.option(
             "--max-corrupt",
@@ -191,7 +197,7 @@ def _folder_options(flags: Sequence[str], default: Path | None, note: str) -> li
         click.option(
             *flags,
             "output",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=UserPath(file_okay=False),
             default=default,
             show_default=default is not None,
             help="The run's folder" + ("." if default is not None else f"; {note}."),
@@ -201,18 +207,20 @@ def _folder_options(flags: Sequence[str], default: Path | None, note: str) -> li
 
 
 def _training_options() -> list[Decorator]:
-    count = click.IntRange(min=1)
     return [
-        click.option("--resume", metavar="auto|PATH", callback=_empty_is_none, help="Continue the run of --output."),
-        click.option("--max-steps", type=count, metavar="N", help="Stop after N steps and save."),
-        click.option("--save-every", type=count, metavar="N", help="Steps between checkpoints (default: an epoch)."),
+        click.option("--resume", metavar="auto|PATH", callback=_resumed, help="Continue the run of --output."),
+        click.option("--max-steps", type=COUNT, metavar="N", help="Stop after N steps and save."),
+        click.option("--save-every", type=COUNT, metavar="N", help="Steps between checkpoints (default: an epoch)."),
         click.option("--compile", is_flag=True, help="Compile the backbone."),
         click.option("--val-split", type=Real(0, 1, min_open=True, max_open=True), help="Held-out fraction."),
-        click.option("--accumulate", type=count, default=1, show_default=True, help="Parts of a batch per step."),
+        click.option("--accumulate", type=COUNT, default=1, show_default=True, help="Parts of a batch per step."),
         click.option("--clip-grad", type=Real(0, min_open=True), metavar="NORM", help="Clip the gradients' norm."),
         click.option("--tracker", "trackers", multiple=True, metavar="NAME", help="accelerate's trackers; repeatable."),
     ]
 
 
-def _empty_is_none(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    return value or None  # the originals' default was ''
+def _resumed(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    try:
+        return user_path(value) if value else None  # the originals' default was ''
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} {error}", ctx, param) from None

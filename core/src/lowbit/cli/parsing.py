@@ -6,11 +6,18 @@ and spellings of one parameter that disagree are an error.
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
+from lowbit.options import MOST, MOST_SEED, MOST_WORKERS
+from lowbit.paths import user_path
+
+COUNT, MANY = click.IntRange(1, MOST), click.IntRange(0, MOST)
+SEED, WORKER_COUNT = click.IntRange(0, MOST_SEED), click.IntRange(0, MOST_WORKERS)
 Flags = Mapping[str, click.Option]
 
 
@@ -23,6 +30,20 @@ class Real(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class UserPath(click.Path):
+    """A path in which `~` is the home folder; arguments are those of `click.Path`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(path_type=Path, **kwargs)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path, or click's usage error."""
+        try:
+            return super().convert(user_path(os.fspath(value)), param, ctx)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}", param, ctx)
 
 
 class Several(click.Option):

@@ -1,20 +1,60 @@
 """Finding and reading config files: safe YAML, where a name is looked for, and the chain of `BASE_CONFIG`."""
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lowbit.errors import InputError, one_line
+from lowbit.files import open_regular
 
 BASE = "BASE_CONFIG"
-MAX_BYTES = 1 << 20
+MAX_BYTES, MAX_DIGITS, MAX_VALUES = 1 << 18, 100, 100_000
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 Given = tuple[str, dict[str, Any]]  # where some values are from, and the values, nested
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # no right to look, a name too long, a zero byte
+        return False
+
+
+def parse(text: str | bytes) -> Any:
+    """What YAML reads in a text.
+
+    Raises:
+        yaml.YAMLError: it is none, or holds a value that is not of its tag (`!!bool x`).
+    """
+    try:
+        return yaml.load(text, Loader=StrictLoader)
+    except RecursionError:
+        raise yaml.YAMLError("values are nested too deeply") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of PyYAML's constructors
+        raise yaml.YAMLError(f"a value does not fit its tag: {error!r}") from None
+
+
 class StrictLoader(yaml.SafeLoader):
-    """Safe YAML (plain values, no objects) in which a key may stand once."""
+    """Safe YAML (plain values, no objects) in which a key may stand once, and whose size a file's size bounds."""
+
+    merged = 0  # values that `<<` has brought
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """A scalar's text; of a number only as long as numbers are (one to the base 60 grows with the square)."""
+        if isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS and len(node.value) > MAX_DIGITS:
+            problem = f"a number of {len(node.value)} characters"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return super().construct_scalar(node)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Take in what `<<` names, which may multiply at each level."""
+        super().flatten_mapping(node)
+        self.merged += len(node.value)
+        if self.merged > MAX_VALUES:
+            raise yaml.constructor.ConstructorError(None, None, "too many merged values", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping; a key that stands twice is an error (YAML's own readers let the last one win)."""
@@ -27,19 +67,13 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # no right to look, a name too long, a zero byte
-        return False
-
-
 def locate(name: str | Path, shipped: Path, beside: Path) -> Path:
     """The file of a name: beside a file, in the working folder, else what follows `configs/` among the shipped ones.
 
     Raises:
         InputError: nowhere; says where it was looked for, and which shipped names are near.
     """
+    name = os.path.expanduser(name)  # noqa: PTH111 (Path's own fails where there is no such user)
     places = list(dict.fromkeys([beside / name, Path(name)]))
     parts = [part for part in Path(name).parts if part not in (".", Path(name).anchor)]
     after = [parts[i + 1 :] for i, part in enumerate(parts) if part == "configs"] or [parts]
@@ -61,9 +95,11 @@ def read(path: Path) -> dict[str, Any]:
         InputError: unreadable, damaged, with duplicate keys, or not a mapping.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
+        with open_regular(path) as file:
+            text = file.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
             raise InputError(f"config {path} has more than {MAX_BYTES} bytes; give a YAML file of settings")
-        values = yaml.load(path.read_bytes(), Loader=StrictLoader)
+        values = parse(text)
     except OSError as error:
         raise InputError(f"config {path} cannot be read: {error.strerror}") from None
     except yaml.MarkedYAMLError as error:
@@ -71,7 +107,7 @@ def read(path: Path) -> dict[str, Any]:
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = one_line(f"{error.context or ''} {error.problem or error}")
         raise InputError(f"config {path}{where}: not usable as YAML: {problem}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise InputError(f"config {path}: not usable as YAML: {one_line(error)}") from None
     if not isinstance(values, dict):
         kind = "is empty" if values is None else f"holds a {type(values).__name__}"

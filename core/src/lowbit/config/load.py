@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from lowbit.config import values
 from lowbit.config.files import BASE, Given, chain, locate
 from lowbit.config.keys.root import EXAMPLE
-from lowbit.config.messages import explain, unknown
+from lowbit.config.messages import explain, short, unknown
 from lowbit.config.tree import Node, annotation_of, is_section
 from lowbit.config.unused import warn_unused
 from lowbit.errors import InputError
@@ -77,7 +77,7 @@ def _merge(
 ) -> None:
     """Lay `given` over `into`; `origins` notes, by full key, where each value is from."""
     for key, value in given.items():
-        name = str(key)
+        name = key if isinstance(key, str) else str(_plain(key, None, f"{origin}: a key of {prefix or 'the root'}"))
         field = tree.model_fields.get(name)
         annotation = field.annotation if field else None
         if is_section(annotation) and isinstance(value, Mapping):
@@ -85,9 +85,16 @@ def _merge(
             into[name] = section if isinstance(section, dict) else {}
             _merge(into[name], value, annotation, f"{prefix}{name}.", origin, origins)
         else:
-            into[name] = values.of_file(value, annotation)
+            into[name] = _plain(value, annotation, f"{origin}: {prefix}{name}")
             origins.pop(prefix + name, None)  # the last to set a key is also the last in order
             origins[prefix + name] = origin
+
+
+def _plain(value: Any, annotation: Any, what: str) -> Any:
+    try:
+        return values.of_file(value, annotation)
+    except ValueError as error:
+        raise InputError(f"{what} {error}") from None
 
 
 def _nested(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +121,7 @@ def _arguments(tree: type[BaseModel], arguments: Sequence[str]) -> list[Given]:
         path, equals, text = argument.partition("=")
         path = path.strip()
         if not equals or not path:
-            raise InputError(f"{argument!r} is not of the form KEY.PATH=VALUE, for example {EXAMPLE}")
+            raise InputError(f"{short(argument)} is not of the form KEY.PATH=VALUE, for example {EXAMPLE}")
         if path == BASE:
             raise InputError(f"{argument!r}: {BASE} can only stand in a file; give that file as the config")
         if given.setdefault(path, text) != text:
@@ -122,6 +129,6 @@ def _arguments(tree: type[BaseModel], arguments: Sequence[str]) -> list[Given]:
         try:
             value = values.of_argument(text, annotation_of(tree, path))
         except KeyError:
-            raise InputError(f"argument {path}=...: {unknown(path, tree)}") from None
-        layers.append((f"argument {argument}", _nested({path: value})))
+            raise InputError(f"argument {path[:80]}=...: {unknown(path, tree)}") from None
+        layers.append((f"argument {argument if len(argument) <= 80 else path + '=...'}", _nested({path: value})))
     return layers

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ValidationError
 
 from lowbit.config.tree import annotation_of, leaves
-from lowbit.errors import one_line
+from lowbit.errors import MOST, one_line
 
 
 def unknown(path: str, tree: type[BaseModel]) -> str:
     """Names the key whose path, and above all whose last part, is nearest."""
+    start = path[:MOST]
 
     def likeness(known: str) -> float:
-        pairs = ((path, known), (path.rpartition(".")[2], known.rpartition(".")[2]))
+        pairs = ((start, known), (start.rpartition(".")[2], known.rpartition(".")[2]))
         return sum(difflib.SequenceMatcher(None, a.upper(), b.upper()).ratio() for a, b in pairs)
 
-    return f"unknown key {path!r}; the nearest known key is {max(leaves(tree), key=likeness)!r}"
+    return f"unknown key {short(path)}; the nearest known key is {max(leaves(tree), key=likeness)!r}"
 
 
 def explain(error: ValidationError, tree: type[BaseModel], origins: Mapping[str, str]) -> str:
@@ -37,15 +38,16 @@ def explain(error: ValidationError, tree: type[BaseModel], origins: Mapping[str,
         message = unknown(path, tree)
     elif first["type"] in ("model_type", "model_attributes_type"):
         keys = ", ".join(annotation_of(tree, path).model_fields)
-        message = f"{path}={_short(first['input'])} should be a section with keys of {keys}"
+        message = f"{path}={short(first['input'])} should be a section with keys of {keys}"
     elif first["type"] == "missing":  # of a tuple; keys have defaults
-        message = f"{'.'.join(parts[:-1])}={_short(first['input'])} should have more values"
+        message = f"{'.'.join(parts[:-1])}={short(first['input'])} should have more values"
     elif parts:
-        message = f"{path}={_short(first['input'])} {message}"
+        message = f"{path}={short(first['input'])} {message}"
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return one_line(f"{origin}: {message}{more}" if origin else f"{message}{more}")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """A value as it is written, cut to 80 characters."""
     shown = repr(value)
     return shown if len(shown) <= 80 else f"{shown[:77]}..."

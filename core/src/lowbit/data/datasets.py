@@ -183,9 +183,6 @@ def _digits(split: Split) -> Pictures:
     )
 
 
-DATASETS: tuple[str, ...] = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")
-
-
 def load_dataset(
     name: str,
     root: Path,
@@ -198,7 +195,7 @@ def load_dataset(
     """Read a dataset.
 
     Args:
-        name: one of `DATASETS`.
+        name: one of `lowbit.options.DATASETS`.
         root: the folder of `--data`.
         split: "train" or "test" (the evaluation set, whatever it is called on disk).
         download: let torchvision fetch CIFAR files that are not there; by one process of a machine.
@@ -217,7 +214,7 @@ def load_dataset(
         "digits": lambda: _digits(split),
     }
     if name not in readers:
-        raise InputError(f"dataset {name!r} is not known; choose one of {', '.join(DATASETS)}")
+        raise InputError(f"dataset {name!r} is not known; choose one of {', '.join(readers)}")
     if download and not name.startswith("cifar"):
         raise InputError(f"--download: only cifar10 and cifar100 can be downloaded; put {name} into {root} by hand")
     try:

@@ -10,9 +10,8 @@ from torch.optim import Optimizer
 from lowbit.config.keys.root import MAY_DIFFER, Root
 from lowbit.config.keys.train import BATCH, Train
 from lowbit.config.unused import used_values
-from lowbit.data.datasets import DATASETS
 from lowbit.errors import InputError
-from lowbit.options import OptimOptions
+from lowbit.options import DATASETS, OptimOptions
 from lowbit.train.batch import BatchPlan, per_process
 from lowbit.train.optim import make_optimizer, make_schedule, parameter_groups
 from lowbit.train.schedule import Schedule

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from lowbit.config.tree import Node
-from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, Positive, Share, Size, ascending
+from lowbit.config.values import Amount, Fraction, Pixels, Positive, Share, Size, ascending
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -37,7 +37,7 @@ class RandomCrop(Node):
     """A crop of `INPUTSHAPE` after zero padding."""
 
     ENABLE: bool = False
-    PADDING: Count = 0
+    PADDING: Pixels = 0
 
 
 class CenterCrop(Node):
@@ -61,7 +61,7 @@ class RandomErase(Node):
 
     PROB: Fraction = 0
     MODE: Literal["const", "rand", "pixel"] = "const"
-    MAX_COUNT: AtLeastOne | None = None
+    MAX_COUNT: Annotated[int, Field(ge=1, le=100)] | None = None
 
 
 class Mix(Node):

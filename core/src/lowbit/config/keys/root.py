@@ -11,8 +11,9 @@ from typing import Any
 from lowbit.config.keys.aug import Aug
 from lowbit.config.keys.train import Train
 from lowbit.config.tree import Node
-from lowbit.config.values import AtLeastOne, Count, Fraction, Positive, Size
+from lowbit.config.values import Count, Fraction, HeadWidth, Positive, QueueLength, Seed, Size, UserPath
 from lowbit.errors import InputError
+from lowbit.options import WORKERS
 
 RESUME = "--resume (MODEL.CHECKPOINT)"  # one parameter
 EXAMPLE = "TRAIN.EPOCHS=100"  # of an argument
@@ -23,7 +24,7 @@ FLAGS = {  # name of a command line's parameter: the key that it is one paramete
     "workers": "TRAIN.NUM_WORKERS",
     "print_freq": "TRAIN.PRINT_FREQ",
 }
-DEFAULTS = {"OUTPUT": "./train_log", "TRAIN.NUM_WORKERS": 4, "TRAIN.PRINT_FREQ": 50}  # of the authors' command lines
+DEFAULTS = {"OUTPUT": "./train_log", "TRAIN.NUM_WORKERS": WORKERS, "TRAIN.PRINT_FREQ": 50}  # of their command lines
 MAY_DIFFER = {  # when a run is resumed, or the loop compares them itself
     "OUTPUT", "SEED", "MODEL.CHECKPOINT", "MODEL.PRETRAINED", "TRAIN.EPOCHS", "TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH",
     "TRAIN.NUM_WORKERS", "TRAIN.PRINT_FREQ",
@@ -34,8 +35,8 @@ class Model(Node):
     """The net and where its weights come from."""
 
     ARCH: str = ""  # timm's name
-    CHECKPOINT: str = ""  # of a run to resume: the same as --resume
-    PRETRAINED: str = ""  # weights to start from or to evaluate
+    CHECKPOINT: UserPath = ""  # of a run to resume: the same as --resume
+    PRETRAINED: UserPath = ""  # weights to start from or to evaluate
     NUM_CLASSES: Count = 0
     INPUTSHAPE: Size = (-1, -1)
 
@@ -65,10 +66,10 @@ class Model(Node):
 class Setting(Node):
     """Heads and loss of a self-supervised method."""
 
-    DIM: AtLeastOne = 128
-    HIDDEN_DIM: AtLeastOne = 2048
+    DIM: HeadWidth = 128
+    HIDDEN_DIM: HeadWidth = 2048
     T: Positive = 0.07
-    MOCO_K: AtLeastOne = 65536
+    MOCO_K: QueueLength = 65536
     MOMENTUM: Fraction = 0.999  # of the momentum copy
     MLP: bool = True  # a hidden layer in the projector
 
@@ -80,8 +81,8 @@ class Root(Node):
     RANK: Any = 0
     WORLD_SIZE: Any = 1
     LOCAL_RANK: Any = 0
-    SEED: Count | None = None
-    OUTPUT: str = ""
+    SEED: Seed | None = None
+    OUTPUT: UserPath = ""
     EVALUATOR: Any = ""
     EVALUATION_DOMAIN: Any = None
     MODEL: Model = Model()

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from lowbit.config.tree import Node
-from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, Positive, ascending
+from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, Positive, Workers, ascending
 
 BATCH = ("TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH")  # pictures of a process, and of a step of all
 Dataset = Literal[
@@ -104,7 +104,7 @@ class Train(Node):
     LABEL_SMOOTHING: Fraction = 0
     BATCH_SIZE: AtLeastOne = 1  # per process
     GLOBAL_BATCH: AtLeastOne | None = None  # ours: pictures per optimizer step that the learning rate was chosen for
-    NUM_WORKERS: Count = 0
+    NUM_WORKERS: Workers = 0
     PRINT_FREQ: AtLeastOne = 1
     LR_SCHEDULER: LrScheduler = LrScheduler()
     OPTIMIZER: Optimizer = Optimizer()
