@@ -1,4 +1,4 @@
-"""The options of BSQ's commands as values (no click, no torch): `cli.py` fills them, `run.py` reads them.
+"""The options of BSQ's commands as values (no click, no torch): `cli.py` fills them, `bsq.commands` reads them.
 
 Defaults are the original programs' (`convert.py`, `cifar_finetune.py`) where they had the option.
 """

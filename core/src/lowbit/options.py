@@ -14,7 +14,7 @@ WORKERS = min(4, os.cpu_count() or 1)
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Resolved shared options of one command; `cli.py` fills it, `run.py` reads it. Meanings: the README's table.
+    """Resolved shared options of one command; `cli.py` fills it, the commands read it. Meanings: the README's table.
 
     Attributes:
         data: dataset root. download: let torchvision fetch it.
