@@ -1,8 +1,9 @@
 """The options that every training or evaluating command shares, as values (no torch: `--help` imports this)."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")  # that `lowbit.data.datasets` reads
 MOST = 10**9 - 1  # epochs, steps, pictures
@@ -10,6 +11,7 @@ MOST_SEED = 2**63 - 1
 MOST_WORKERS = 512
 MAX_SIDE = 4096  # of pictures, in pixels
 WORKERS = min(4, os.cpu_count() or 1)
+LOOPS = ("epochs", "train_batch")  # of `SgdOptions`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +83,10 @@ class SgdOptions(OptimOptions):
     gamma: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """What a resumed run has in common with its start, by flag; the loop compares epochs and batch itself."""
+        values = {**asdict(self), "opt": self.opt or "sgd", "sched": self.sched or "step"}
+        values["schedule"] = list(self.schedule)
+        return {f"--{name.replace('_', '-')}": value for name, value in values.items() if name not in LOOPS}

@@ -45,13 +45,12 @@ def training_job(
     batch = of_job(sgd.train_batch, session.accelerator.num_processes, accumulate=options.accumulate)
     loader = session.loader(kept, recipe, batch)
     stage = Stage(objective, sgd.epochs, {"main": stated_schedule(sgd)})
-    shared = {**asdict(sgd), "opt": sgd.opt or "sgd", "sched": sgd.sched or "step"}
-    del shared["epochs"], shared["train_batch"]  # the loop compares them itself
+    shared = sgd.compared
     for group in groups:
-        shared |= {f"{type(group).__name__}.{name}": value for name, value in asdict(group).items()}
+        for name, value in asdict(group).items():
+            shared[flag_of(f"{type(group).__name__}.{name}")] = list(value) if isinstance(value, tuple) else value
     return Job(
-        session, command, [stage], loader, batch, header=header,
-        shared={flag_of(name): list(v) if isinstance(v, tuple) else v for name, v in shared.items()},
+        session, command, [stage], loader, batch, header=header, shared=shared,
         described=opening.described(evaluator.net, sgd, *groups), prefixes={"student.": checkpoint.PREFIX},
         best=("top1" if held is None else "val_top1") if best else None, **more,
     )  # fmt: skip

@@ -1,13 +1,10 @@
 """The command line (click only: `--help` does not import torch)."""
 
-from typing import Any
-
 import click
 
-from lowbit.cli.options import run_options
-from lowbit.cli.parsing import Real
+from lowbit.cli.options import run_options, sgd_options
 from lowbit.cli.program import Group
-from lowbit.options import RunOptions
+from lowbit.options import DATASETS, RunOptions, SgdOptions
 
 
 @click.group(cls=Group, name="rotate")
@@ -16,14 +13,12 @@ def cli() -> None:
 
 
 @cli.command("train")
-@click.option("-d", "--dataset", default="cifar10", show_default=True)
+@click.option("-d", "--dataset", type=click.Choice(DATASETS), default="cifar10", show_default=True)
 @click.option("-a", "--arch", default="cifar_resnet20_1x1", show_default=True, help="timm's name.")
-@click.option("--epochs", type=click.IntRange(min=1), default=100, show_default=True)
-@click.option("--train-batch", type=click.IntRange(min=1), default=128, show_default=True, help="Of the whole job.")
-@click.option("--lr", type=Real(0, min_open=True), default=0.1, show_default=True)
+@sgd_options(epochs=200)
 @run_options()
-def train(options: RunOptions, **own: Any) -> None:
+def train(options: RunOptions, dataset: str, arch: str, sgd: SgdOptions) -> None:
     """Train, and pack the student."""
     from rotate import commands
 
-    commands.train(options, **own)
+    commands.train(options, dataset, arch, sgd)

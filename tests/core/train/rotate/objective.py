@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
+from lowbit.options import SgdOptions
 from lowbit.quant.layers import Codes, Grid
-from lowbit.train.optim import make_optimizer
+from lowbit.train.optim import stated_optimizer
 from lowbit.train.protocol import Clock, Objective, Out, Pass
 
 
@@ -33,13 +34,13 @@ class Rotation(Objective):
 
     compiled = {"student": False}  # noqa: RUF012 (read-only)
 
-    def __init__(self, student: nn.Module) -> None:
+    def __init__(self, student: nn.Module, sgd: SgdOptions) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.sgd = student, sgd
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One, named "main"."""
-        return {"main": make_optimizer(self.student.parameters(), "sgd", lr=0.1, weight_decay=5e-4)}
+        return {"main": stated_optimizer(self.student.parameters(), self.sgd)}
 
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """The loss of one batch."""
