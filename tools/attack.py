@@ -29,6 +29,7 @@ def main(arguments: list[str]) -> int:
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes beside each other")
     options.add_argument("--from", dest="first", type=int, default=0, help="number of the first input of each kind")
     options.add_argument("--count", type=int, help="inputs of each kind")
+    options.add_argument("--until", metavar="TEXT", help="stop where an input breaks so (the beginning of how)")
     options.add_argument("--keep", type=Path, help="folder in which the files of broken inputs stay")
     options.add_argument("--report", type=Path, help="file that the report is written to, while it goes on")
     given = options.parse_args(arguments)
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         tally = attack(
             Path(folder), given.seconds, given.seed, only=given.kind, jobs=given.jobs, first=given.first,
-            count=given.count, keep=given.keep, report=given.report,
+            count=given.count, until=given.until, keep=given.keep, report=given.report,
         )  # fmt: skip
     print(tally.report(given.seed), flush=True)
     return 1 if tally.broken else 0

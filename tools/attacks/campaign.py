@@ -2,11 +2,12 @@
 
 import gc
 import importlib
+import re
 import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -51,6 +52,7 @@ class Tally:
     tried: Counter[tuple[str, str]] = field(default_factory=Counter)  # by kind and end
     broken: dict[tuple[str, str], Broken] = field(default_factory=dict)  # by kind and how
     seconds: float = 0.0
+    computed: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))  # CPU seconds by kind
 
     def add(self, kind: str, number: int, answer: dict[str, Any]) -> None:
         """Note one input's end."""
@@ -58,7 +60,7 @@ class Tally:
         if answer["end"] in ("accepted", "refused"):
             return
         said, size, how = answer["said"], answer["size"], answer["how"]
-        key = (kind, " ".join(how.split()[:6]))
+        key = (kind, " ".join(re.sub(r"\S*attack-\S+", "PATH", re.sub(r"\d+ characters", "", how)).split()[:8]))
         old = self.broken.get(key)
         count = old.count + 1 if old else 1
         if old is None or size < old.size:
@@ -66,22 +68,22 @@ class Tally:
         self.broken[key] = old
         old.count = count
 
+    def has(self, how: str | None) -> bool:
+        """Whether an input broke in a way that begins so."""
+        return how is not None and any(one.how.startswith(how) for one in self.broken.values())
+
     def report(self, seed: int) -> str:
         """The table, then the smallest input of each way to break."""
         total = sum(self.tried.values())
-        rows = [
-            f"seed {seed}: {total} inputs in {self.seconds:.0f} s",
-            "",
-            "| kind | tried | refused | accepted | broken |",
-        ]
-        rows.append("|---|---|---|---|---|")
+        rows = [f"seed {seed}: {total} inputs in {self.seconds:.0f} s", ""]
+        rows += ["| kind | tried | refused | accepted | broken | CPU s |", "|---|---|---|---|---|---|"]
         for kind in [*self.kinds, "all"]:
             counts = Counter[str]()
             for (of, end), count in self.tried.items():
                 counts[end if end in ("accepted", "refused") else "broken"] += count if kind in (of, "all") else 0
-            rows.append(
-                f"| {kind} | {counts.total()} | {counts['refused']} | {counts['accepted']} | {counts['broken']} |"
-            )
+            seconds = sum(self.computed.values()) if kind == "all" else self.computed[kind]
+            row = (kind, counts.total(), counts["refused"], counts["accepted"], counts["broken"], f"{seconds:.0f}")
+            rows.append(f"| {' | '.join(map(str, row))} |")
         for one in sorted(self.broken.values(), key=lambda one: (one.kind, -one.count)):
             rows += ["", f"{one.kind}, {one.count} times: {one.how}"]
             rows.append(
@@ -93,7 +95,7 @@ class Tally:
 
 def attack(
     folder: Path, seconds: float, seed: int, *, only: Sequence[str] | None = None, jobs: int = 1, first: int = 0,
-    count: int | None = None, keep: Path | None = None, report: Path | None = None,
+    count: int | None = None, until: str | None = None, keep: Path | None = None, report: Path | None = None,
 ) -> Tally:  # fmt: skip
     """Try inputs for some seconds.
 
@@ -105,6 +107,7 @@ def attack(
         jobs: processes beside each other.
         first: number of the first input of each kind.
         count: inputs of each kind; None: as many as the time allows.
+        until: stop where an input breaks in a way that begins so.
         keep: where the files of broken inputs stay.
         report: file that the report is written to, while it goes on.
     """
@@ -115,11 +118,12 @@ def attack(
     tally, begun, written = Tally([kind.name for kind in kinds]), time.monotonic(), 0.0
     forks: list[Any] = []
 
-    def ended(about: tuple[Kind, int, Path], answer: dict[str, Any] | None, how: str) -> None:
+    def ended(about: tuple[Kind, int, Path], answer: dict[str, Any] | None, how: str, computed: float) -> None:
         kind, number, place = about
         found = {"said": said_of(place), "size": size_of(place), "err": ""}
         found |= answer or {"end": "broken", "how": how}
         tally.add(kind.name, number, found)
+        tally.computed[kind.name] += computed
         if keep is not None and found["end"] not in ("accepted", "refused"):
             shutil.copytree(place, keep / f"{kind.name} {number}", symlinks=True, ignore=special, dirs_exist_ok=True)
         shutil.rmtree(place, ignore_errors=True)
@@ -127,9 +131,9 @@ def attack(
             path.unlink()
 
     number = first
-    while (count is None or number < first + count) and time.monotonic() - begun < seconds:
+    while (count is None or number < first + count) and time.monotonic() - begun < seconds and not tally.has(until):
         for kind in kinds:
-            place = folder / f"{kind.name} {number}"
+            place = folder / f"{kind.name} {number}".replace(" ", "-")
             place.mkdir()
             forks.append(start(partial(attempt, kind, seed, number, place), (kind, number, place)))
             while len(forks) >= jobs:
@@ -167,7 +171,7 @@ def prepared(folder: Path) -> Seeds:
     gc.freeze()  # a collection in a child would copy every page
     problems: list[str] = []
 
-    def made(about: str, answer: dict[str, Any] | None, how: str) -> None:
+    def made(about: str, answer: dict[str, Any] | None, how: str, computed: float) -> None:
         if answer is None or answer.get("end") == "tool":
             log = seeds.folder / f"{about}.log"
             problems.append(f"{about}: {how or answer}\n{log.read_text() if log.exists() else ''}")

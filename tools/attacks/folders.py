@@ -55,11 +55,12 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         how = rng.choice(([], ["--resume", "auto"], ["--resume", "auto"], ["--overwrite"], ["--overwrite"]))
         line = [*seeds.line(method.resumes[name]), "--output", str(out), "--max-steps", "4", *how]
         shown = f"{method.program} {line[0]} {' '.join(how)} in a folder with {', '.join(said)}"
-        mine = {path: path.lstat() for path in out.glob("mine*")}
+        holds = os.path.lexists(out / "config.json")  # a run, whose copies of checkpoints may have any name
+        mine = {path: state(path) for path in out.glob("mine*") if not (holds and path.match("*.pth.tar"))}
 
         def check(result: object) -> str | None:
             for path, was in mine.items():
-                if not os.path.lexists(path) or (path.lstat() != was and not path.is_dir()):
+                if state(path) != was:
                     return f"{path.name}, which is not of a run, is gone or changed"
             made = content(out / "checkpoint.pth.tar")
             if made["step"] != 4:
@@ -91,6 +92,14 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
     return (Kind("run folder", of_run), Kind("picture folder", of_pictures))
 
 
+def state(path: Path) -> tuple[int, ...] | None:
+    """What tells an entry from another and from what it was before; None: there is none."""
+    if not os.path.lexists(path):
+        return None
+    found = path.lstat()
+    return (found.st_ino,) if path.is_dir() else (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 def put(rng: Random, out: Path, precious: Path, checkpoint: Path) -> str:
     """An entry that no run has left there; what it is, in words."""
     name, way = rng.choice(NAMES), rng.randrange(8)
@@ -105,7 +114,7 @@ def put(rng: Random, out: Path, precious: Path, checkpoint: Path) -> str:
     if way == 1:
         os.mkfifo(path)
         return f"the FIFO {name}"
-    if way == 2:
+    if way == 2 and name not in ("train.log", "log.txt"):  # appended to, wherever their owner's link leads
         path.symlink_to(precious / rng.choice(("file", "new", ".")))
         return f"{name} -> {path.readlink().name}"
     if way == 3:

@@ -21,6 +21,7 @@ READY = b"ready\n"
 TICK = 0.005  # seconds between looks
 _HERTZ = os.sysconf("SC_CLK_TCK")
 
+Ended = Callable[[Any, dict[str, Any] | None, str, float], None]  # about what, its answer, how else, CPU seconds
 Child = Callable[[Callable[[], None]], dict[str, Any]]  # it is given what says that the input is made
 
 
@@ -94,16 +95,16 @@ def _say_ready(pipe: int) -> None:
     os.write(pipe, READY)
 
 
-def wait(forks: list[Fork], ended: Callable[[Any, dict[str, Any] | None, str], None]) -> None:
+def wait(forks: list[Fork], ended: Ended) -> None:
     """Until at least one of the processes is over: each of those is taken off the list, and reported to `ended`."""
     while True:
         over = []
         for fork in forks:
-            pid, status = os.waitpid(fork.pid, os.WNOHANG)
+            pid, status, used = os.wait4(fork.pid, os.WNOHANG)
             broken = None if pid else fork.look()
             if pid or broken:
-                over.append((fork, status, broken))
-        for fork, status, broken in over:
+                over.append((fork, status, used.ru_utime + used.ru_stime, broken))
+        for fork, status, seconds, broken in over:
             forks.remove(fork)
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(fork.pid, signal.SIGKILL)
@@ -114,7 +115,7 @@ def wait(forks: list[Fork], ended: Callable[[Any, dict[str, Any] | None, str], N
             answer, how = fork.end()
             if not broken and os.WIFSIGNALED(status):
                 broken = f"killed by {signal.Signals(os.WTERMSIG(status)).name}"
-            ended(fork.about, None if broken else answer, broken or how)
+            ended(fork.about, None if broken else answer, broken or how, seconds)
         if over:
             return
         time.sleep(TICK)

@@ -36,6 +36,7 @@ class Attempt:
         check: of what `act` returned: None, or what is wrong with it.
         must: "refuse": nothing else is right; "accept": likewise.
         writes: whether it may write where it is accepted.
+        late: whether it can be found to be bad only on the way, so that other lines may come before the error.
     """
 
     act: Act
@@ -44,6 +45,7 @@ class Attempt:
     check: Callable[[Any], str | None] = lambda result: None
     must: str = ""
     writes: bool = True
+    late: bool = False
 
 
 class Kind(NamedTuple):
@@ -188,10 +190,11 @@ def _wrong(
         return f"output: a line of others: {foreign[0][:120]}"
     if code == EXIT_INPUT:
         lines, new = err.splitlines(), changed(before, after, folder)
-        if len(lines) != 1 or not lines[0].startswith("error: ") or len(lines[0]) > MOST:
-            return f"output: {len(lines)} lines, {max(map(len, lines), default=0)} characters: {lines[:1]}"[:200]
+        last, most = lines[-1] if lines else "", max(map(len, lines), default=0)
+        if (len(lines) != 1 and not given.late) or not last.startswith("error: ") or most > MOST:
+            return f"output: {len(lines)} lines, {most} characters: {lines[:1]}"[:200]
         if given.must == "accept":
-            return f"refused although it is good: {lines[0][:150]}"
+            return f"refused although it is good: {last[:150]}"
         return f"file written: {new}, though refused" if new else ""
     if given.must == "refuse":
         return "accepted although it has to be refused"

@@ -105,7 +105,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         corrupt = rng.choice(("0", "0.5", "1"))
         line += ["--max-corrupt", corrupt]
         shown = f"{method.program} {line[0]} --max-corrupt {corrupt}, among good ones {shown}"
-        return Attempt(lambda: run(method, line), shown, size, writes=False)
+        return Attempt(lambda: run(method, line), shown, size, writes=False, late=True)
 
     return (Kind("picture", picture),)
 
