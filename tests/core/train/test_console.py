@@ -51,6 +51,21 @@ def test_a_closed_stdout(tmp_path: Path) -> None:
     assert code == 0 and "Traceback" not in said and "still here 1000" in said
 
 
+def test_lines_of_torch_do_not_pass_through() -> None:
+    script = """
+from lowbit.train import console
+console.configure_logging("toy")
+console.checked()
+import logging, torch, warnings
+logging.getLogger("torch.somewhere").warning("torch remarks")
+warnings.warn("a warning")
+torch.std(torch.ones(1))  # a warning of its own
+logging.getLogger("toy").info("ours")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == "ours\n" and done.stdout == ""
+
+
 def test_a_stderr_that_is_gone_costs_the_lines_alone(tmp_path: Path) -> None:
     script = PROGRAM.replace("for number", "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 2)\nfor number")
     done = tmp_path / "done"

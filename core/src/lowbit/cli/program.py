@@ -47,8 +47,11 @@ class Group(click.Group):
         except InputError as error:
             code = fail(str(error))
         except (Stopped, click.Abort, KeyboardInterrupt) as stop:
+            console.checked()
             console.report(f"stopped: {one_line(stop) or 'by a signal'}")
             code = EXIT_STOPPED
+        finally:
+            console.checked()
         sys.exit(code)
 
 
@@ -57,6 +60,7 @@ def fail(message: str, *, usage: bool = False) -> int:
 
     A wrong command line (`usage`) is reported by the first process of each machine, since all were given the same.
     """
+    console.refused()
     process = sys.modules.get("lowbit.train.process")  # not imported: this process has not met others yet
     if os.environ.get("LOCAL_RANK", "0") == "0" if usage else process is None or process.first_to_say(message):
         console.report(f"error: {one_line(message, MOST - len('error: '))}")

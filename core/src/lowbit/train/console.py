@@ -16,6 +16,7 @@ _lost: TextIO | None = None  # the stdout that nobody reads any more
 def say(*lines: str) -> None:
     """Lines of the record, on stdout; where they cannot be written this is reported once, and the rest is left out."""
     global _lost
+    checked()
     stream = sys.stdout
     if stream is _lost:
         return
@@ -41,6 +42,14 @@ class _Stderr(logging.StreamHandler[TextIO]):
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
+        self.held: list[logging.LogRecord] | None = []  # while the command may still be refused
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line, or keep it until the command's input is checked."""
+        if self.held is None:
+            super().emit(record)
+        else:
+            self.held.append(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """A lost terminal is no reason to print a traceback for each line; anything else is."""
@@ -56,9 +65,32 @@ class _Stderr(logging.StreamHandler[TextIO]):
         raise AttributeError("the stream of this handler is sys.stderr")
 
 
+def checked() -> None:
+    """The input is accepted: log lines, held back until now, are written from here on."""
+    _release(written=True)
+
+
+def refused() -> None:
+    """The input is refused: one line says so, and remarks made on the way to it are left out."""
+    _release(written=False)
+
+
+def _release(written: bool) -> None:
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Stderr):
+            held, handler.held = handler.held or [], None
+            for record in held if written else ():
+                handler.emit(record)
+
+
 def configure_logging(package: str) -> None:
-    """Our log lines and errors of others go to stderr (ranks above 0: no notes); stdout is the record."""
+    """Our log lines and errors of others go to stderr (ranks above 0: no notes); stdout is the record.
+
+    Log lines begin with the record, or with `checked`. Warnings of Python and of libraries are not shown.
+    """
+    logging.captureWarnings(True)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP's C++ advises every rank against what the loop needs
+    os.environ.setdefault("TORCH_LOGS", "-all")  # its loggers have a handler of their own; errors remain
     root = logging.getLogger()
     root.handlers = [h for h in root.handlers if not isinstance(h, _Stderr)]  # of another command in this process
     handler = _Stderr()

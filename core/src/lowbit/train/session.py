@@ -229,6 +229,7 @@ class Session:
         """
         where, said = self.options.output, ", ".join(f"{name} {value}" for name, value in facts.items())
         if where is None:
+            console.checked()
             log.info(said)
             yield None
             return
@@ -243,6 +244,7 @@ class Session:
         with opened[0] if opened else RunFolder(where, locked=False) as folder:
             if self.options.trackers:
                 start_trackers(self.accelerator, self.package, values)
+            console.checked()
             log.info(said)
             try:
                 yield folder
