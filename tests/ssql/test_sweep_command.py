@@ -121,11 +121,10 @@ def test_a_variant_is_the_net_at_its_bits(checkpoint: Path) -> None:
             for bits in (Bits("3w5f", 3, 5), Bits("0w4f", 0, 4)):
                 with in_mode(set_bits_(net, bits.w, bits.a), "quantized"):
                     wanted[bits] = pooled(net, x)
+        shown = session.eval_loader(session.pictures("train"), plain(DIGITS))
         for bits, features in wanted.items():
             with ours.at(bits):
-                assert torch.equal(
-                    extract(ours.net, ours.loader(session.pictures("train")), session.accelerator).x, features
-                )
+                assert torch.equal(extract(ours.net, shown, session.accelerator).x, features)
         assert not any(torch.equal(a, b) for a, b in combinations(wanted.values(), 2))
 
 
@@ -135,7 +134,9 @@ def test_pins_at_full_precision_as_the_authors_have_them(checkpoint: Path) -> No
         for fp in ("float", "authors"):
             ours = quantized(session, checkpoint, FP=fp)
             with ours.at(FLOAT):
-                features[fp] = extract(ours.net, ours.loader(session.pictures("train")), session.accelerator).x
+                features[fp] = extract(
+                    ours.net, session.eval_loader(session.pictures("train"), plain(DIGITS)), session.accelerator
+                ).x
         off = (features["float"] - features["authors"]).abs()
         assert 0 < off.mean() < 0.05 * features["float"].abs().mean()
 

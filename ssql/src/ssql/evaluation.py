@@ -12,7 +12,6 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from lowbit.data.fixed import FixedPictures
-from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
 from lowbit.errors import InputError
@@ -28,7 +27,7 @@ from ssql import authors
 from ssql.bit_policy import quantize_encoder_
 from ssql.bitwidths import Bits
 from ssql.config import Calibration, Config, Quant
-from ssql.load import told
+from ssql.load import config_and_size
 from ssql.pictures import channels_of
 
 Size = tuple[int, int, int]
@@ -70,7 +69,7 @@ def open_backbone(path: Path | str, arch: str | None = None, size: Size | None =
     try:
         weights = read_weights(path)
         ours = weights.said.get("package") == "ssql"
-        config, shown = told(weights.said) if ours else (None, None)
+        config, shown = config_and_size(weights.said) if ours else (None, None)
         theirs = None if ours else authors.parse(weights.content)
         if theirs is not None:
             arch = arch or weights.arch or authors.arch_of(theirs.state)
@@ -110,10 +109,6 @@ class QuantizedBackbone:
             calibrate(self.net, self.fixed, self.shown, self.session)
         with in_mode(self.net, "quantized"):
             yield
-
-    def loader(self, pictures: Pictures) -> EvalLoader:
-        """This process's batches, as evaluation shows pictures."""
-        return self.session.eval_loader(pictures, self.shown)
 
 
 def quantize_backbone_(backbone: Backbone, quant: Quant) -> nn.Module:

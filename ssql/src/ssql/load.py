@@ -68,7 +68,7 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
 
 
 def _ours(checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
-    config, size = told(checkpoint)
+    config, size = config_and_size(checkpoint)
     classes = checkpoint.get("classes")
     if classes is not None and not (type(classes) is int and 0 < classes <= MAX_CLASSES):
         raise InputError(f"the checkpoint says that it has {classes!r:.80} classes; name another file")
@@ -77,7 +77,7 @@ def _ours(checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Modu
     return load_state_(net, {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
 
 
-def told(checkpoint: Mapping[str, Any]) -> tuple[Config, tuple[int, int, int]]:
+def config_and_size(checkpoint: Mapping[str, Any]) -> tuple[Config, tuple[int, int, int]]:
     """The config and the size of pictures that a checkpoint of ours names.
 
     Raises:

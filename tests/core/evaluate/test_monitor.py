@@ -59,7 +59,7 @@ def encoder_of(objective: Objective) -> nn.Module:
 
 def test_both_figures_and_their_line(accelerator: Accelerator, objective: Objective, sets: tuple[Any, Any]) -> None:
     session: Any = Said(accelerator)
-    probe = monitor_pretraining(encoder_of, *sets, session, every=2)
+    probe = monitor_pretraining("encoder", *sets, session, every=2)
     assert probe(CLOCK._replace(epoch=0), objective) == {} and not session.lines
     values = probe(CLOCK, objective)
     bank, test = (extract(objective.encoder, batches, accelerator) for batches in sets)
@@ -73,7 +73,7 @@ def test_without_classes_there_is_collapse_alone(
 ) -> None:
     session: Any = Said(accelerator)
     sets[0].pictures.classes = ()
-    values = monitor_pretraining(encoder_of, *sets, session, every=1)(CLOCK, objective)
+    values = monitor_pretraining("encoder", *sets, session, every=1)(CLOCK, objective)
     assert values == spread(objective.encoder(sets[1].x))._asdict()
     assert session.lines[0].startswith(f" * z_std*sqrt(D) {values['z_std_relative']:.3f} effective rank ")
 

@@ -73,7 +73,7 @@ class LinearEvaluation:
 
     def loader(self, pictures: Pictures, recipe: Recipe) -> EvalLoader:
         """This process's evaluation batches of a set."""
-        return EvalLoader(pictures, recipe, batch_size=self.batch, **self.session.loader_options())
+        return self.session.eval_loader(pictures, recipe, self.batch)
 
     def open_sets(self, global_batch: int) -> None:
         """Make ready what `fit` looks at: pictures, or their features, taken now by the net as it is.

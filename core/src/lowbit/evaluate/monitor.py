@@ -32,7 +32,7 @@ def pictures_to_watch(session: Session, labels: bool) -> Pictures:
 
 
 def monitor_pretraining(
-    net_of: Callable[[Objective], nn.Module],
+    net: str,
     bank: EvalLoader,
     test: EvalLoader,
     session: Session,
@@ -45,13 +45,17 @@ def monitor_pretraining(
     Of pictures without classes there are no figures of k-NN.
 
     Args:
-        net_of: the encoder with its projector, out of the objective.
+        net: name of the objective's submodule that is watched: the encoder with its projector.
         bank: training pictures under the evaluation recipe.
         test: test pictures likewise; the only place where labels are read.
         session: of the command.
         every: epochs between two evaluations; the last epoch always has one.
         context: given the net, a context manager around its forwards.
     """
+
+    def net_of(objective: Objective) -> nn.Module:
+        return objective.get_submodule(net)
+
     k, accelerator = min(K, len(bank.pictures)), session.accelerator
     probes = [collapse_probe(net_of, test, accelerator, every=every, context=context)]
     if bank.pictures.classes:

@@ -25,6 +25,7 @@ from torch import nn
 from lowbit.data.batch import Batch
 from lowbit.data.fixed import BATCH
 from lowbit.data.pictures import Pictures
+from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import reestimated_batchnorm
 from lowbit.evaluate.classify import Batches
@@ -32,6 +33,7 @@ from lowbit.evaluate.features import Encode, Features, extract, pooled
 from lowbit.evaluate.knn import TEMPERATURE, K, check_neighbours, knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
 from lowbit.evaluate.table import REESTIMATED, Row
+from lowbit.train.session import Session
 
 TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
 
@@ -147,9 +149,9 @@ def sweep(
 def plan_sweep(
     net: nn.Module,
     variants: Sequence[Variant],
-    loader: Callable[[Pictures], Batches],
     pictures: tuple[Pictures, Pictures],
-    accelerator: Accelerator,
+    shown: Recipe,
+    session: Session,
     *,
     reference: Variant,
     entering: int = 0,
@@ -160,9 +162,9 @@ def plan_sweep(
     Args:
         net: as in `sweep`.
         variants: likewise; the last one is timed.
-        loader: evaluation batches of a set.
         pictures: of training and of the test.
-        accelerator: of the run.
+        shown: the recipe of evaluation.
+        session: of the command.
         reference: as in `sweep`.
         entering: pictures that a variant looks at when it is entered (calibration).
         looks: at each set in each variant: with own batch-norm statistics, with re-estimated ones.
@@ -170,7 +172,7 @@ def plan_sweep(
     some = pictures[0].subset(torch.arange(min(TRIAL_PICTURES, len(pictures[0]))))
     start = time.perf_counter()
     with variants[-1].enter() or nullcontext():
-        extract(net, loader(some), accelerator)
+        extract(net, session.eval_loader(some, shown), session.accelerator)
     seconds = (time.perf_counter() - start) / (len(some) + entering)
     passes = looks * len({variant.name for variant in (reference, *variants)})
     return {

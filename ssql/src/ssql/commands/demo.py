@@ -13,14 +13,7 @@ from typing import Any
 
 from lowbit.checkpoint.write import CHECKPOINT
 from lowbit.config.tree import dump_config
-from lowbit.demo import (
-    NEEDED,
-    explain_stop,
-    prepare,
-    run_stage,
-    save_random_backbone,
-    verdict_without_labels,
-)
+from lowbit.demo import NEEDED, explain_stop, prepare, run_stage, save_random_backbone, verdict_without_labels
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
 from lowbit.evaluate.table import Row, plot, side_by_side
 from lowbit.options import RunOptions

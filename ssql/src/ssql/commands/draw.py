@@ -61,7 +61,7 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
             session.say_facts(facts)
             return
         with quantized.at(bits):
-            found = extract(quantized.net, quantized.loader(train), session.accelerator)
+            found = extract(quantized.net, session.eval_loader(train, shown), session.accelerator)
         if not bool(torch.isfinite(found.x).all()):
             raise InputError(
                 f"the features of {path} at {bits.w}/{bits.a} bits hold NaN or infinity: name another checkpoint, or "

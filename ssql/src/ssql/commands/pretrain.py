@@ -8,8 +8,6 @@ without times; copies by epoch (`checkpoint_0020.pth.tar`) hold the weights alon
 import logging
 from pathlib import Path
 
-from torch import nn
-
 from lowbit.checkpoint.write import write_checkpoint
 from lowbit.config.keys.root import RESUME
 from lowbit.data.views import side_of
@@ -23,7 +21,7 @@ from lowbit.train.configured import batch_of, dataset_of, described, refuse, sha
 from lowbit.train.copies import keep_copies
 from lowbit.train.epochs import after_multiples, print_epoch_lines
 from lowbit.train.job import Job
-from lowbit.train.protocol import Objective, Stage
+from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import authors, load
@@ -90,18 +88,13 @@ def pretrain(
             probes = [print_epoch_lines(session, folder, {"Loss": "loss", config.criterion: "loss"})]
             if test is not None:
                 bank, queries = session.eval_loader(train, shown), session.eval_loader(test, shown)
-                probes.append(monitor_pretraining(encoder_of, bank, queries, session, every=own.probe_every))
+                probes.append(monitor_pretraining("encoder_q", bank, queries, session, every=own.probe_every))
             probes.append(keep_copies(folder, session.accelerator, COPIES, header, load.PREFIXES))
             result = job.fit(folder, probes)
             collapse = report_collapse(result.eval, config.SSL.SETTING.DIM, session)
             job.write_result(folder, result, {"loss": result.train.get("loss"), **collapse})
             job.export(folder, result, lambda path: export(config, objective, path, size, own.authors_layout))
     return result
-
-
-def encoder_of(objective: Objective) -> nn.Module:
-    """The net that is evaluated."""
-    return objective.get_submodule("encoder_q")
 
 
 def check(options: RunOptions, config: Config) -> None:

@@ -6,7 +6,7 @@ at each width (the protocol of the paper). All figures come a second time with b
 width, from the pictures of the calibration under the views of pretraining: that is what a checkpoint of
 `QUANT.BN=float` needs, whose statistics have seen float passes alone.
 
-The net's ranges are found anew for each width, on `QUANT.CALIBRATION.PICTURES` training pictures as evaluation shows
+The net's ranges are found for each width, on `QUANT.CALIBRATION.PICTURES` training pictures as evaluation shows
 them. A float checkpoint gets the pins that SSQL has for its net.
 """
 
@@ -75,10 +75,8 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
         reference, *variants = (Variant(bits.name, partial(quantized.at, bits)) for bits in (FLOAT, *own.bits))
         calibrated = len(quantized.fixed)
         if options.dry_run:
-            plan = plan_sweep(
-                quantized.net, variants, quantized.loader, (train, test), session.accelerator, reference=reference,
-                entering=calibrated,
-            )  # fmt: skip
+            sets, entering = (train, test), calibrated
+            plan = plan_sweep(quantized.net, variants, sets, shown, session, reference=reference, entering=entering)
             session.say_facts({"net": backbone.arch, **plan, "pictures of the calibration": calibrated})
             return None
         described = {**dataclasses.asdict(own), "arch": backbone.arch, "config": dump_config(config)}
@@ -86,8 +84,8 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
             rows = sweep_variants(
                 quantized.net,
                 variants,
-                quantized.loader(train),
-                quantized.loader(test),
+                session.eval_loader(train, shown),
+                session.eval_loader(test, shown),
                 session.accelerator,
                 SweepOptions(probe=probe, retrain=own.probe_per_bits, k=min(K, len(train)), seed=options.seed),
                 reference=reference,

@@ -33,7 +33,7 @@ def train(options: RunOptions, dataset: str, arch: str, sgd: SgdOptions) -> None
             return
         with job.open() as folder:
             sets = session.eval_loader(pictures, shown), session.eval_loader(test, shown)
-            monitor = monitor_pretraining(lambda rotation: rotation.get_submodule("student"), *sets, session, every=1)
+            monitor = monitor_pretraining("student", *sets, session, every=1)
             result = job.fit(folder, [monitor])
             job.write_result(folder, result, {})
             made = {"arch": arch, "args": {"num_classes": 4}}
