@@ -4,7 +4,7 @@ Without a quantized branch their keys are ours: `encoder_q.<timm key>`, `predict
 the encoder is `encoder_q.model.<layer>`; the batch norm behind a layer is its `bn_function`, a shortcut's convolution
 has the name of its branch (`downsample`), each layer has an alias of its weight, layers and blocks have ranges.
 
-Their files do not say which net they are of: it is told by the keys. Only ResNets are read and written.
+Their files do not say which net they are of: the keys say it. Only ResNets are read and written.
 """
 
 from collections.abc import Iterator, Mapping

@@ -110,7 +110,7 @@ def derive_policy(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> BitPolicy:
-    """SSQL's policy for any net, from one forward of a blank picture; what cannot be quantized is told in the log.
+    """SSQL's policy for any net, from one forward of a blank picture; what cannot be quantized is reported in the log.
 
     Args:
         model: a float net; its classifier (timm's `get_classifier`) may be replaced by a projector.

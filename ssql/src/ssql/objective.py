@@ -94,7 +94,7 @@ class SelfSupervised(Objective):
         return {"w_bits": w.float(), "a_bits": a.float()}
 
     def floats(self, *views: Tensor) -> tuple[Tensor, ...]:
-        """Float outputs of the encoder; with a quantized branch the ranges of this step are watched on the way."""
+        """Float outputs of the encoder; with a quantized branch the ranges of this step are observed on the way."""
         if self.drawing is None:
             return tuple(self.encoder_q(x) for x in views)
         reset_ranges_(self.encoder_q)

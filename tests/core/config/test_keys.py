@@ -7,7 +7,7 @@ import pytest
 
 from lowbit.config.keys import root, train
 from lowbit.config.load import load_config
-from lowbit.config.tree import Node, annotation_of, dump_config, leaves, value_of
+from lowbit.config.tree import Node, annotation_of, dump_config, leaves, value_of, with_values
 from lowbit.config.values import Share
 from lowbit.errors import InputError
 
@@ -129,3 +129,10 @@ def test_a_key_by_its_path() -> None:
     for path in ("TRAIN.X", "SEED.X", "X"):
         with pytest.raises(KeyError):
             annotation_of(Config, path)
+
+
+def test_other_values_leave_the_config_as_it_was() -> None:
+    config = root.Root()
+    other = with_values(config, {"TRAIN.LR_SCHEDULER.BASE_LR": 0.5, "SEED": 3})
+    changed = {key for key in leaves(root.Root) if value_of(other, key) != value_of(config, key)}
+    assert changed == {"TRAIN.LR_SCHEDULER.BASE_LR", "SEED"} and other.TRAIN.LR_SCHEDULER.BASE_LR == 0.5

@@ -21,7 +21,7 @@ from lowbit.evaluate.features import Features, extract
 from lowbit.evaluate.knn import knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
 from lowbit.evaluate.sweep import SweepOptions, Variant, sweep
-from lowbit.evaluate.table import plot, table, write_csv, write_sweep
+from lowbit.evaluate.table import plot, side_by_side, table, write_csv, write_sweep
 from lowbit.models.create import create_model
 from lowbit.train import signals
 from lowbit.train.bn_statistics import reestimate_batchnorm_
@@ -199,6 +199,16 @@ def test_a_table_shows_the_figures_that_there_are() -> None:
         "|---|---|---|---|",
         "| fp | 91.50 | 88.25 | 88.50 |",
         "| 2w, 4f | 61.00 | 70.00 |  |",
+    ]
+
+
+def test_several_sweeps_stand_side_by_side() -> None:
+    other = [{**row, "probe_top1": row["probe_top1"] - 1} for row in ROWS]
+    assert list(side_by_side({"A": ROWS, "B": other}, ("probe_top1",), "bits")) == [
+        "| bits | float probe: A | float probe: B |",
+        "|---|---|---|",
+        "| fp | 91.50 | 90.50 |",
+        "| 2w, 4f | 61.00 | 60.00 |",
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a pretraining without labels is watched by: k-NN accuracy and collapse of its encoder, after chosen epochs."""
+"""What a pretraining without labels is monitored by: k-NN accuracy and collapse of its encoder, after chosen epochs."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from lowbit.train.session import Session
 log = logging.getLogger(__name__)
 
 
-def pictures_to_watch(session: Session, labels: bool) -> Pictures:
+def monitored_pictures(session: Session, labels: bool) -> Pictures:
     """The test set, on which a net is evaluated during pretraining.
 
     Raises:
@@ -45,7 +45,7 @@ def monitor_pretraining(
     Of pictures without classes there are no figures of k-NN.
 
     Args:
-        net: name of the objective's submodule that is watched: the encoder with its projector.
+        net: name of the objective's submodule that is monitored: the encoder with its projector.
         bank: training pictures under the evaluation recipe.
         test: test pictures likewise; the only place where labels are read.
         session: of the command.

@@ -12,7 +12,7 @@ from lowbit.checkpoint.write import write_checkpoint
 from lowbit.config.keys.root import RESUME
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
-from lowbit.evaluate.monitor import monitor_pretraining, pictures_to_watch, report_collapse
+from lowbit.evaluate.monitor import monitor_pretraining, monitored_pictures, report_collapse
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import check_arch
 from lowbit.options import OptimOptions, RunOptions
@@ -61,7 +61,7 @@ def pretrain(
         check_batch(config, batch, session.accelerator.num_processes)
         labels = config.TRAIN.DATASET != "folder"  # which need not be sorted by class
         train = session.pictures("train", labels=labels)
-        test = pictures_to_watch(session, labels) if own.probe_every else None
+        test = monitored_pictures(session, labels) if own.probe_every else None
         side = side_of(train, config.MODEL.side)
         size = (3, side, side)
         found = {} if train.classes else {"classes": 0}
