@@ -172,3 +172,36 @@ def test_quantizers_take_the_places_of_activations() -> None:
     assert not model[1].training
     with pytest.raises(InputError, match="Conv2d, not an activation"):
         quantize_activations_(model, ["0"], lambda function: ActivationConfig(4, function))
+
+
+@pytest.mark.parametrize("range", RANGES)
+@pytest.mark.parametrize("function", ["relu", "gelu", "pact"])
+def test_an_empty_batch_gives_an_empty_output_and_moves_no_range(function: str, range: str) -> None:
+    module = QuantActivation(ActivationConfig(3, function, range))
+    calibrate_(module, [torch.ones(4), torch.zeros(0)])
+    before = None if module.largest is None else module.largest.clone()
+    for mode in (True, False):
+        for shape in ((0,), (0, 3, 4, 4), (2, 0)):
+            x = torch.zeros(shape, requires_grad=True)
+            y = module.train(mode)(x)
+            y.sum().backward()
+            assert y.shape == shape and x.grad is not None and x.grad.shape == shape
+    assert before is None or (module.largest is not None and torch.equal(module.largest, before) and bool(before > 0.8))
+
+
+def test_calibration_on_empty_batches_alone_is_refused() -> None:
+    model = running()
+    assert calibrate_(model, [torch.zeros(0, 2), torch.randn(8, 2), torch.zeros(0, 2)]) == 1
+    largest = model[2].largest.clone()
+    for batches in ([], [torch.zeros(0, 2)]):
+        with pytest.raises(InputError, match="no picture"):
+            calibrate_(model, batches)
+        assert torch.equal(model[2].largest, largest)
+
+
+def test_a_quantized_net_takes_an_empty_batch_as_the_float_one_does() -> None:
+    model = create_model("resnet26", num_classes=2).eval()
+    x = torch.zeros(0, 3, 32, 32)
+    assert model(x).shape == (0, 2)
+    quantize_activations_(model, activation_points(model), lambda function: ActivationConfig(4, function))
+    assert model(x).shape == (0, 2)

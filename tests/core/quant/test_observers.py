@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lowbit.errors import InputError
-from lowbit.quant.observers import Observer, ObserverConfig
+from lowbit.quant.calibrate import calibrate_
+from lowbit.quant.observers import OBSERVERS, ObservedActivation, Observer, ObserverConfig
 
 BITS = torch.tensor(3)
 
@@ -92,3 +93,35 @@ def test_a_constant_batch_gives_an_empty_range_and_no_nan() -> None:
 def test_wrong_configurations(wrong: dict) -> None:
     with pytest.raises(InputError, match="allowed"):
         ObserverConfig(**wrong)
+
+
+@pytest.mark.parametrize("name", OBSERVERS)
+@pytest.mark.parametrize("channels", [None, 5])
+def test_an_empty_batch_is_no_batch(name: str, channels: int | None) -> None:
+    observer = Observer(ObserverConfig(name), channels)
+    observer(torch.zeros(0, 5, 6), BITS)
+    assert observer.seen == 0
+    for x in (batches()[0], torch.zeros(0, 5, 6)):
+        observer(x, BITS)
+    once = Observer(ObserverConfig(name), channels)
+    once(batches()[0], BITS)
+    assert observer.seen == 1 and torch.equal(observer.low, once.low) and torch.equal(observer.high, once.high)
+
+
+@pytest.mark.parametrize("name", OBSERVERS)
+def test_a_single_value_has_a_range_without_nan(name: str) -> None:
+    observer = Observer(ObserverConfig(name), 2)
+    observer(torch.tensor([[1.0, -2.0]]), BITS)
+    assert bool(observer.low.isfinite().all()) and observer.low[0] == observer.high[0] > 0 > observer.low[1]
+
+
+@pytest.mark.parametrize("mode", ["float", "observe", "quantized"])
+@pytest.mark.parametrize("function", ["relu", "gelu"])
+def test_an_observed_activation_takes_an_empty_batch(mode: str, function: str) -> None:
+    module = ObservedActivation(function, ObserverConfig())
+    module.a_bits.fill_(3)
+    calibrate_(module, [torch.zeros(0, 3), torch.linspace(-1, 1, 30).reshape(10, 3)])
+    module.mode, x = mode, torch.zeros(0, 3, requires_grad=True)
+    y = module(x)
+    y.sum().backward()
+    assert y.shape == (0, 3) and x.grad is not None and x.grad.shape == (0, 3) and module.observer.seen == 1

@@ -186,7 +186,10 @@ class QuantActivation(nn.Module):
     def end_calibration_(self, keep: bool) -> None:
         """Set the running range to the mean of those that were seen."""
         if keep and self.seen and self.largest is not None:
-            self.largest.copy_(torch.stack(self.seen).mean())
+            seen = torch.stack(self.seen)
+            seen = seen[~(seen < 0)]
+            if seen.numel():
+                self.largest.copy_(seen.mean())
         self.seen = None
 
     @torch.no_grad()
@@ -204,10 +207,13 @@ class QuantActivation(nn.Module):
     def _follow(self, largest: Tensor) -> None:
         assert self.largest is not None
         moved = torch.lerp(self.largest, largest.to(self.largest.dtype), MOMENTUM)
-        self.largest.copy_(torch.where(self.largest > 0, moved, largest))
+        moved = torch.where(self.largest > 0, moved, largest)
+        self.largest.copy_(torch.where(largest < 0, self.largest, moved))
 
 
 def _largest(y: Tensor) -> Tensor:
-    """Largest |y|."""
+    """Largest |y|; -1 of an empty batch, which every other batch of its step exceeds."""
+    if not y.numel():
+        return y.new_full((), -1)
     low, high = torch.aminmax(y.detach())
     return torch.maximum(-low, high)

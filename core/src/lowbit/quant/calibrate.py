@@ -36,12 +36,12 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
     Args:
         model: with activation quantizers, of any kind.
-        batches: pictures (B, C, H, W) on the model's device, the same number of batches on every rank: fixed ones, by
-            seed, so that a result can be repeated.
+        batches: pictures (B, C, H, W), B may be 0, on the model's device, the same number of batches on every rank:
+            fixed ones, by seed, so that a result can be repeated.
 
     Returns:
-        The number of batches seen; 0 where there is no range to set. An exception from `batches` (a stop) changes
-        nothing.
+        The number of batches with pictures; 0 where there is no range to set. An exception from `batches` (a stop)
+        changes nothing.
 
     Raises:
         InputError: no batch although there are ranges to set.
@@ -56,7 +56,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> int:
             quantizer.begin_calibration_()
         for x in batches:
             model(x)
-            count += 1
+            count += bool(len(x))
         if not count:
             raise InputError("calibration saw no picture: give at least one batch")
         keep = True

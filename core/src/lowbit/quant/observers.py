@@ -53,8 +53,8 @@ def extremes(rows: Tensor, bits: Tensor) -> Range:
 
 
 def gaussian(rows: Tensor, bits: Tensor) -> Range:
-    """Mean -/+ two standard deviations of each row."""
-    deviation, mean = torch.std_mean(rows, 1)
+    """Mean -/+ two standard deviations of each row; of a single value that value."""
+    deviation, mean = torch.std_mean(rows, 1, correction=min(1, rows.shape[1] - 1))
     return mean - SPREAD * deviation, mean + SPREAD * deviation
 
 
@@ -122,7 +122,9 @@ class Observer(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, bits: Tensor) -> None:
-        """Take in one batch; `bits` (0-dimensional) matter to `mse` alone."""
+        """Take in one batch, which may be empty; `bits` (0-dimensional) matter to `mse` alone."""
+        if not x.numel():
+            return
         low, high = self._of_batch(x.detach().to(self.low.dtype), bits)
         joined_low, joined_high = self._joined(low, high)
         self.low.copy_(torch.where(self.seen == 0, low, joined_low))
