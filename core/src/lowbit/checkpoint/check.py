@@ -25,12 +25,13 @@ def first_bad(state: Mapping[str, Any]) -> str | None:
     """Name of the first tensor with NaN or infinity, among weights and optimizer state where they are told apart."""
     judged = {key: state[key] for key in ("state_dict", "optimizer") if key in state} or state
     floats = ((name, t) for name, t in tensors(judged) if t.is_floating_point())
-    suspects = ((name, t) for name, t in floats if not bool(torch.isfinite(t.sum())))  # a sum makes no second tensor
+    wide = ((name, t if t.element_size() > 1 else t.float()) for name, t in floats)  # of 8 bits there are no sums
+    suspects = ((name, t) for name, t in wide if not bool(torch.isfinite(t.sum())))  # a sum makes no second tensor
     return next((name for name, t in suspects if not bool(torch.isfinite(t).all())), None)
 
 
 def check_kinds(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
-    """Refuse integers or complex numbers where a net has floats, and the reverse: loading would convert them silently.
+    """Refuse integers, complex numbers or half precision where a net has floats, and the reverse; loading converts.
 
     Args:
         given: what is to be loaded.
@@ -64,7 +65,9 @@ def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def kind(tensor: Tensor) -> str:
-    """What a tensor's numbers are: "floats", "complex numbers" or "integers" (also true and false)."""
+    """What a tensor's numbers are: floats (of 32 or 64 bits, or fewer), complex numbers, integers (also booleans)."""
     if tensor.is_complex():
         return "complex numbers"
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        return "half-precision floats"
     return "floats" if tensor.is_floating_point() else "integers"

@@ -12,11 +12,34 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
+LONGEST = 100_000  # numbers of a range that becomes a list
 LEGACY_HEADER = 3  # pickles before the object in a file of torch before 1.6: magic number, protocol, system
 
 
 def _list(items: Iterable[Any] = (), _maxlen: int | None = None) -> list[Any]:
-    return list(items)
+    return list(_short(items))
+
+
+def _tuple(items: Iterable[Any] = ()) -> tuple[Any, ...]:
+    return tuple(_short(items))
+
+
+def _frozenset(items: Iterable[Any] = ()) -> frozenset[Any]:
+    return frozenset(_short(items))
+
+
+def _short(items: Iterable[Any]) -> Iterable[Any]:
+    """Items that are in the file themselves; a range holds as many as it likes."""
+    if isinstance(items, range | slice) and len(items) > LONGEST:
+        raise ValueError(f"a range of {len(items)} numbers")
+    return items
+
+
+def _empty_array(kind: type, shape: tuple[int, ...], code: Any) -> np.ndarray:
+    """An array as pickles begin one: its values follow."""
+    if kind is not np.ndarray or tuple(shape) != (0,):
+        raise ValueError("an array that is not read from the file")
+    return np.ndarray(shape, code)
 
 
 def _dict(_factory: Any = None, *_: Any) -> dict[Any, Any]:
@@ -29,10 +52,10 @@ def _path(*parts: str) -> str:
 
 def _numpy() -> Iterator[tuple[Callable[..., Any], str]]:
     """Scalars and arrays, under the names of numpy 1 and 2."""
-    scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    scalar = np.float64(0).__reduce__()[0]
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         yield scalar, f"{module}.scalar"  # type: ignore[misc]
-        yield array, f"{module}._reconstruct"  # type: ignore[misc]
+        yield _empty_array, f"{module}._reconstruct"
     yield np.ndarray, "numpy.ndarray"
     yield np.dtype, "numpy.dtype"
     for kind in {type(np.dtype(code)) for code in (*np.typecodes["All"], "S", "U")}:
@@ -47,7 +70,9 @@ HARMLESS: list[tuple[Callable[..., Any], str]] = [
     *((_path, f"{module}.{name}") for module in ("pathlib", "pathlib._local") for name in
       ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *((kind, f"{module}.{kind.__name__}") for module in ("builtins", "__builtin__") for kind in
-      (list, dict, tuple, int, float, bool, str, frozenset, range, slice)),
+      (dict, int, float, bool, str, range, slice)),
+    *((build, f"{module}.{build.__name__[1:]}") for module in ("builtins", "__builtin__") for build in
+      (_list, _tuple, _frozenset)),
 ]  # fmt: skip
 _KNOWN = {name for _, name in HARMLESS} | {
     "collections.OrderedDict", "collections.Counter", "builtins.set", "__builtin__.set", "builtins.complex",

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from lowbit.checkpoint.budget import check_content, check_records
 from lowbit.checkpoint.check import first_bad
 from lowbit.checkpoint.pickled import HARMLESS, foreign, protocol
 from lowbit.checkpoint.write import CHECKPOINT
@@ -54,6 +55,8 @@ def read_file(path: Path | str) -> dict[str, Any]:
 def is_safetensors(path: Path) -> bool:
     """Whether a file begins as safetensors do: a length of 8 bytes, then JSON."""
     try:
+        if not path.is_file():  # a pipe would wait for a writer
+            return False
         with path.open("rb") as file:
             return file.read(9)[8:] == b"{"
     except OSError:
@@ -71,8 +74,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"{path} is not a file: name a checkpoint, such as RUN/{CHECKPOINT}")
+    _need_file(path)
     try:
         _check_archive(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(HARMLESS)):
@@ -82,9 +84,21 @@ def _read_torch(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # the kinds of damage raise a dozen types; none of them is our fault
         raise InputError(_why_not(path, error)) from error
+    check_content(state, path)
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not the dict that a checkpoint is; name another file")
     return state
+
+
+def _need_file(path: Path) -> None:
+    """Refuse what is no ordinary file: folders, pipes, devices, names that the system does not take."""
+    try:
+        if path.is_file():
+            return
+        reason = "is not a file"
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        reason = f"cannot be opened ({error.strerror})"
+    raise InputError(f"{path} {reason}: name a checkpoint, such as RUN/{CHECKPOINT}")
 
 
 def _why_not(path: Path, error: Exception) -> str:
@@ -120,6 +134,7 @@ def _check_archive(path: Path) -> None:
         InputError: it is TorchScript.
     """
     if zipfile.is_zipfile(path):
+        check_records(path)
         with zipfile.ZipFile(path) as archive:
             wrong = archive.testzip() if any(entry.CRC for entry in archive.infolist()) else None
             script = any("/code/" in name for name in archive.namelist())

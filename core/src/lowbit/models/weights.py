@@ -155,8 +155,9 @@ def _check_fit(branch: Branch, model: nn.Module, given: Mapping[str, Tensor], la
             raise InputError(f"its {key} has the shape {shapes}")
         if tensor.layout != torch.strided or tensor.is_meta:
             raise InputError(f"its {key} is {'without values' if tensor.is_meta else 'sparse'}: save it dense")
-    check_kinds(given, {key: value for key, value in own.items() if not key.endswith(COUNTER)})
-    found = first_bad({key: value.float() for key, value in given.items() if value.is_floating_point()})
+    wide = {key: value.float() if value.is_floating_point() else value for key, value in given.items()}
+    check_kinds(wide, {key: value for key, value in own.items() if not key.endswith(COUNTER)})
+    found = first_bad({key: value for key, value in wide.items() if value.is_floating_point()})
     if found is not None:
         raise InputError(f"it holds NaN or infinity in {found}: that run diverged; name another file")
 
