@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import torch
-from tools.attacks.damage import bomb, flipped, rewritten
+from tools.attacks.damage import bomb, flipped, rewritten, special
 from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import METHODS, Method, Seeds, run
 from tools.attacks.values import authored
@@ -29,6 +29,9 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
     def bytes_(rng: Random, folder: Path) -> Attempt:
         source = rng.choice(files)
         data, legacy = source.read_bytes(), rng.random() < 0.2
+        if rng.random() < 0.03:
+            said = special(rng, folder / source.name, data)
+            return reading(rng, folder, source, b"", said, same=True, write=False)
         if legacy:
             buffer = io.BytesIO()
             torch.save(content(source), buffer, _use_new_zipfile_serialization=False)
@@ -68,9 +71,12 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         shown = f"{method.program} {line[0]} --resume {name}: {said}"
         return Attempt(lambda: run(method, line), shown, path.stat().st_size, check, "refuse" if refused else "")
 
-    def reading(rng: Random, folder: Path, source: Path, data: bytes, said: str, same: bool) -> Attempt:
+    def reading(
+        rng: Random, folder: Path, source: Path, data: bytes, said: str, same: bool, write: bool = True
+    ) -> Attempt:
         path = folder / source.name
-        path.write_bytes(data)
+        if write:
+            path.write_bytes(data)
         command = choose_line(rng, source.name) if rng.random() < 0.25 else None
         if command is not None:
             method, text = command

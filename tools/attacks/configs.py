@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import yaml
-from tools.attacks.damage import flipped
+from tools.attacks.damage import flipped, special
 from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import METHODS, Method, Seeds, run
 from tools.attacks.values import NUMBERS, TEXTS, authored
@@ -59,7 +59,10 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         else:
             word = argument(rng, method)
             more, said = [word], f"argument {word[:100]!r}"
-        path.write_bytes(text)
+        if rng.random() < 0.03:
+            said = special(rng, path, text)
+        else:
+            path.write_bytes(text)
         line = seeds.line(rng.choice(method.configs))
         at = line.index("--config") + 1
         name = str(path) if way <= 3 else line[at]

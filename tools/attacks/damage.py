@@ -1,7 +1,9 @@
 """Bytes changed at random, and archives of torch.save whose records are changed under right checksums."""
 
 import io
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -105,3 +107,27 @@ def bomb(path: Path, data: bytes, gigabytes: float = 3.0) -> str:
             for _ in range(int(gigabytes * (1 << 30)) // len(zeros)):
                 file.write(zeros)
     return f"record {largest.filename} of {gigabytes} GB of zeros in {path.stat().st_size / 1e6:.1f} MB"
+
+
+def _sparse(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    os.truncate(path, 1 << 36)
+
+
+SPECIAL: dict[str, Callable[[Path, bytes], object]] = {
+    "a FIFO": lambda path, data: os.mkfifo(path),
+    "a folder": lambda path, data: path.mkdir(),
+    "a link to nothing": lambda path, data: path.symlink_to("nothing"),
+    "a link to itself": lambda path, data: path.symlink_to(path.name),
+    "a link to /dev/zero": lambda path, data: path.symlink_to("/dev/zero"),
+    "a link to /dev/full": lambda path, data: path.symlink_to("/dev/full"),
+    "a link to its folder": lambda path, data: path.symlink_to("."),
+    "64 GiB, most of them a hole": _sparse,
+}
+
+
+def special(rng: Random, path: Path, data: bytes) -> str:
+    """Something else than a usual file at a path; what it is."""
+    name = rng.choice([*SPECIAL])
+    SPECIAL[name](path, data)
+    return name

@@ -20,6 +20,7 @@ STARTS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "os.star
 CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod",
            "shutil.rmtree", "shutil.move", "shutil.copyfile")  # fmt: skip
 FOREIGN = re.compile(r"Traceback|Exception ignored|\w*Warning: |^TIFF|^Fax|libpng|libjpeg|^\[W|^\[E")
+DIVERGED = "diverged"  # an error of this word is one of training, which is in its folder
 ALLOWED = ("/dev/", "/proc/")
 _seen: list[str] = []  # what the audit hook and the sentinel have noticed
 _watched: list[Path] = []  # the folder in which files may change; empty: nothing is watched
@@ -191,11 +192,15 @@ def _wrong(
     if code == EXIT_INPUT:
         lines, new = err.splitlines(), changed(before, after, folder)
         last, most = lines[-1] if lines else "", max(map(len, lines), default=0)
-        if (len(lines) != 1 and not given.late) or not last.startswith("error: ") or most > MOST:
+        if (
+            (len(lines) != 1 and not given.late and DIVERGED not in last)
+            or not last.startswith("error: ")
+            or most > MOST
+        ):
             return f"output: {len(lines)} lines, {most} characters: {lines[:1]}"[:200]
         if given.must == "accept":
             return f"refused although it is good: {last[:150]}"
-        return f"file written: {new}, though refused" if new else ""
+        return f"file written: {new}, though refused" if new and DIVERGED not in last else ""
     if given.must == "refuse":
         return "accepted although it has to be refused"
     if not given.writes and (new := changed(before, after, folder)):

@@ -32,6 +32,9 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         os.environ.update(ENVIRONMENT)
         method = rng.choice(METHODS)
         words = seeds.line(rng.choice(method.lines))
+        if "--dry-run" in words and rng.random() < 0.3 and words[0] not in ("convert", "sweep", "draw"):
+            place = words.index("--dry-run")
+            words[place : place + 1] = ["--max-steps", "4", "--output", str(folder.parent / "out")]
         (folder / "a folder").mkdir()
         (folder / "text.pth.tar").write_text("no checkpoint")
         os.mkfifo(folder / "fifo")

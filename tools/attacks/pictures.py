@@ -1,7 +1,6 @@
 """Pictures: files of all formats changed, others under their names, and folders of them."""
 
 import io
-import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from random import Random
 
 import numpy as np
 from PIL import Image
-from tools.attacks.damage import flipped
+from tools.attacks.damage import flipped, special
 from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import METHODS, Seeds, run
 
@@ -47,6 +46,18 @@ FORMATS: dict[str, tuple[str, str, dict[str, object]]] = {  # name: (mode, forma
     "float.tif": ("F", "TIFF", {}),
     "lab.tif": ("LAB", "TIFF", {}),
 }
+UNKNOWN = ("32.tif", "float.tif", "lab.tif")  # of values whose range is not known
+LOSSY = (
+    "a.jpg",
+    "grey.jpg",
+    "cmyk.jpg",
+    "progressive.jpg",
+    "jpeg.tif",
+    "1.png",
+    "group4.tif",
+    "a.webp",
+    "animated.webp",
+)
 OTHERS = (
     "EPS",
     "PDF",
@@ -71,6 +82,8 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
 
     def picture(rng: Random, folder: Path) -> Attempt:
         way = rng.random()
+        if way < 0.1:
+            return unharmed(rng, folder)
         if way < 0.7:
             name = rng.choice([*FORMATS])
             data, said = flipped(rng, good(name), places=rng.choice((0, 64, 400)))
@@ -86,12 +99,10 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         data_folder = folder / "data"
         path = data_folder / "train" / "a" / name if rng.random() < 0.4 else folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        special = rng.choice(SPECIAL) if rng.random() < 0.05 else None
-        if special is None:
-            path.write_bytes(data)
+        if rng.random() < 0.05:
+            shown = f"{name}: {special(rng, path, data)}"
         else:
-            special[1](path)
-            shown = f"{name}: {special[0]}"
+            path.write_bytes(data)
         if path.parent == folder:
             return Attempt(lambda: opened(path), f"read_picture {shown}", len(data), wrong_picture)
         return in_folder(rng, data_folder, shown, len(data))
@@ -107,7 +118,27 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         shown = f"{method.program} {line[0]} --max-corrupt {corrupt}, among good ones {shown}"
         return Attempt(lambda: run(method, line), shown, size, writes=False, late=True)
 
+    def unharmed(rng: Random, folder: Path) -> Attempt:
+        name = rng.choice([name for name in FORMATS if name not in UNKNOWN])
+        path = folder / name
+        path.write_bytes(good(name))
+        exact = name not in LOSSY
+        return Attempt(
+            lambda: opened(path),
+            f"read_picture {name}, a good one",
+            path.stat().st_size,
+            lambda image: other_picture(image, 0 if exact else 40),
+            must="accept",
+        )
+
     return (Kind("picture", picture),)
+
+
+def other_picture(image: Image.Image, tolerance: int) -> str | None:
+    """What is wrong with the picture of `good`: grey values from 0 to 191."""
+    grey = np.arange(192, dtype=np.int16).reshape(12, 16, 1)
+    off = int(np.abs(np.asarray(image, dtype=np.int16) - grey).max()) if image.size == (16, 12) else 255
+    return f"values that are {off} off" if off > tolerance else None
 
 
 def opened(path: Path) -> Image.Image:
@@ -197,11 +228,3 @@ CRAFTED = (
     crafted("a.jpg", lambda: b"\xff\xd8" + b"\xff\xda\0\x08\1\1\0\0?\0" * 2000, "2,000 scans without a frame"),
     crafted("a.jpg", lambda: b"\xff\xd8\xff\xe1\xff\xffExif\0\0MM\0*" + b"\xff" * 65_500 + good("a.jpg")[2:], "Exif"),
 )  # fmt: skip
-SPECIAL: tuple[tuple[str, Callable[[Path], object]], ...] = (
-    ("a FIFO", os.mkfifo),
-    ("a folder", lambda path: path.mkdir()),
-    ("a link to nothing", lambda path: path.symlink_to("nothing")),
-    ("a link to itself", lambda path: path.symlink_to(path.name)),
-    ("a link to /dev/zero", lambda path: path.symlink_to("/dev/zero")),
-    ("a link to its folder", lambda path: path.symlink_to(".")),
-)
