@@ -172,7 +172,7 @@ def test_packed_export(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
 
 def test_dry_run_writes_nothing(bsq: Bsq, tmp_path: Path) -> None:
     plan = bsq("convert", *NET, "-c", tmp_path / "c", "--dry-run").stdout
-    assert "pictures: 360\n" in plan and "evaluations: 2\n" in plan
+    assert "pictures: 360\n" in plan and "evaluations: 2\n" in plan and "activations quantized: 6 of 7\n" in plan
     assert not list(tmp_path.iterdir())
 
 
@@ -200,6 +200,34 @@ def test_any_timm_classifier_on_an_image_folder(image_folder: Path, bsq: Bsq, tm
     assert again.count(f"Accuracy: {result['top1']:.2f}%") == 3
     assert state_of(out / "checkpoint.pth.tar")["activations"]
     assert lowbit.load(out / "checkpoint.pth.tar")(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
+    kept = bsq("cifar_finetune", *common, "--model", out / "checkpoint.pth.tar", "--evaluate").stdout
+    assert f"Activations quantized: {result['activations_quantized']} of 11\n" in kept, "as its file says"
+    state = state_of(out / "checkpoint.pth.tar")
+    torch.save({**state, "activations": {}}, tmp_path / "float.tar")  # as releases before made of such nets
+    assert "quantized: 0 of 11\n" in bsq("cifar_finetune", *common, "--model", tmp_path / "float.tar", "-e").stdout
+
+
+def test_how_many_activations_are_quantized_is_said(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    model = digits_run / "bits8/checkpoint.pth.tar"
+    said = bsq("report", "--model", model, "--output", tmp_path / "r").stdout
+    report = json.loads((tmp_path / "r/report.json").read_text())
+    assert "activations quantized: 6 of 7\n" in said
+    assert (report["activations_quantized"], report["activations"]) == (6, 7)
+    assert "Activations quantized: 6 of 7\n" in bsq("cifar_finetune", *NET, "--model", model, "--evaluate").stdout
+
+
+def test_act_32_is_float_and_said_once(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    start = digits_run / "float/checkpoint.pth.tar"
+    done = bsq("convert", *NET, "--Nbits", 8, "--act", 32, "--model", start, "-c", tmp_path / "c")
+    assert done.stderr.count("activations stay float") == 1
+    assert done.stdout.count("Activations quantized: 0 of 7\n") == 2  # of the net before and after
+    configs = state_of(tmp_path / "c/checkpoint.pth.tar")["activations"].values()
+    assert {(config["bits"], config["function"]) for config in configs} == {(0, "relu6")}
+    again = ("cifar_finetune", *NET, "--act", 17, "--model", tmp_path / "c/checkpoint.pth.tar", "--evaluate")
+    assert (
+        bsq(*again).stdout.count(f"Accuracy: {json.loads((tmp_path / 'c/result.json').read_text())['top1']:.2f}%") == 3
+    )
+    assert "--act" in bsq("convert", *NET, "--act", 33, code=2).stderr
 
 
 def test_two_processes_evaluate_what_one_does(digits_run: Path, processes: Any, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from bsq.planes import encode
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.quant.layers import quantizers, to_plain_
+from lowbit.quant.places import quantized_activations
 
 
 def resnet(depth: int = 8) -> nn.Module:
@@ -64,6 +65,36 @@ def test_activations_of_the_authors() -> None:
     assert {q.config.function for q in unclipped.values()} == {"relu"}
     with pytest.raises(InputError, match="clip '7'"):
         quantize_bsq_activations_(resnet(), 4, clip="7")
+
+
+@pytest.mark.parametrize(("arch", "found", "of"), [("test_vit", 6, 6), ("test_efficientnet", 10, 11)])
+def test_activations_of_nets_that_the_authors_never_had(arch: str, found: int, of: int) -> None:
+    model = quantize_bsq_activations_(create_model(arch, num_classes=2), 4)
+    assert quantized_activations(model) == (found, of) == (len(quantizers(model)), of)
+    for quantizer in quantizers(model).values():
+        grid, y = quantizer.grid(), quantizer(torch.linspace(-3, 3, 1000))
+        assert grid is not None and grid.signed and y.min() < 0 and len(y.unique()) <= 31
+
+
+def test_17_to_32_bits_are_floats_behind_the_clip_of_many_bits() -> None:
+    torch.manual_seed(0)
+    model, x = resnet(8).eval(), torch.randn(4, 3, 32, 32)
+    for bits in (17, 32):
+        floats = quantize_bsq_activations_(deepcopy(model), bits)
+        assert {(q.config.bits, q.config.function) for q in quantizers(floats).values()} == {(0, "relu6")}
+        assert quantized_activations(floats) == (0, 7)
+        rounded = quantize_bsq_activations_(deepcopy(model), 16)
+        assert torch.allclose(floats(x), rounded(x), atol=1e-3) and not torch.equal(floats(x), rounded(x))
+    with pytest.raises(InputError, match="33"):
+        quantize_bsq_activations_(model, 33)
+
+
+def test_bits_for_no_activation_are_refused() -> None:
+    for net in (nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())):
+        with pytest.raises(InputError, match=r"--act 4: none of its [01] activation.* --act 0"):
+            quantize_bsq_activations_(net, 4)
+        for bits in (0, 32):
+            assert quantized_activations(quantize_bsq_activations_(net, bits))[0] == 0
 
 
 def rounded(model: nn.Module, bits: int) -> nn.Module:

@@ -252,8 +252,28 @@ def test_export_of_a_training_under_way_says_that_it_rounds(
 
 def test_a_float_model_and_none_become_bits(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
     for name, more in (("a", ("--model", digits_run / "float/checkpoint.pth.tar")), ("b", ())):
-        bsq(*PRUNE, "--max-steps", 1, *more, "-c", tmp_path / name)
+        said = bsq(*PRUNE, "--max-steps", 1, *more, "-c", tmp_path / name).stdout
+        assert said.startswith("Without --model the weights are random\n") == (name == "b")
         assert {pair[0] for pair in state_of(tmp_path / name / "checkpoint.pth.tar")["Nbit_dict"].values()} == {8}
+
+
+def test_a_start_from_random_weights_is_said_before_it_begins(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    plan = bsq(*PRUNE, "-c", tmp_path / "a", "--dry-run").stdout
+    assert "weights: random, without --model\n" in plan and not list(tmp_path.iterdir())
+    start = ("--model", digits_run / "bits8/checkpoint.pth.tar")
+    assert "weights: random" not in bsq(*PRUNE, *start, "-c", tmp_path / "a", "--dry-run").stdout
+    bsq(*PRUNE, "--max-steps", 1, "-c", tmp_path / "a")
+    again = bsq(*PRUNE, "--max-steps", 2, "-c", tmp_path / "a", "--resume", "auto").stdout
+    assert "weights are random" not in again, "the checkpoint has weights"
+
+
+def test_the_help_says_where_files_and_weights_come_from(bsq: Bsq) -> None:
+    for command in ("train", "cifar_prune_STE", "cifar_finetune"):
+        text = " ".join(bsq(command, "--help").stdout.split())
+        assert "default: checkpoint, and none with --evaluate" in text and "nothing is written without" not in text
+    assert "Without --model (or --pretrained) it starts from random weights." in " ".join(
+        bsq("cifar_prune_STE", "--help").stdout.split()
+    )
 
 
 def test_evaluation_of_bit_training_writes_nothing(

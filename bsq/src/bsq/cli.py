@@ -45,7 +45,7 @@ def of_training(options: RunOptions, evaluate: bool) -> RunOptions:
 @flags.net_options()
 @sgd_options(epochs=350, schedule=(150, 250, 325), weight_decay=1e-4)
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model: plain ReLU, float activations.")
-@flags.shared_options(output_note="default: checkpoint, and none with --evaluate")
+@flags.training_options()
 def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool) -> None:
     """Train the float net that conversion starts from, by default into `checkpoint`."""
     from bsq.commands.train import evaluate_float, train
@@ -77,11 +77,14 @@ def convert(sgd: SgdOptions, **given: Any) -> None:
 @flags.prune_options()
 @click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model.")
-@flags.shared_options()
+@flags.training_options()
 @sgd_options(epochs=350, opt="sgd; of what is no plane")
 @ignored_options(flags.IGNORED)
 def cifar_prune_ste(options: RunOptions, evaluate: bool, **given: Any) -> None:
-    """Train in bit form: a group lasso empties bit planes, which finds each layer's precision."""
+    """Train in bit form: a group lasso empties bit planes, which finds each layer's precision.
+
+    Without --model (or --pretrained) it starts from random weights.
+    """
     from bsq.commands.prune import prune
 
     prune(of_training(options, evaluate), evaluate=evaluate, **given)
@@ -93,7 +96,7 @@ def cifar_prune_ste(options: RunOptions, evaluate: bool, **given: Any) -> None:
 @flags.nbits_option(expose_value=False, help="No effect: the widths are those of --model.")
 @click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
 @click.option("-e", "--evaluate", is_flag=True, help="Evaluate --model: accuracy, ones per bit, each layer's bits.")
-@flags.shared_options()
+@flags.training_options()
 @sgd_options(epochs=300)
 @ignored_options(flags.IGNORED)
 def cifar_finetune(options: RunOptions, evaluate: bool, **given: Any) -> None:

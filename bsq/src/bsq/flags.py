@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bsq.options import ActOptions, PruneOptions, WidthOptions, flag_of, net_of
+from bsq.options import FLOAT_BITS, ActOptions, PruneOptions, WidthOptions, flag_of, net_of
 from lowbit.cli.options import Decorator, gathered, run_options
 from lowbit.cli.parsing import COUNT, MANY, Real, UserPath
 from lowbit.options import DATASETS
@@ -28,13 +28,18 @@ def shared_options(**more: Any) -> Decorator:
     return run_options(seed=1234, output_flags=("-c", "--checkpoint", "--output"), **more)
 
 
-def net_options() -> Decorator:
+def training_options() -> Decorator:
+    """`shared_options` of a training, whose `--evaluate` writes nothing by default."""
+    return shared_options(output_note="default: checkpoint, and none with --evaluate")
+
+
+def net_options(model: str = "Checkpoint the weights come from.") -> Decorator:
     """Which net, weights and pictures, as `net: NetOptions`."""
     return gathered("net", net_of, [
         click.option("-d", "--dataset", type=click.Choice(DATASETS), default="cifar10", show_default=True),
         click.option("--test-batch", type=COUNT, default=100, show_default=True, help="Of the whole job."),
         *_arch_options("resnet20"),
-        click.option("--model", type=FILE, help="Checkpoint the weights come from."),
+        click.option("--model", type=FILE, help=model),
         click.option("--float64", is_flag=True, help="Compute in double precision (slow, and free of rounding noise)."),
     ])  # fmt: skip
 
@@ -58,8 +63,8 @@ def _arch_options(arch: str | None) -> list[Decorator]:
 def act_options() -> Decorator:
     """Activation quantization, as `acts: ActOptions`."""
     return gathered("acts", ActOptions, [
-        click.option("--act", type=click.IntRange(0, 16), default=4, show_default=True,
-                     help="Activation bits, 0 for none. The authors' nets clip at 6 above 3 bits, by PACT otherwise."),
+        click.option("--act", type=click.IntRange(0, FLOAT_BITS), default=4, show_default=True,
+                     help="Activation bits; 0, 17 to 32: float. The authors' nets clip at 6 above 3, else by PACT."),
         click.option("--act-range", type=click.Choice(["batch", "running"]), default="batch", show_default=True,
                      help="Range of each batch (the authors'), or calibrated on training pictures."),
         click.option("--act-clip", type=click.Choice(["6", "none", "pact"]), help="Of each quantized ReLU [default: "

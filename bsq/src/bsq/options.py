@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lowbit.errors import InputError
 
-MAX_BITS = 16  # magnitude bits of a plane-wise weight, as in `bsq.planes`
+MAX_BITS = 16  # of a plane-wise weight, as in `bsq.planes`, and of activations
+FLOAT_BITS = 32  # of activations: 17 to 32 bits are the authors' way to write floats
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # 6n + 2
 
 HAWQ_RESNET20 = {  # HAWQ's widths of ResNet-20 by layer name, as the BSQ authors list them (compared at act 4)
@@ -40,7 +41,7 @@ class ActOptions:
     """Activation quantization, the arguments of `bsq.activation.quantize_bsq_activations_`.
 
     Attributes:
-        bits: 0 rounds nothing.
+        bits: 0 and 17 to 32 round nothing.
         range: "batch": the maximum of the batch at hand, the authors'; "running": calibrated once, then fixed.
         clip: "6", "none", "pact", or None: the authors' rule for their nets, the module's own function for others.
         include, exclude: patterns of activation modules; empty `include`: the authors' choice.

@@ -18,7 +18,7 @@ from lowbit.quant.activations import (
 )
 from lowbit.quant.calibrate import calibrate_, uncalibrated
 from lowbit.quant.layers import quantizers
-from lowbit.quant.places import activation_points, quantize_activations_
+from lowbit.quant.places import activation_points, quantize_activations_, quantized_activations
 
 
 def slow_round(values: list[float], largest: float, bits: int) -> list[float]:
@@ -159,7 +159,7 @@ def test_points_of_nets() -> None:
     assert activation_points(model, ("layer1.0.*",)) == ["layer1.0.act1", "layer1.0.act2", "layer1.0.act3"]
     assert "layer2.0.act1" not in activation_points(model, exclude=("layer2.*",))
     silu = nn.Sequential(nn.SiLU(), nn.ReLU(), nn.ReLU(), nn.GELU())
-    assert activation_points(silu) == ["2"]
+    assert activation_points(silu) == ["1", "2", "3"]  # any function; the first is the stem's
     assert activation_points(silu, ("0", "3")) == ["0", "3"]
     with pytest.raises(InputError, match="matches no layer"):
         activation_points(silu, ("nothing",))
@@ -205,3 +205,30 @@ def test_a_quantized_net_takes_an_empty_batch_as_the_float_one_does() -> None:
     assert model(x).shape == (0, 2)
     quantize_activations_(model, activation_points(model), lambda function: ActivationConfig(4, function))
     assert model(x).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("arch", "quantized", "of"),
+    [
+        ("resnet18", 16, 17),  # the stem's stays float
+        ("vit_tiny_patch16_224", 12, 12),  # its first activation is inside a block
+        ("convnext_atto", 12, 12),
+        ("efficientnet_b0", 48, 49),
+        ("mobilenetv3_small_050", 32, 33),  # Hardswish and ReLU
+        ("mixer_s32_224", 16, 16),
+    ],
+)
+def test_every_activation_function_is_quantized(arch: str, quantized: int, of: int) -> None:
+    with torch.device("meta"):
+        model = create_model(arch, num_classes=2)
+    assert quantized_activations(model) == (0, of)
+    quantize_activations_(model, activation_points(model), lambda function: ActivationConfig(4, function))
+    assert quantized_activations(model) == (quantized, of)
+
+
+def test_activations_of_unknown_kind_and_float_ones_are_counted() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.GELU(), nn.PReLU(), nn.Sigmoid())
+    assert quantized_activations(model) == (0, 3)
+    for bits, found in ((0, 0), (4, 1)):
+        quantize_activations_(model, ["3"], lambda function, bits=bits: ActivationConfig(bits, function))
+        assert quantized_activations(model) == (found, 3)

@@ -20,6 +20,7 @@ from lowbit.models.surgery import of_kind
 from lowbit.quant.activations import QuantActivation
 from lowbit.quant.calibrate import calibrate_, uncalibrated
 from lowbit.quant.layers import quantizers
+from lowbit.quant.places import quantized_activations
 from lowbit.train.process import until_stopped
 from lowbit.train.resume import digest
 from lowbit.train.session import Session
@@ -101,15 +102,15 @@ class Evaluator:
         some = torch.arange(min(len(self.test), TRIAL_BATCHES * self.net.test_batch))
         trial = self.evaluate(self.session.place(model), self.test.subset(some))
         seconds = evaluations * trial.seconds * len(self.test) / trial.pictures
-        plan = {"net": self.net.arch, "parameters": sum(p.numel() for p in model.parameters()), **self.facts}
+        plan = {"net": self.net.arch, "parameters": sum(p.numel() for p in model.parameters()), **self.facts(model)}
         plan |= {"pictures": len(self.test), "evaluations": evaluations, "estimated seconds": seconds}
         self.session.say_facts(plan)
         return True
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What a dry run says of the data."""
-        return {"dataset": self.net.dataset, "classes": len(self.test.classes)}
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        """What a dry run says of the data and of activations."""
+        found = "{} of {}".format(*quantized_activations(model))
+        return {"dataset": self.net.dataset, "classes": len(self.test.classes), "activations quantized": found}
 
     def run(self, command: str, model: nn.Module) -> Scores | None:
         """A command that only evaluates; None after a dry run.

@@ -55,7 +55,7 @@ def finetune(
             evaluator, "cifar_finetune", FineTune(model, sgd), opened.recipes[0], header, sgd, acts, start=start
         )
         training.check(job)
-        if job.planned(evaluator.facts):
+        if job.planned(evaluator.facts(model)):
             return None
         with job.open() as folder:
             session.say(*printed.parameters(model))

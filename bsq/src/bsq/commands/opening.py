@@ -1,5 +1,6 @@
 """What every command opens: the session, `--model`, the data, and the network of `--arch`."""
 
+import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from torch import nn
 from bsq import checkpoint, load
 from bsq.activation import quantize_bsq_activations_
 from bsq.checkpoint import Saved
-from bsq.options import ActOptions, NetOptions
+from bsq.options import FLOAT_BITS, MAX_BITS, ActOptions, NetOptions
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import Recipe, from_timm
 from lowbit.data.supervised import supervised_recipes
@@ -23,6 +24,8 @@ from lowbit.quant.activations import ActivationConfig, QuantActivation
 from lowbit.train.session import Session
 
 STATES = ("best_bin.pth.tar", "best_float.pth.tar", "requantized-*.pth.tar")
+log = logging.getLogger(__name__)
+
 FILES = ("log.txt", "report.json", "report.png", "table.md", "demo.png", *STATES)  # beside those of every method
 
 
@@ -124,13 +127,18 @@ def quantize_activations_(model: nn.Module, acts: ActOptions, saved: Saved | Non
     Raises:
         InputError: a pattern that matches nothing.
     """
+    bits = acts.bits
+    if bits > MAX_BITS:
+        log.info("--act %d: activations stay float, as with 0 (%d to %d bits)", bits, MAX_BITS + 1, FLOAT_BITS)
     silent = acts.clip is None and not acts.include and not acts.exclude
-    if silent and saved is not None and saved.activations and not isinstance(model, CifarResNet):
-        made = {name: ActivationConfig(**config) for name, config in saved.activations.items()}
-        chosen = {name: replace(config, bits=acts.bits, range=acts.range) for name, config in made.items()}
+    made = None if saved is None or isinstance(model, CifarResNet) else saved.activations
+    if silent and saved is not None and (made or (made is not None and saved.form != "float")):
+        bits = 0 if bits > MAX_BITS else bits
+        configs = {name: ActivationConfig(**config) for name, config in made.items()}
+        chosen = {name: replace(config, bits=bits, range=acts.range) for name, config in configs.items()}
         return replace_(model, {name: QuantActivation(config) for name, config in chosen.items()})
     return quantize_bsq_activations_(
-        model, acts.bits, clip=acts.clip, range=acts.range, include=acts.include or None, exclude=acts.exclude
+        model, bits, clip=acts.clip, range=acts.range, include=acts.include or None, exclude=acts.exclude
     )
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import nn
 
+from bsq.bit_layer import BitLayer
 from bsq.checkpoint import PREFIX
 from bsq.compression import Size
 from bsq.network import nbit_dict, ones_per_plane
 from lowbit.evaluate.classify import Scores
 from lowbit.models.surgery import of_kind
 from lowbit.quant.activations import QuantActivation
+from lowbit.quant.places import quantized_activations
 
 
 def parameters(model: nn.Module) -> Iterator[str]:
@@ -21,6 +23,8 @@ def parameters(model: nn.Module) -> Iterator[str]:
         total += parameter.numel()
         yield f"{PREFIX + name:40} {tuple(parameter.shape)!s:28} {parameter.numel():>12,}"
     yield f"    Total params: {total / 1e6:.2f}M ({total:,})"
+    if any(isinstance(module, QuantActivation | BitLayer) for module in model.modules()):
+        yield "    Activations quantized: {} of {}".format(*quantized_activations(model))
 
 
 def accuracy(scores: Scores) -> str:

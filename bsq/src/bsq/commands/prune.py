@@ -78,9 +78,11 @@ def _train(
         extra=_widths, start=start, best=False,
     )  # fmt: skip
     training.check(job)
-    if job.planned(evaluator.facts):
+    random = opened.saved is None and not session.options.pretrained and not job.resumed
+    if job.planned({**evaluator.facts(net), **({"weights": "random, without --model"} if random else {})}):
         return None
     with job.open() as folder:
+        session.say(*(["Without --model the weights are random"] if random else []))
         session.say(*printed.parameters(net))
         states.folder = folder
         if not job.resumed:

@@ -19,6 +19,7 @@ from bsq.options import NetOptions
 from lowbit.cost import cost
 from lowbit.files import write_json
 from lowbit.options import RunOptions
+from lowbit.quant.places import quantized_activations
 from lowbit.train.folder import RunFolder
 
 COMPRESSIONS = {
@@ -29,10 +30,11 @@ COMPRESSIONS = {
 
 
 def summary(model: nn.Module) -> dict[str, Any]:
-    """The whole net in numbers, as in `result.json`: bits by layer, their sum, and the compressions."""
-    found = size(model)
+    """The whole net in numbers, as in `result.json`: bits by layer, their sum, the compressions, its activations."""
+    found, (rounded, activations) = size(model), quantized_activations(model)
     numbers = {name: getattr(found, name) for name in ("weights", "float_values", "scales", *COMPRESSIONS)}
-    return {"bits": nbit_dict(model), "total_bits": found.bits, "total_bits_signed": found.bits_signed, **numbers}
+    return {"bits": nbit_dict(model), "total_bits": found.bits, "total_bits_signed": found.bits_signed, **numbers,
+            "activations_quantized": rounded, "activations": activations}  # fmt: skip
 
 
 def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def table(report: Mapping[str, Any]) -> Iterator[str]:
     for name, count in report["float_layers"].items():
         yield f"{name:{longest}} {count:>10,} {'float':>5}"
     yield f"weights {report['weights']:,}, bits {report['total_bits']:,} ({report['total_bits_signed']:,} with signs)"
+    yield "activations quantized: {activations_quantized} of {activations}".format(**report)
     yield "one picture of {input_size}: {macs:,} MACs, {bops:,} BOPs; {bytes:,} bytes".format(**report["cost"])
     for name, meaning in COMPRESSIONS.items():
         yield f"{name} {report[name]:.2f}x  {meaning}"

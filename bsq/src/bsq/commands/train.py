@@ -36,7 +36,7 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | Non
         evaluator = Evaluator(session, net, opened.recipes[1])
         job = training.training_job(evaluator, "train", objective, opened.recipes[0], opened.header(model), sgd)
         training.check(job)
-        if job.planned(evaluator.facts):
+        if job.planned(evaluator.facts(model)):
             return None
         with job.open() as folder:
             session.say(*printed.parameters(model))

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowbit.errors import InputError
 from lowbit.models.surgery import replace_, run_blank, select
-from lowbit.quant.activations import ActivationConfig, QuantActivation
+from lowbit.quant.activations import NOT_NEGATIVE, ActivationConfig, QuantActivation
 
 KINDS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -70,8 +70,7 @@ def activation_points(model: nn.Module, include: Sequence[str] | None = None, ex
 
     Args:
         model: any net.
-        include: patterns of module names; None: every ReLU and ReLU6 but the first, which is the stem's. SiLU, GELU and
-            Hardswish stay float unless a pattern names them.
+        include: patterns of module names; None: every activation function but the stem's.
         exclude: patterns of names that stay float.
 
     Raises:
@@ -79,10 +78,26 @@ def activation_points(model: nn.Module, include: Sequence[str] | None = None, ex
     """
     if include is not None:
         return select(model, lambda m: function_of(m) is not None, include, exclude)
-    kinds = ("relu", "relu6", "pact")
-    names = select(model, lambda m: function_of(m) in kinds, exclude=exclude)
-    everything = select(model, lambda m: function_of(m) in kinds)
-    return [name for name in names if name != everything[0]] if everything else []
+    stem = _stem(model)
+    return [name for name in select(model, lambda m: function_of(m) is not None, exclude=exclude) if name != stem]
+
+
+def _stem(model: nn.Module) -> str | None:
+    """The first activation: the stem's, unless it follows a whole block, as in nets that have none there (ViT)."""
+    layers = 0
+    for name, module in model.named_modules():
+        function = function_of(module)
+        if function is not None:
+            return name if function in NOT_NEGATIVE or layers <= 1 else None
+        layers += isinstance(module, nn.Conv2d | nn.Linear)
+    return None
+
+
+def quantized_activations(model: nn.Module) -> tuple[int, int]:
+    """How many activations are rounded, and how many activation functions there are, those of unknown kind included."""
+    functions = [module for module in model.modules() if function_of(module) is not None]
+    rounded = sum(isinstance(module, QuantActivation) and module.config.bits > 0 for module in functions)
+    return rounded, len(functions) + len(unknown_activations(model))
 
 
 def quantize_activations_(
