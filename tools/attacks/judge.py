@@ -21,6 +21,7 @@ CHANGES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.syml
            "shutil.rmtree", "shutil.move", "shutil.copyfile")  # fmt: skip
 FOREIGN = re.compile(r"Traceback|Exception ignored|\w*Warning: |^TIFF|^Fax|libpng|libjpeg|^\[W|^\[E")
 DIVERGED = "diverged"  # an error of this word is one of training, which is in its folder
+KNOWN = ("git", "fc-list")  # the record's revision, matplotlib's fonts
 ALLOWED = ("/dev/", "/proc/")
 _seen: list[str] = []  # what the audit hook and the sentinel have noticed
 _watched: list[Path] = []  # the folder in which files may change; empty: nothing is watched
@@ -67,7 +68,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
         return
     if event in STARTS:
         program = " ".join(map(str, args[0] if isinstance(args[0], list | tuple) else args[:2]))
-        if not program.startswith(("git ", "git(")) and args[0] != "git":
+        if not program.startswith(KNOWN):
             _seen.append(f"code run: {event} {program[:100]}")
     elif event == "open":
         path, mode, flags = args

@@ -66,6 +66,8 @@ def spoiled(rng: Random, method: Method, words: list[str], folder: Path) -> tupl
     options = [param for param in found.params if isinstance(param, click.Option)]
     option = rng.choice([option for option in options if not COSTLY & {*option.opts}])
     flag = rng.choice(option.opts)
+    if option.name == "output" and value in ("..", "/"):  # good places, but not for an attack
+        value = "."
     if words[0] == "demo" and "--output" in option.opts:
         return words, "as it is"
     if option.is_flag:

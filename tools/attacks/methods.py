@@ -136,7 +136,11 @@ SSQL = Method(
             "=32", "=2"
         ),
     ),
-    configs=(f"{_SIMSIAM} --dry-run", f"{_PROBE}ssql-simsiam.pth.tar --dry-run"),
+    configs=(
+        f"{_SIMSIAM} TRAIN.DATASET=digits MODEL.INPUTSHAPE=8,8 --dry-run",
+        f"{_MOCO} TRAIN.DATASET=digits MODEL.INPUTSHAPE=8,8 --dry-run",
+        f"{_PROBE}ssql-simsiam.pth.tar TRAIN.DATASET=digits MODEL.INPUTSHAPE=8,8 --dry-run",
+    ),
 )
 
 METHODS = (BSQ, SSQL)
