@@ -1,5 +1,6 @@
 """The states of a net after each re-quantisation of bit training: evaluated, printed, and the best one kept."""
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from bsq.compression import size
 from bsq.network import nbit_dict
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import write_checkpoint
+from lowbit.errors import InputError
 from lowbit.evaluate.classify import Scores
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import on_main
@@ -22,6 +24,8 @@ from lowbit.train.protocol import Clock
 MISSED = 0.05  # of a target compression: more is reported
 NEAR = 0.99  # of the run's highest compression: what `model_best` is chosen among
 DEAD = 1e6  # what the infinite compression of a net without a living layer counts
+
+log = logging.getLogger(__name__)
 
 
 class RequantisedStates:
@@ -68,7 +72,8 @@ class RequantisedStates:
         write_checkpoint(path, {**state, "state_dict": checkpoint.state_dict(net)}, keep_previous=False)
         self._ranks[path] = self._rank(compression, scores.top1, clock.done)
         found_now = sorted(folder.path.glob("requantized-*.pth.tar"))
-        states = {found: self._ranks.get(found) or self._read_rank(found) for found in found_now}
+        ranks = {found: self._ranks.get(found) or self._read_rank(found) for found in found_now}
+        states = {found: rank for found, rank in ranks.items() if rank is not None}
         past = [rank for rank in states.values() if rank.step <= clock.done]  # others: of a run killed later than this
         for found, rank in list(states.items()):
             if rank not in past or any(other.beats(rank) for other in past):
@@ -78,9 +83,14 @@ class RequantisedStates:
         best = max((r.top1, r.worth, found) for found, r in states.items() if r.worth >= NEAR * highest)[2]
         write_checkpoint(folder.best, read_checkpoint(best), keep_previous=False)
 
-    def _read_rank(self, path: Path) -> "Rank":
-        state = read_checkpoint(path)
-        return self._rank(state["compression"], state["acc"], state["step"])
+    def _read_rank(self, path: Path) -> "Rank | None":
+        """Of a state that an interrupted run left; None: it is damaged, which must not end the training."""
+        try:
+            state = read_checkpoint(path)
+            return self._rank(float(state["compression"]), float(state["acc"]), int(state["step"]))
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s is left out of the choice of the best state: %s", path, error)
+            return None
 
     def _rank(self, compression: float, top1: float, step: int) -> "Rank":
         met = self.target is not None and meets(compression, self.target)

@@ -209,7 +209,7 @@ def _folder_options(flags: Sequence[str], default: Path | None, note: str) -> li
 def _training_options() -> list[Decorator]:
     return [
         click.option("--resume", metavar="auto|PATH", callback=_resumed, help="Continue the run of --output."),
-        click.option("--max-steps", type=COUNT, metavar="N", help="Stop after N steps and save."),
+        click.option("--max-steps", type=COUNT, metavar="N", help="Stop after N steps since the run's start and save."),
         click.option("--save-every", type=COUNT, metavar="N", help="Steps between checkpoints (default: an epoch)."),
         click.option("--compile", is_flag=True, help="Compile the backbone."),
         click.option("--val-split", type=Real(0, 1, min_open=True, max_open=True), help="Held-out fraction."),

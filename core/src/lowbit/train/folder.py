@@ -1,6 +1,7 @@
 """The folder of a run: its files, and whether it may be written to."""
 
 import contextlib
+import functools
 import json
 import logging
 import subprocess
@@ -37,6 +38,7 @@ RUN_FILES = (
 )
 
 
+@functools.cache
 def environment() -> dict[str, Any]:
     """What `config.json` records beside options: versions and the git hash of this source (None: not a checkout)."""
     found: dict[str, Any] = {"python": sys.version.split()[0]}

@@ -14,6 +14,7 @@ began with.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import BEST
 from lowbit.data.loader import Loader
 from lowbit.errors import InputError
@@ -36,6 +38,8 @@ from lowbit.train.session import Session
 
 AT_START = "at_start"  # the entry of a checkpoint
 TRIAL_STEPS = 2  # timed by a dry run, after one step that compiles and starts the libraries
+
+log = logging.getLogger(__name__)
 
 
 class Job:
@@ -110,6 +114,27 @@ class Job:
             )
         with self.resuming():
             check_run(self.stages, self.loader, self.run)
+        self._check_best()
+
+    def _check_best(self) -> None:
+        """Forget the best state of a resumed run where its file is missing: the best of what follows is kept then."""
+        resume, best = self.run.resume, self.best_of_resumed
+        if resume is None or best is None or self.run.best is None or not resume["best"]:
+            return
+        try:
+            on_main(self.session.accelerator, lambda: read_checkpoint(best))
+        except InputError as error:
+            if self.session.accelerator.is_main_process:
+                log.warning("%s: the best state so far is lost, and the best of the epochs to come is kept", error)
+            self.run = dataclasses.replace(self.run, resume={**resume, "best": None})
+
+    @property
+    def best_of_resumed(self) -> Path | None:
+        """Where the best state of the resumed run is, beside its checkpoint; None without a folder to keep it in."""
+        resume, folder = self.session.options.resume, self.session.options.output
+        if resume is None or folder is None:
+            return None
+        return folder / BEST if resume == "auto" else Path(resume).with_name(BEST)
 
     @contextmanager
     def resuming(self) -> Iterator[None]:
@@ -162,11 +187,12 @@ class Job:
             yield folder
 
     def _bring_best(self, folder: RunFolder | None) -> None:
-        resume = self.session.options.resume
-        if folder is None or resume in (None, "auto") or not self.session.accelerator.is_main_process:
+        best = self.best_of_resumed
+        if folder is None or best is None or not self.session.accelerator.is_main_process:
             return
-        best = Path(str(resume)).with_name(BEST)
-        if best.exists() and not folder.best.exists():
+        if self.run.resume is None or (self.run.best is not None and not self.run.resume["best"]):
+            return
+        if best.exists() and not (folder.best.exists() and best.samefile(folder.best)):
             replace_file(folder.best, best.read_bytes())
 
     def fit(self, folder: RunFolder | None, probes: Sequence[Probe] = (), loader: runs.Loader | None = None) -> Result:

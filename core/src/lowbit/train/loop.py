@@ -15,13 +15,14 @@ from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError, Stopped
 from lowbit.train.engine import Engine, seed_global
+from lowbit.train.position import Position, epochs_before
 from lowbit.train.process import broadcast_, check_precision, on_main, stop_agreed
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.record import Record
-from lowbit.train.resume import check_resume, facts
+from lowbit.train.resume import check_resume, facts, report_differences
 from lowbit.train.run import Loader, Result, Run
 from lowbit.train.signals import stop_requested
-from lowbit.train.state import Position, epochs_before, gather, load_weights, local_meter
+from lowbit.train.state import gather, load_weights, local_meter
 
 __all__ = ["Result", "Run", "check_run", "fit"]
 
@@ -39,7 +40,10 @@ def fit(stages: Sequence[Stage], loader: Loader, run: Run) -> Result:
         InputError: found before the first step wherever it can be; also a full disk, and a loss that became NaN.
         Stopped: a signal was obeyed; the run is saved and can be resumed.
     """
-    loop = _Loop(stages, loader, run, check_run(stages, loader, run))
+    position = check_run(stages, loader, run)
+    if run.resume is not None:
+        report_differences(run.resume, stages, loader, run)
+    loop = _Loop(stages, loader, run, position)
     try:
         return loop.run_stages()
     finally:
@@ -72,9 +76,9 @@ class _Loop:
         self.stages, self.loader, self.run, self.position = stages, loader, run, position
         self.accelerator, self.device = run.accelerator, run.accelerator.device
         self.rank, self.world = run.accelerator.process_index, run.accelerator.num_processes
-        self.steps_per_epoch = len(loader)
+        self.steps_per_epoch, self.epochs = len(loader), [stage.epochs for stage in stages]
         self.saved_at: Position | None = None  # of `checkpoint.pth.tar`, as far as this process wrote it
-        self.record = Record(run, self.steps_per_epoch * sum(stage.epochs for stage in stages))
+        self.record = Record(run, self.steps_per_epoch * sum(self.epochs))
         if self.world > 1:
             for objective in (stage.objective.to(self.device) for stage in stages):
                 broadcast_(objective.buffers())
@@ -105,12 +109,12 @@ class _Loop:
 
     def clock(self) -> Clock:
         stage, epoch, step, done = self.position
-        epochs = self.stages[stage].epochs
+        epochs = self.epochs[stage]
         return Clock(stage, epoch, epochs, step, self.steps_per_epoch, self.run.seed, self.rank, self.world, done)
 
     def batches(self, start: int = 0, *, whole: bool = False) -> Iterator[Batch]:
         """This epoch's batches; later stages go on in the loader's count of epochs."""
-        before = sum(stage.epochs for stage in self.stages[: self.position.stage])
+        before = sum(self.epochs[: self.position.stage])
         return self.loader.epoch(before + self.position.epoch, start, whole=whole)
 
     def whole_batches(self) -> Callable[[], Iterable[Batch]]:
@@ -123,6 +127,8 @@ class _Loop:
         if self.finished:
             log.info("this run is finished (%d steps): nothing to do", self.position.done)
             return self.result()
+        if self.run.resume is not None:
+            self.report_start()
         self.record.start(self.position.done)
         while not self.finished:
             if self.position.step == 0 and not self.begin_epoch():
@@ -133,6 +139,15 @@ class _Loop:
         if self.saved_at != self.position:
             self.save()
         return self.result()
+
+    def report_start(self) -> None:
+        """From which step a resumed run goes on, and how many remain."""
+        done, total = self.position.done, self.record.reporter.total_steps
+        if self.reached():
+            text = "stopping at step %d, which --max-steps %d has reached: it counts from the run's start; give more"
+            log.warning(text, done, self.run.max_steps)
+        else:
+            log.info("going on from step %d of %d: %d remain", done, total, total - done)
 
     def begin_epoch(self) -> bool:
         """The hook before an epoch's first batch; False when `max_steps` is reached."""
@@ -175,21 +190,30 @@ class _Loop:
         return True
 
     def end_epoch(self) -> None:
-        """Means and probes, `end_stage` after the last epoch, then the next position and its checkpoint."""
+        """Means and probes, `end_stage` after the last epoch, then the next position and its checkpoint.
+
+        Where this epoch has a checkpoint it is written before the probes, too: one that fails does not cost the epoch.
+        """
         notes = self.record.notes()  # for a checkpoint of this position: what follows is written again from there
         clock, objective = self.clock(), self.engine.objective
+        ends = clock.epoch + 1 == clock.epochs
+        changes = ends and type(objective).end_stage is not Objective.end_stage
+        due = self.run.save_every is None or (ends and clock.stage + 1 == len(self.stages))
+        early = due and bool(self.run.probes) and self.saved_at != self.position
         self.record.epoch(clock, self.engine.learning_rates(clock), self.pictures())
+        if early:
+            self.save(notes)
         try:
             values = self.probe(clock)
         except Stopped:
-            self.save(notes)
+            if self.saved_at != self.position:
+                self.save(notes)
             raise
         better = self.record.improves(values)
         if better and self.run.folder is not None:
             self.write(self.run.folder.best, notes)
-        ends = clock.epoch + 1 == clock.epochs
         if ends:
-            if type(objective).end_stage is not Objective.end_stage and self.saved_at != self.position:
+            if changes and self.saved_at != self.position:
                 self.save(notes)  # as before `begin_epoch`
             objective.train()
             seed_global(clock, "end_stage", self.device)
@@ -200,8 +224,8 @@ class _Loop:
         self.position = Position(at, epoch, 0, clock.done)
         if ends and not self.finished:
             self.open_stage(None)
-        if self.run.save_every is None or self.finished:
-            self.save()
+        if due:
+            self.save(keep_previous=changes or not early)  # one of this epoch, unless its end changed the net
 
     def probe(self, clock: Clock) -> dict[str, float]:
         """Values of the run's probes for the finished epoch."""
@@ -221,16 +245,16 @@ class _Loop:
             self.save()
         raise Stopped(f"stopped after step {self.position.done}, saved; go on with --resume auto")
 
-    def save(self, notes: Mapping[str, Any] | None = None) -> None:
+    def save(self, notes: Mapping[str, Any] | None = None, *, keep_previous: bool = True) -> None:
         """Write `checkpoint.pth.tar`, keeping the one before; a collective."""
         if self.run.folder is not None:
-            self.write(self.run.folder.checkpoint, notes, keep_previous=True)
+            self.write(self.run.folder.checkpoint, notes, keep_previous=keep_previous)
         self.saved_at = self.position
 
     def write(self, path: Path, notes: Mapping[str, Any] | None, *, keep_previous: bool = False) -> None:
         state = gather(self.engine, notes or self.record.notes(), self.position, self.run)
         state["run"] = self.facts
-        state["epoch"] = epochs_before(self.stages, self.position, self.steps_per_epoch)
+        state["epoch"] = epochs_before(self.epochs, self.position, self.steps_per_epoch)
         on_main(self.accelerator, lambda: write_checkpoint(path, state, keep_previous=keep_previous))
 
     def pictures(self) -> int:
@@ -240,7 +264,7 @@ class _Loop:
         return epochs * per_epoch + rest * self.loader.global_batch
 
     def result(self) -> Result:
-        epochs = epochs_before(self.stages, self.position, self.steps_per_epoch)
+        epochs = epochs_before(self.epochs, self.position, self.steps_per_epoch)
         record = self.record
         return Result(
             finished=self.finished,

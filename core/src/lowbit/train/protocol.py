@@ -127,7 +127,7 @@ class Objective(nn.Module):
         return (Pass(),)
 
     def before_batch(self, clock: Clock) -> None:
-        """Once per batch, before its first pass: momentum copies move, a decay follows its schedule."""
+        """Once per batch, before its first pass: momentum copies move."""
 
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """One forward; the loop calls its backward. The one entry that DDP and autocast see."""

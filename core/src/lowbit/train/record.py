@@ -89,9 +89,11 @@ class Record:
     def _means(self, done: int) -> dict[str, float]:
         means = self.meter.read(self.run.accelerator)
         if math.isnan(means.get("loss", 0.0)) and self.run.accelerator.scaler is None:
+            folder = self.run.folder
+            saved = folder is not None and folder.checkpoint.exists()
             raise InputError(
-                f"the loss became NaN before step {done}: lower the learning rate or clip gradients (--clip-grad); "
-                "the last checkpoint is from before"
+                f"the loss became NaN before step {done}: lower the learning rate or clip gradients (--clip-grad)"
+                + ("; the last checkpoint is from before" if saved else "")
             )
         return means
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,10 @@ from lowbit import __version__
 from lowbit.errors import InputError
 from lowbit.train.engine import load_optimizers
 from lowbit.train.log import Meter
+from lowbit.train.position import Position, check_position, go_on
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Loader, Run
-from lowbit.train.state import Position, load_weights, local_meter
+from lowbit.train.state import load_weights, local_meter
 
 UNNAMED = "0.1.0"  # the release that wrote none into its checkpoints
 
@@ -53,66 +55,75 @@ def digest(state: Mapping[str, Any]) -> str:
 
 
 def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Loader, run: Run) -> Position:
-    """Whether a run can go on from this checkpoint, and where.
+    """Whether a run can go on from this checkpoint, and where. Says nothing (`report_differences` does).
 
     Raises:
-        InputError: it was written by something else, by another release, or by a run of another seed, batch, data set
-            or net.
+        InputError: it was written by something else, by another release, or by a run of another seed, batch, data set,
+            net or optimizer; its numbers contradict each other; another number of epochs cannot follow.
     """
     check_release(state)
+    then = _run_of(state, len(stages))
+    now = facts(stages, loader, run)
+    for name in ("format", "package", "arch"):
+        if _differ(state.get(name), run.header.get(name)):
+            raise _other(f"the checkpoint's {name} is {state.get(name)!s:.80}, this run's {run.header.get(name)}")
+    for name in ("seed", "global_batch", "steps_per_epoch"):
+        if _differ(then.get(name), now[name]):
+            raise _other(f"the checkpoint was made with {name} {then.get(name)!s:.80}, this run has {now[name]}")
+    for name, value in now["options"].items():
+        if name in then["options"] and _differ(then["options"][name], value):
+            raise _other(f"the checkpoint was made with {name} {then['options'][name]!s:.80}, this run has {value}")
+    for old, new in zip(then["rebuilt"], now["rebuilt"], strict=False):
+        for name in sorted({*old, *new}):
+            if _differ(old.get(name), new.get(name)):
+                raise _other(
+                    f"the checkpoint was made with other weights in {name} (digest {old.get(name)}, this run has "
+                    f"{new.get(name)})"
+                )
+    position = go_on(check_position(state, then["epochs"], now["steps_per_epoch"]), then["epochs"], stages)
+    rehearse(state, stages[min(position.stage, len(stages) - 1)].objective, run, position.stage == len(stages))
+    return position
+
+
+def _run_of(state: Mapping[str, Any], stages: int) -> dict[str, Any]:
+    """What a checkpoint says of its run (`facts`), as far as it is read here."""
     try:
-        position, then = Position(**state["position"]), dict(state["run"])
-        then.get("options", {}).keys()
-        rebuilt_then = [dict(digests) for digests in then.get("rebuilt", [])]
+        Position(**state["position"])
+        then = dict(state["run"])
+        then["options"] = dict(then.get("options", {}))
+        then["rebuilt"] = [dict(digests) for digests in then.get("rebuilt", [])]
+        epochs = then["epochs"]
+        if len(epochs) != stages or not all(type(count) is int and count > 0 for count in epochs):
+            raise ValueError("another number of stages")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             "--resume: the checkpoint holds weights but no run to go on with; name one of this program"
         ) from error
+    return then
+
+
+def _differ(then: Any, now: Any) -> bool:
+    try:
+        return bool(then != now)
+    except RuntimeError:  # tensors, of which runs are not made
+        return True
+
+
+def _other(what: str) -> InputError:
+    return InputError(f"--resume: {what}: resume with the options that the run was started with")
+
+
+def report_differences(state: Mapping[str, Any], stages: Sequence[Stage], loader: Loader, run: Run) -> None:
+    """Warn of what may differ from the run that wrote a checkpoint but does not leave its result the same."""
     now = facts(stages, loader, run)
-    for name in ("format", "package", "arch"):
-        if state.get(name) != run.header.get(name):
-            raise InputError(
-                f"--resume: the checkpoint's {name} is {state.get(name)}, this run's {run.header.get(name)}: "
-                "resume with the options that the run was started with"
-            )
-    for name in ("seed", "global_batch", "steps_per_epoch"):
-        if then.get(name) != now[name]:
-            raise InputError(
-                f"--resume: the checkpoint was made with {name} {then.get(name)}, this run has {now[name]}: "
-                "resume with the options that the run was started with"
-            )
     for name in ("epochs", "processes", "accumulate", "threads", "mixed_precision"):
-        if then.get(name) != now[name]:
+        if _differ(state["run"].get(name), now[name]):
             log.warning(
                 "resuming with %s %s after %s: the result is not that of an unbroken run",
                 name,
                 now[name],
-                then.get(name),
+                state["run"].get(name),
             )
-    whole = all(type(value) is int and value >= 0 for value in position) and position.step <= now["steps_per_epoch"]
-    if not whole:
-        raise InputError(f"--resume: the checkpoint stands at {position}, which is no place in this run; name another")
-    for name, value in now["options"].items():
-        if name in then.get("options", {}) and then["options"][name] != value:
-            raise InputError(
-                f"--resume: the checkpoint was made with {name} {then['options'][name]}, this run has {value}: resume "
-                "with the options that the run was started with"
-            )
-    for old, new in zip(rebuilt_then, now["rebuilt"], strict=False):
-        for name in sorted({*old, *new}):
-            if old.get(name) != new.get(name):
-                raise InputError(
-                    f"--resume: the checkpoint was made with other weights in {name} (digest {old.get(name)}, this run "
-                    f"has {new.get(name)}): resume with the options that the run was started with"
-                )
-    if position.stage > len(stages) or (
-        position.stage < len(stages) and position.epoch >= stages[position.stage].epochs
-    ):
-        raise InputError(
-            f"--resume: the checkpoint stands at {position}, beyond the {now['epochs']} epochs of this run"
-        )
-    rehearse(state, stages[min(position.stage, len(stages) - 1)].objective, run, position.stage == len(stages))
-    return position
 
 
 def check_release(state: Mapping[str, Any]) -> None:
@@ -142,13 +153,26 @@ def rehearse(state: Mapping[str, Any], objective: Objective, run: Run, finished:
         load_weights(state, objective, run)
         meter = Meter()
         meter.load(local_meter(state, run.accelerator))
-        lines, seconds = state["lines"], state["seconds"]
-        right = type(lines) is int and type(seconds) is float and isinstance(state["best"], dict | None)
-        if not right or not all(isinstance(state["last"][kind], dict) for kind in ("train", "eval")):
-            raise ValueError("its notes are not what a run writes")
+        _check_notes(state, meter, run)
         if not finished:
             load_optimizers(objective.optimizers(), state["optimizer"])
-        state["scaler"]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
         reason = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
         raise InputError(f"--resume: the checkpoint is damaged or of another run ({reason}); name another") from error
+
+
+def _check_notes(state: Mapping[str, Any], meter: Meter, run: Run) -> None:
+    lines, seconds, best, scaler = (state[name] for name in ("lines", "seconds", "best", "scaler"))
+    right = type(lines) is int and lines >= 0 and type(seconds) is float and 0 <= seconds < math.inf
+    right = right and all(
+        isinstance(part, dict) for part in (state["last"]["train"], state["last"]["eval"], best or {})
+    )
+    right = right and (best is None or run.best is None or type(best[run.best]) in (int, float))
+    for values, weights in meter.recent.values():
+        right = right and len(values) == len(weights) and all(value.dim() == 0 for value in values)
+        right = right and all(type(weight) in (int, float) for weight in weights)
+    right = right and all(type(value) in (int, float) for pair in meter.epoch.values() for value in pair)
+    if scaler is not None and run.accelerator.scaler is not None:
+        right = right and scaler.keys() == run.accelerator.scaler.state_dict().keys()
+    if not right:
+        raise ValueError("its notes are not what a run writes")

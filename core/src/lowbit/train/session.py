@@ -16,13 +16,14 @@ from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures, balanced_subset, val_split
 from lowbit.data.recipe import Recipe
-from lowbit.errors import Stopped
+from lowbit.errors import InputError, Stopped
 from lowbit.options import RunOptions
 from lowbit.train import console
 from lowbit.train.batch import BatchPlan
 from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import finish, make_accelerator, on_main, start_trackers
+from lowbit.train.resume import check_release
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +201,7 @@ class Session:
         """The checkpoint that `--resume` names, read once; None: a fresh start.
 
         Raises:
-            InputError: it cannot be read, or a folder holds no good one.
+            InputError: it cannot be read, another release wrote it, or a folder holds no good one.
         """
         if self._resumed is None and self.options.resume is not None:
             self._resumed = self._read_resumed(self.options.resume)
@@ -208,9 +209,17 @@ class Session:
 
     def _read_resumed(self, resume: str) -> Mapping[str, Any] | None:
         if resume != "auto":
-            return read_checkpoint(resume)
-        found = None if self.options.output is None else newest_good(self.options.output)
-        return None if found is None else found[1]
+            state = read_checkpoint(resume)
+        else:
+            found = None if self.options.output is None else newest_good(self.options.output)
+            if found is None:
+                return None
+            state = found[1]
+        try:
+            check_release(state)  # before the command reads more of it
+        except InputError as error:
+            raise InputError(f"--resume {resume}: {str(error).removeprefix('--resume: ')}") from error
+        return state
 
     @contextmanager
     def open_folder(

@@ -4,8 +4,8 @@ Random state is not in it: every draw is a function of the clock. Buffers that d
 synchronisation, observers) and the meters of each rank are.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,27 +16,9 @@ from lowbit import __version__
 from lowbit.checkpoint.check import check_kinds
 from lowbit.errors import InputError
 from lowbit.train.engine import Engine
-from lowbit.train.protocol import Objective, Stage
+from lowbit.train.position import Position
+from lowbit.train.protocol import Objective
 from lowbit.train.run import Run
-
-
-class Position(NamedTuple):
-    """Where a run stands.
-
-    `step == 0`: `begin_epoch` is still to run; `step == steps_per_epoch`: probes and `end_stage` are; `stage` = number
-    of stages: nothing is.
-    """
-
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
-    done: int = 0
-
-
-def epochs_before(stages: Sequence[Stage], position: Position, steps_per_epoch: int) -> int:
-    """Epochs of all stages whose batches are over."""
-    finished = sum(stage.epochs for stage in stages[: position.stage]) + position.epoch
-    return finished + (position.step == steps_per_epoch)
 
 
 def rename(state: Mapping[str, Any], prefixes: Mapping[str, str]) -> dict[str, Any]:
@@ -113,6 +95,8 @@ def load_weights(state: Mapping[str, Any], objective: Objective, run: Run) -> No
     """
     try:
         weights = rename(state["state_dict"], {to: old for old, to in run.prefixes.items()})
+        if len(weights) < len(state["state_dict"]):
+            raise RuntimeError("some tensors are there twice, with and without a prefix")
         now = objective.state_dict()
         check_kinds(weights, now)
         objective.load_state_dict({**weights, **{name: now[name] for name in now if objective.is_rebuilt(name)}})
