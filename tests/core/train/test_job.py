@@ -35,9 +35,10 @@ def one_accelerator() -> Iterator[None]:
 
 
 def command(
-    output: Path | None, *, batch: int = 16, norm: bool = False, lr: float = 0.1, frozen: bool = False, **options: Any
-) -> Result | None:
-    """Train one linear layer for two epochs on a few digits."""
+    output: Path | None, *, batch: int = 16, norm: bool = False, lr: float = 0.1, frozen: bool = False, epochs: int = 2,
+    **options: Any,
+) -> Result | None:  # fmt: skip
+    """Train one linear layer on a few digits."""
     shared = RunOptions(output=output, limit_train=PICTURES, workers=0, **options)
     with Session("toy", shared, "digits") as session:
         start = read_start(session)
@@ -49,7 +50,7 @@ def command(
         pictures = session.pictures("train")
         loader = Loader(pictures, plain(DIGITS), global_batch=plan.total, seed=0, **session.loader_options())
         job = Job(
-            session, "train", [Stage(objective, 2, {"main": constant(lr)})], loader, plan,
+            session, "train", [Stage(objective, epochs, {"main": constant(lr)})], loader, plan,
             header={"format": 1, "package": "toy", "arch": "linear"}, shared={"--lr": lr},
             described={"lr": lr}, facts={"classes": 10}, prefixes={"student.": ""}, start=start,
             extra=lambda objective: {"width": 192}, best="top1",
@@ -145,3 +146,67 @@ def test_another_batch_than_planned_is_said_once(tmp_path: Path, caplog: pytest.
         plan.log_remark(session.accelerator)
         of_job(16, 1).log_remark(session.accelerator)
     assert [line.levelname for line in caplog.records] == ["WARNING"] and "=32" in caplog.text
+
+
+@pytest.mark.parametrize("missing", ["gone", "torn", "a folder"])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_the_best_state_of_a_resumed_run_is_missing(
+    tmp_path: Path, missing: str, elsewhere: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Said at the start; then the best of the epochs to come is kept, so that no one finds a name without a file."""
+    command(tmp_path / "a", max_steps=5)
+    best = tmp_path / "a/model_best.pth.tar"
+    best.unlink()
+    if missing == "torn":
+        best.write_bytes(b"PK torn")
+    elif missing == "a folder" and elsewhere:
+        best.mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/model_best.pth.tar").write_bytes(b"of something else")
+    resume = str(tmp_path / "a/checkpoint.pth.tar") if elsewhere else "auto"
+    output = tmp_path / ("b" if elsewhere else "a")
+    result = command(output, resume=resume)
+    assert result is not None and result.best is not None and result.best["top1"] == 89.0
+    assert read_checkpoint(output / "model_best.pth.tar")["epoch"] == 2
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1 and "the best state so far is lost" in said[0] and str(tmp_path / "a") in said[0]
+    caplog.clear()
+    command(output, resume="auto", epochs=3)
+    assert "is lost" not in caplog.text and read(output / "result.json")["steps"] == 12
+
+
+def test_the_best_state_comes_from_beside_the_checkpoint(tmp_path: Path) -> None:
+    """Also where the folder has one of something else; resumed once more from there it comes again."""
+    command(tmp_path / "a", max_steps=5)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/model_best.pth.tar").write_bytes(b"of something else")
+    for _ in range(2):
+        command(tmp_path / "b", resume=str(tmp_path / "a/checkpoint.pth.tar"))
+        assert read_checkpoint(tmp_path / "b/model_best.pth.tar")["epoch"] == 1
+
+
+def test_the_release_is_checked_before_more_of_a_checkpoint_is_read(tmp_path: Path) -> None:
+    command(tmp_path / "a", max_steps=5)
+    state = read_checkpoint(tmp_path / "a/checkpoint.pth.tar")
+    torch.save({**state, "release": "9.0.0", "at_start": {"norm": "told otherwise"}}, tmp_path / "later.pth.tar")
+    with pytest.raises(InputError, match=r"^--resume .*later.pth.tar: release 9\.0\.0 wrote this checkpoint"):
+        command(tmp_path / "b", resume=str(tmp_path / "later.pth.tar"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_run_refused_after_its_folder_was_opened_does_not_claim_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The corrected command is not refused; with --overwrite it would be a fresh start, too."""
+    fit = Job.fit
+
+    def unreadable(job: Job, *args: Any) -> Result:
+        raise InputError("9 of 50 pictures are unreadable")
+
+    monkeypatch.setattr(Job, "fit", unreadable)
+    for _ in range(2):
+        with pytest.raises(InputError, match="9 of 50"):
+            command(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(Job, "fit", fit)
+    assert command(tmp_path / "out") is not None

@@ -125,7 +125,7 @@ class Job:
             on_main(self.session.accelerator, lambda: read_checkpoint(best))
         except InputError as error:
             if self.session.accelerator.is_main_process:
-                log.warning("%s: the best state so far is lost, and the best of the epochs to come is kept", error)
+                log.warning("the best state so far is lost, the best of the epochs to come is kept: %s", error)
             self.run = dataclasses.replace(self.run, resume={**resume, "best": None})
 
     @property
