@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import SGD
 
+from lowbit.checkpoint.digest import digest
 from lowbit.train import engine as engines
 from lowbit.train.engine import Engine
 from lowbit.train.log import Meter
 from lowbit.train.protocol import Objective, Stage
-from lowbit.train.resume import digest
 from lowbit.train.run import Run
 from lowbit.train.schedule import constant
 

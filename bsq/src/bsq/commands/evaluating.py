@@ -12,6 +12,7 @@ from bsq.commands.report import summary
 from bsq.layers import BitConv2d, BitLinear
 from bsq.network import bit_layers
 from bsq.options import NetOptions
+from lowbit.checkpoint.digest import digest
 from lowbit.data.fixed import shuffled
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
@@ -22,7 +23,6 @@ from lowbit.quant.calibrate import calibrate_, uncalibrated
 from lowbit.quant.layers import quantizers
 from lowbit.quant.places import quantized_activations
 from lowbit.train.process import until_stopped
-from lowbit.train.resume import digest
 from lowbit.train.session import Session
 
 CALIBRATION_BATCHES = 10

@@ -4,7 +4,9 @@ A checkpoint is as large as what is in it, and what is in it can be walked: anyt
 summed, printed or copied.
 """
 
+import json
 import zipfile
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from lowbit.errors import InputError
 
 MOST_VALUES, DEEPEST = 500_000, 64  # shared values count as often as they are reached
 MOST_PICKLE = 8 << 20  # bytes; torch's safe reader takes about a second for one of 1 MB
+MOST_HEADER = 8 << 20  # bytes of JSON
 MOST_DIGITS = 64  # bits of a whole number
 SLACK = 1 << 20  # bytes
 VIEWS = 8  # bytes of tensors for each byte of the file: views may share a storage
@@ -39,6 +42,49 @@ def check_records(path: Path) -> None:
         raise InputError(
             f"{path} describes its tensors in {pickled:,} bytes, at most {MOST_PICKLE:,} are read: save its state_dict"
         )
+
+
+def check_header(path: Path) -> None:
+    """Refuse safetensors whose description is too long.
+
+    Raises:
+        InputError: it is.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > MOST_HEADER:
+        raise InputError(f"{path} is damaged, or describes its tensors in {size:,} bytes ({MOST_HEADER:,} are read)")
+
+
+def parse_json(text: str) -> dict[str, Any]:
+    """A JSON object of plain, finite values.
+
+    Raises:
+        ValueError: it is none, too long or too deep, or holds numbers beyond 64 bits.
+    """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"it holds {constant}")
+
+    def whole(digits: str) -> int:
+        number = int(digits)
+        if number.bit_length() > MOST_DIGITS:
+            raise ValueError(f"it holds a number of {len(digits)} digits")
+        return number
+
+    if len(text) > MOST_HEADER:
+        raise ValueError(f"its description has {len(text):,} characters")
+    try:
+        found = json.loads(text, parse_constant=refuse, parse_int=whole)
+    except RecursionError as error:
+        raise ValueError("its description is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"its description is a {type(found).__name__}")
+    try:
+        deque(_walk(found, Path("its description")), maxlen=0)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return found
 
 
 def check_content(content: Any, path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lowbit.checkpoint.budget import check_content, check_records
+from lowbit.checkpoint.budget import check_content, check_header, check_records
 from lowbit.checkpoint.check import first_bad
 from lowbit.checkpoint.pickled import HARMLESS, foreign, protocol
 from lowbit.checkpoint.write import CHECKPOINT
@@ -49,7 +49,7 @@ def read_file(path: Path | str) -> dict[str, Any]:
         InputError: missing, truncated, altered, or holding code.
     """
     path = Path(path)
-    return _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
+    return read_safetensors(path) if is_safetensors(path) else _read_torch(path)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -63,8 +63,15 @@ def is_safetensors(path: Path) -> bool:
         return False
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Tensors and metadata of safetensors: {"state_dict": tensors, "metadata": {name: text}}.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    _need_file(path)
     try:
+        check_header(path)
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no mapping)
             return {"state_dict": tensors, METADATA: dict(file.metadata() or {})}

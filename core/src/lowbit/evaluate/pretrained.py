@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowbit.checkpoint.digest import digest
 from lowbit.errors import InputError
 from lowbit.models.heads import linear_classifier
-from lowbit.train.resume import digest
 
 
 def load_pretrained_(

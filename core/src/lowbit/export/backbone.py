@@ -1,7 +1,7 @@
 """`backbone.safetensors`: a net without its last layer, float weights, keys as timm's.
 
 `timm.create_model(arch, num_classes=0, checkpoint_path=path)` loads it strictly. One metadata key, a JSON string, says
-which net it is (with several keys safetensors writes them in random order).
+which net it is and holds a checksum (with several keys safetensors writes them in random order).
 """
 
 import json
@@ -14,7 +14,7 @@ from torch import nn
 from lowbit.errors import InputError
 from lowbit.files import replace_file
 from lowbit.models.create import create_model
-from lowbit.models.weight_file import KEY
+from lowbit.models.weight_file import KEY, digest_of
 from lowbit.quant.layers import to_plain_
 
 
@@ -39,4 +39,6 @@ def save_backbone(model: nn.Module, path: Path, arch: str) -> None:
                 f"{path.name}: the net is no {arch} as timm has it: its {key} {found}; nothing was written"
             )
     tensors = {key: have[key].detach().cpu().to(like.dtype).contiguous() for key, like in wanted.items()}
-    replace_file(path, safetensors.torch.save(tensors, {KEY: json.dumps({"arch": arch})}))
+    said = {"arch": arch}
+    said["digest"] = digest_of(said, tensors)
+    replace_file(path, safetensors.torch.save(tensors, {KEY: json.dumps(said)}))

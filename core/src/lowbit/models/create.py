@@ -12,17 +12,25 @@ import lowbit.models.cifar_resnet
 import lowbit.models.cifar_resnet_wide  # noqa: F401  (both register their nets)
 from lowbit.errors import InputError
 
+LONGEST = 60  # characters of a name in a message
+
 
 def check_arch(arch: str) -> str:
-    """The name if timm knows it without asking the network.
+    """The name if timm knows it, and the tag behind its point, without asking the network.
 
     Raises:
-        InputError: unknown name, with the nearest known ones.
+        InputError: unknown name or tag, with the nearest known ones.
     """
     if not timm.is_model(arch):
-        near = get_close_matches(arch, timm.list_models(), n=3)
+        near = get_close_matches(arch[:LONGEST], timm.list_models(), n=3)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() names them"
-        raise InputError(f"unknown net {arch!r}: not a timm model; {hint}")
+        raise InputError(f"unknown net {arch[:LONGEST]!r}: not a timm model; {hint}")
+    try:
+        timm.get_pretrained_cfg(arch)
+    except RuntimeError as error:
+        name, _, tag = arch.partition(".")
+        known = ", ".join(full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")[:5])
+        raise InputError(f"unknown tag {tag[:LONGEST]!r} of {name}: give {name} alone, or with {known}") from error
     return arch
 
 

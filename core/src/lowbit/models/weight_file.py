@@ -1,6 +1,5 @@
 """What a file of weights holds, and what it says of its net; never by its name or folder, never running code of it."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +9,13 @@ from typing import Any
 import timm
 from torch import Tensor
 
+from lowbit.checkpoint.budget import parse_json
 from lowbit.checkpoint.check import first_bad, tensors
+from lowbit.checkpoint.digest import digest
 from lowbit.checkpoint.read import METADATA, read_file
 from lowbit.errors import InputError
 
-KEY = "lowbit.backbone"  # in the metadata of our own safetensors: JSON, {"arch": timm name}
+KEY = "lowbit.backbone"  # in the metadata of our own safetensors: JSON, {"arch": timm name, "digest": of the file}
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,16 @@ class Weights:
     def said(self) -> dict[str, Any]:
         """What the file says beside its tensors."""
         said = {key: value for key, value in self.content.items() if next(tensors(value), None) is None}
-        if not self._described:
+        if not self.described:
             return said
         try:
-            return said | json.loads(said[METADATA][KEY])
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{self.name}: its metadata is damaged ({error}); name another file") from error
+            described = parse_json(said[METADATA][KEY])
+        except ValueError as error:
+            raise InputError(f"{self.name}: its metadata is damaged ({str(error)[:150]}); name another file") from error
+        return said | described
 
     @property
-    def _described(self) -> bool:
+    def described(self) -> bool:
         """Whether it is a backbone that we exported."""
         metadata = self.content.get(METADATA)
         return isinstance(metadata, Mapping) and KEY in metadata
@@ -54,7 +56,7 @@ class Weights:
     @property
     def ours(self) -> bool:
         """Whether a package of this house wrote it, so that what it says of its net is binding."""
-        return "package" in self.content or self._described
+        return "package" in self.content or self.described
 
     @property
     def arch(self) -> str | None:
@@ -82,6 +84,26 @@ class Weights:
         return found
 
 
+def digest_of(said: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """The checksum of a backbone of ours: of its description and of its tensors, in whatever order a file has them."""
+    return digest(dict(sorted({**{f"said {key}": value for key, value in said.items()}, **state}.items())))
+
+
+def _check_digest(weights: Weights) -> None:
+    """Whether a backbone of ours is what was written; release 0.1.0 wrote its net's name alone.
+
+    Raises:
+        InputError: another checksum, or a description that we do not write.
+    """
+    said, arch = weights.said, weights.said.get("arch")
+    if not isinstance(arch, str):
+        raise InputError(f"{weights.name}: its arch is {arch!r:.80}, which is no name; name another file")
+    rest = {key: value for key, value in said.items() if key not in ("digest", METADATA)}
+    named = set(rest) != {"arch"} or "digest" in said
+    if named and said.get("digest") != digest_of(rest, weights.content["state_dict"]):
+        raise InputError(f"{weights.name} is damaged (its checksum is wrong): export it again")
+
+
 def read_weights(path: Path | str) -> Weights:
     """Read a file: `torch.save`'s (any version) or safetensors, ours or anybody's.
 
@@ -91,6 +113,8 @@ def read_weights(path: Path | str) -> Weights:
     weights = Weights(str(path), read_file(path))
     if not weights.tensors:
         raise InputError(f"{path} holds no state_dict of tensors; name another file")
+    if weights.described:
+        _check_digest(weights)
     found = first_bad(weights.content) if weights.ours else None
     if found is not None:
         raise InputError(f"{path} holds NaN or infinity in {found}: that run diverged; name a checkpoint from before")

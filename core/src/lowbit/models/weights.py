@@ -103,7 +103,7 @@ def load_(
     try:
         if drawn and not new_head:
             raise InputError(_no_head(branch, own, drawn))
-        _check_fit(branch, model, given, [key for key in needed if key not in given])
+        _check_fit(branch, model, given, not weights.ours, [key for key in needed if key not in given])
     except InputError as error:
         other = f" (the file says that it is a {weights.arch})" if weights.arch not in (None, _name(model)) else ""
         raise InputError(f"{weights.name}: {error}{other}") from error
@@ -136,8 +136,10 @@ def _no_head(branch: Branch, own: Mapping[str, Tensor], head: set[str]) -> str:
     return f"it holds a backbone without the last layer ({key}, {classes} classes), which is not trained here"
 
 
-def _check_fit(branch: Branch, model: nn.Module, given: Mapping[str, Tensor], lacking: list[str]) -> None:
-    """Refuse what is not exactly the net.
+def _check_fit(
+    branch: Branch, model: nn.Module, given: Mapping[str, Tensor], convert: bool, lacking: list[str]
+) -> None:
+    """Refuse what is not exactly the net; half precision where nothing is to be converted.
 
     Raises:
         InputError: the first that is wrong.
@@ -155,8 +157,8 @@ def _check_fit(branch: Branch, model: nn.Module, given: Mapping[str, Tensor], la
             raise InputError(f"its {key} has the shape {shapes}")
         if tensor.layout != torch.strided or tensor.is_meta:
             raise InputError(f"its {key} is {'without values' if tensor.is_meta else 'sparse'}: save it dense")
-    wide = {key: value.float() if value.is_floating_point() else value for key, value in given.items()}
-    check_kinds(wide, {key: value for key, value in own.items() if not key.endswith(COUNTER)})
+    wide = {key: value.float() if convert and value.is_floating_point() else value for key, value in given.items()}
+    check_kinds(wide, {key: value for key, value in own.items() if not (convert and key.endswith(COUNTER))})
     found = first_bad({key: value for key, value in wide.items() if value.is_floating_point()})
     if found is not None:
         raise InputError(f"it holds NaN or infinity in {found}: that run diverged; name another file")

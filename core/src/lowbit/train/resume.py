@@ -1,15 +1,14 @@
 """Whether a run can go on from a checkpoint, and where: what has to be the same, and what is only reported."""
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lowbit import __version__
+from lowbit.checkpoint.digest import digest
 from lowbit.errors import InputError
 from lowbit.train.engine import load_optimizers
 from lowbit.train.log import Meter
@@ -40,18 +39,6 @@ def facts(stages: Sequence[Stage], loader: Loader, run: Run) -> dict[str, Any]:
             for stage in stages
         ],
     }
-
-
-def digest(state: Mapping[str, Any]) -> str:
-    """A hash of names, shapes, dtypes and bytes of a state dict; 16 hexadecimal digits."""
-    found = hashlib.blake2b(digest_size=8)
-    for name, value in state.items():
-        if isinstance(value, Tensor):
-            found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        else:
-            found.update(f"{name} {value!r}".encode())
-    return found.hexdigest()
 
 
 def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Loader, run: Run) -> Position:
