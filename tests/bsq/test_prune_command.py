@@ -301,6 +301,8 @@ def test_dry_run_writes_nothing(command: str, digits_run: Path, bsq: Bsq, tmp_pa
         (("--decay", "nan"), "nan"),
         (("--max-bits", "0"), "--max-bits 0"),
         (("--max-bits", "17"), "--max-bits 17"),
+        (("--max-bits", "²"), "--max-bits ²"),
+        (("--min-bits", "9" * 5000), "N from 1 to 16"),
         (("--max-bits", "layer9*=4"), "layer9"),
         (("--max-bits", "layer3*="), "layer3"),
         (("--min-bits", "few"), "few"),

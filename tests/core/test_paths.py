@@ -10,9 +10,9 @@ from lowbit.paths import user_path
 
 
 def test_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/srv/me")
     written = ("~", "~/a", "a/~", "auto", "", "~nobody-here/a")
-    assert [user_path(text) for text in written] == ["/home/me", "/home/me/a", "a/~", "auto", "", "~nobody-here/a"]
+    assert [user_path(text) for text in written] == ["/srv/me", "/srv/me/a", "a/~", "auto", "", "~nobody-here/a"]
 
 
 @pytest.mark.parametrize("name", ["a" * 256, "é" * 128, "missing/" + "a" * 256, "a\0b", "\ud800", "a/" * 3000])

@@ -199,6 +199,8 @@ def test_defaults_are_the_authors() -> None:
     [
         ("QUANT.W.BIT=1", "0 (not quantized) or 2 to 16"),
         ("SSL.SETTING.DIM=999999999999", "less than 1048576"),
+        ("SSL.SETTING.DIM=1048575", "DIM=1048575 and HIDDEN_DIM=2048 make a layer of more than 1073741824 weights"),
+        ("TRAIN.LR_SCHEDULER.BASE_LR=1e308", "less than or equal to 1000000000"),
         ("SSL.SETTING.HIDDEN_DIM=1048576", "less than 1048576"),
         ("SSL.SETTING.MOCO_K=16777216", "less than 16777216"),
         ("QUANT.CALIBRATION.SEED=-1", "greater than or equal to 0"),

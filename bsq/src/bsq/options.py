@@ -139,7 +139,7 @@ def widths_of(flag: str, given: Sequence[str], default: int, names: Sequence[str
     table = dict.fromkeys(names, default)
     for text in given:
         pattern, _, number = text.rpartition("=")
-        if not number.isdigit() or not 1 <= int(number) <= MAX_BITS:
+        if number not in map(str, range(1, MAX_BITS + 1)):
             raise InputError(f"{flag} {text}: N or PATTERN=N is allowed, N from 1 to {MAX_BITS}")
         fits = [name for name in names if fnmatchcase(name, pattern or "*")]
         if not fits:

@@ -7,6 +7,7 @@ from typing import Any
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")  # that `lowbit.data.datasets` reads
 MOST = 10**9 - 1  # epochs, steps, pictures
+MOST_REAL = 1e9  # rates and strengths; single precision holds what is computed with them
 MOST_SEED = 2**63 - 1
 MOST_WORKERS = 512
 MAX_SIDE = 4096  # of pictures, in pixels

@@ -92,7 +92,7 @@ def sgd_options(
             metavar="EPOCH...",
             help="Epochs (from 0) at whose start the rate is multiplied by --gamma.",
         ),
-        click.option("--gamma", type=positive, default=0.1, show_default=True),
+        click.option("--gamma", type=Real(0, 1000, min_open=True), default=0.1, show_default=True),
         click.option("--momentum", type=Real(0, 1, max_open=True), default=0.9, show_default=True),
         click.option("--weight-decay", "--wd", type=Real(0), default=weight_decay, show_default=True),
     ]

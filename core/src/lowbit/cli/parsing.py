@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from lowbit.options import MOST, MOST_SEED, MOST_WORKERS
+from lowbit.options import MOST, MOST_REAL, MOST_SEED, MOST_WORKERS
 from lowbit.paths import user_path
 
 COUNT, MANY = click.IntRange(1, MOST), click.IntRange(0, MOST)
@@ -22,7 +22,10 @@ Flags = Mapping[str, click.Option]
 
 
 class Real(click.FloatRange):
-    """A finite float in a range; click's own lets `nan` through every range."""
+    """A finite float in a range, up to `MOST_REAL` where nothing else is said; click's own lets `nan` through."""
+
+    def __init__(self, min: float | None = None, max: float = MOST_REAL, **more: bool) -> None:
+        super().__init__(min, max, **more)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number, or click's usage error."""

@@ -11,7 +11,7 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from lowbit.config.files import MAX_VALUES, parse
-from lowbit.options import MAX_SIDE, MOST, MOST_SEED, MOST_WORKERS
+from lowbit.options import MAX_SIDE, MOST, MOST_REAL, MOST_SEED, MOST_WORKERS
 from lowbit.paths import user_path
 
 MAX_DEPTH = 20  # of one value, which has at most MAX_VALUES: YAML aliases may multiply without end
@@ -39,8 +39,8 @@ Seed = Annotated[int, Field(ge=0, le=MOST_SEED)]
 HeadWidth = Annotated[int, Field(ge=1, lt=2**20)]
 QueueLength = Annotated[int, Field(ge=1, lt=2**24)]
 UserPath = Annotated[str, AfterValidator(user_path)]  # "" where none is given
-Amount = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0, le=MOST_REAL)]
+Positive = Annotated[float, Field(gt=0, le=MOST_REAL)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Size = Annotated[tuple[int, int], AfterValidator(_size)]  # height and width in pixels

@@ -6,7 +6,9 @@ more keys (`class Train(train.Train): DROP_LAST: bool = False`) or fewer values 
 No file outside this folder holds a path of keys.
 """
 
-from typing import Any
+from typing import Any, Self
+
+from pydantic import model_validator
 
 from lowbit.config.keys.aug import Aug
 from lowbit.config.keys.train import Train
@@ -16,6 +18,7 @@ from lowbit.errors import InputError
 from lowbit.options import WORKERS
 
 RESUME = "--resume (MODEL.CHECKPOINT)"  # one parameter
+MOST_WEIGHTS = 2**30  # of a layer of a head
 EXAMPLE = "TRAIN.EPOCHS=100"  # of an argument
 FLAGS = {  # name of a command line's parameter: the key that it is one parameter with
     "output": "OUTPUT",
@@ -72,6 +75,15 @@ class Setting(Node):
     MOCO_K: QueueLength = 65536
     MOMENTUM: Fraction = 0.999  # of the momentum copy
     MLP: bool = True  # a hidden layer in the projector
+
+    @model_validator(mode="after")
+    def _fit_memory(self) -> Self:
+        if self.DIM * max(self.DIM, self.HIDDEN_DIM) > MOST_WEIGHTS:
+            raise ValueError(
+                f"DIM={self.DIM} and HIDDEN_DIM={self.HIDDEN_DIM} make a layer of more than {MOST_WEIGHTS} weights; "
+                "lower one of them"
+            )
+        return self
 
 
 class Root(Node):
