@@ -31,12 +31,13 @@ def load(path: Path | str) -> nn.Module:
     path = Path(path)
     if is_safetensors(path):
         weights = read_weights(path)
-        return backbone_of(weights).model if weights.ours else load_packed(path)
+        with torch.random.fork_rng(devices=[]):  # building a net draws weights
+            return backbone_of(weights).model if weights.ours else load_packed(path)
     checkpoint = read_checkpoint(path)
     methods = entry_points(group=GROUP)
     for method in methods:
         try:
-            with torch.random.fork_rng(devices=[]):  # building a net draws weights
+            with torch.random.fork_rng(devices=[]):
                 model: nn.Module | None = method.load()(checkpoint)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error

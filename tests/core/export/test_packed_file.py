@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+import lowbit
 from lowbit.cost import cost
 from lowbit.errors import InputError
 from lowbit.export.bitstream import CHUNK, pack, packed_bytes, unpack
@@ -107,6 +108,12 @@ def rewritten(path: Path, change: Any) -> Path:
         head["crc"] = checksum(head, tensors)
     safetensors.torch.save_file(tensors, str(path), {KEY: json.dumps(head)})
     return path
+
+
+def test_loading_draws_nothing(packed: tuple[Any, Path]) -> None:
+    before = torch.get_rng_state()
+    lowbit.load(packed[1])
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_format_1_is_read(packed: tuple[Any, Path]) -> None:

@@ -44,3 +44,21 @@ def test_inputs_and_macs() -> None:
     assert rows["fc"].macs == 30
     assert rows["b"].input_bits == 4 and rows["b"].bops == rows["b"].macs * 32 * 4
     assert rows["a"].bytes == 4 * (4 * 3 * 9 + 4)
+
+
+class Added(nn.Module):
+    """A quantizer's output, to which something is added in place, feeds b."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.q4, self.b = nn.Conv2d(3, 4, 1), quantizer(4), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.q4(self.a(x))
+        y += 0.3
+        return self.b(y)
+
+
+def test_a_sum_in_place_is_float() -> None:
+    found = trace(Added(), (3, 8, 8))["b"]
+    assert found.quantizer is None and found.input_grid is None

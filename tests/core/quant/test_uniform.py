@@ -129,6 +129,13 @@ def test_codes_stand_for_the_values(bits: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_codes_of_half_precision_stand_for_the_values(dtype: torch.dtype) -> None:
+    w = torch.randn(8, 99, generator=torch.Generator().manual_seed(0)).to(dtype)
+    grid = weight_grid(w, torch.tensor(4), WeightConfig())
+    assert torch.equal((integer_codes(w, grid) * grid.scale.float()).to(dtype), fake_quantize(w, grid))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_computed_in_single(dtype: torch.dtype) -> None:
     x: Tensor = torch.rand(1000, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     y = quantize_activation_range(x, torch.tensor(0.0), torch.tensor(1.0), torch.tensor(8))

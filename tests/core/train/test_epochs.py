@@ -1,5 +1,6 @@
 """Which epochs are due, and copies of the weights after them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.train.copies import keep_copies
-from lowbit.train.epochs import Due, after_every, after_multiples
+from lowbit.train.epochs import Due, after_every, after_multiples, epoch_lines
 from lowbit.train.folder import RunFolder
 from lowbit.train.protocol import Clock, Objective
 
@@ -47,3 +48,11 @@ def test_copies_hold_the_weights_under_the_files_keys(tmp_path: Path) -> None:
     assert {key: value for key, value in found.items() if key != "state_dict"} == {**header, "epoch": 3, "step": 15}
     assert list(found["state_dict"]) == ["net.weight", "net.bias"]
     assert torch.equal(found["state_dict"]["net.weight"], objective.encoder.weight)
+
+
+def test_lines_of_an_epoch_show_a_value_that_was_not_finite(tmp_path: Path) -> None:
+    """The file holds null for it."""
+    lines = [{"event": "step", "epoch": 0, "step": step, "loss": loss} for step, loss in ((1, 1.0), (3, None))]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    found = list(epoch_lines(tmp_path / "metrics.jsonl", Clock(0, 0, 1, 3, 3, 0, done=3), {"Loss": "loss"}))
+    assert found == ["Epoch: [0][1/3]\tLoss: 1.000(1.000)", "Epoch: [0][3/3]\tLoss: nan(nan)"]

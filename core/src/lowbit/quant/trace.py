@@ -39,21 +39,27 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> dict[str, Trace
     Returns:
         {layer name: Traced} of the layers that ran.
     """
-    alive: dict[int, tuple[Tensor, ActivationQuantizer]] = {}  # tensors are kept, so that no id is used twice
+    # (tensor, its version, quantizer): tensors are kept, so that no id is used twice
+    alive: dict[int, tuple[Tensor, int, ActivationQuantizer]] = {}
     outputs: dict[str, int] = {}
     sources: dict[str, ActivationQuantizer | None] = {}
 
+    def source_of(x: Tensor) -> ActivationQuantizer | None:
+        found = alive.get(id(x))
+        if found is None or found[1] != x._version:  # something was added to it in place
+            return None
+        return found[2]
+
     def after_quantizer(module: Any, args: tuple[Any, ...], out: Tensor) -> None:
-        alive[id(out)] = (out, module)
+        alive[id(out)] = out, out._version, module
 
     def after_pass(module: nn.Module, args: tuple[Any, ...], out: Tensor) -> None:
-        source = alive.get(id(args[0]))
-        if source is not None:
-            alive[id(out)] = (out, source[1])
+        quantizer = source_of(args[0])
+        if quantizer is not None:
+            after_quantizer(quantizer, args, out)
 
     def after_layer(name: str, args: tuple[Any, ...], out: Tensor) -> None:
-        source = alive.get(id(args[0]))
-        quantizer = None if source is None else source[1]
+        quantizer = source_of(args[0])
         outputs[name] = outputs.get(name, 0) + out.numel()
         same = sources.setdefault(name, quantizer) is quantizer
         sources[name] = quantizer if same else None

@@ -213,7 +213,8 @@ def fake_quantize(x: Tensor, grid: UniformGrid) -> Tensor:
 @torch.no_grad()
 def integer_codes(x: Tensor, grid: UniformGrid) -> Tensor:
     """The codes of `x`, int32: `fake_quantize(x)` is (codes - zero_point) * scale where the grid is on; 0 elsewhere."""
-    rounded = torch.round(x / torch.where(grid.on & (grid.scale > 0), grid.scale, 1.0))
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    rounded = torch.round(wide / torch.where(grid.on & (grid.scale > 0), grid.scale, 1.0))
     codes = torch.minimum(torch.maximum(rounded, grid.lowest), grid.highest) + grid.zero_point
     return torch.where(grid.on, codes, 0.0).to(torch.int32)
 

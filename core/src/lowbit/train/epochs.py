@@ -1,5 +1,6 @@
 """What happens after an epoch but not after each: which epochs, and the log lines of one that is over."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def after_multiples(*intervals: int, first: bool = True) -> Due:
 def epoch_lines(metrics: Path, clock: Clock, shown: Mapping[str, str]) -> Iterator[str]:
     """The log lines of an epoch: each value of an interval, and in brackets its mean since the epoch began.
 
+    Values that are not finite, which the file holds as null, are shown as nan.
+
     Args:
         metrics: the run's file of lines.
         clock: of the finished epoch.
@@ -39,9 +42,10 @@ def epoch_lines(metrics: Path, clock: Clock, shown: Mapping[str, str]) -> Iterat
     for line in read_metrics(metrics):
         if line["event"] == "step" and line["epoch"] == clock.epoch:
             step = line["step"] - clock.done + clock.steps_per_epoch
-            totals = {key: total + line[key] * (step - before) for key, total in totals.items()}
+            found = {key: math.nan if line[key] is None else line[key] for key in totals}
+            totals = {key: total + found[key] * (step - before) for key, total in totals.items()}
             before = step
-            values = (f"{name}: {line[key]:.3f}({totals[key] / step:.3f})" for name, key in shown.items())
+            values = (f"{name}: {found[key]:.3f}({totals[key] / step:.3f})" for name, key in shown.items())
             yield "\t".join((f"Epoch: [{clock.epoch}][{step}/{clock.steps_per_epoch}]", *values))
 
 
