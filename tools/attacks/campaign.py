@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import os
 import re
 import shutil
 import sys
@@ -159,6 +160,7 @@ def prepared(folder: Path) -> Seeds:
     tempfile.tempdir = None
     seeds = Seeds(folder / "seeds")
     seeds.folder.mkdir()
+    os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
     for place in ("train/a", "train/b", "val/a", "val/b"):
         (seeds.folder / "two" / place).mkdir(parents=True)
         for number in range(2):
@@ -177,6 +179,7 @@ def prepared(folder: Path) -> Seeds:
             problems.append(f"{about}: {how or answer}\n{log.read_text() if log.exists() else ''}")
 
     def making(method: Any, ready: Callable[[], None]) -> dict[str, Any]:
+        importlib.import_module("matplotlib.font_manager")  # lists the fonts of the machine in its folder
         make(method, seeds)
         ready()
         return {}

@@ -142,7 +142,7 @@ def attempt(kind: Kind, seed: int, number: int, folder: Path, ready: Callable[[]
     """
     os.chdir(folder)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.environ.update({"HOME": str(folder), "TMPDIR": str(folder), "MPLCONFIGDIR": str(folder / ".matplotlib")})
+    os.environ.update({"HOME": str(folder), "TMPDIR": str(folder)})
     (folder / "given").mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

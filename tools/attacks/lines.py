@@ -44,7 +44,8 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
             words, how = spoiled(rng, method, words, folder)
             said.append(how)
         shown = f"{method.program} {words[0]}: {', '.join(said)}"
-        writes = not {"--dry-run", "-e", "report"} & {*words}
+        named = any(word.split("=")[0] in ("-c", "--checkpoint", "--output") for word in words)
+        writes = named and "--dry-run" not in words
         return Attempt(lambda: run(method, words), shown, sum(map(len, said)), writes=writes)
 
     return (Kind("command line", line),)

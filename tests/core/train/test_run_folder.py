@@ -35,6 +35,15 @@ def test_a_folder_that_holds_a_run_is_refused_untouched(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, {}, resume=True).close()
 
 
+def test_a_path_of_thousands_of_levels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("a/" * 2000), tmp_path / ("b/" * 300)):
+        with pytest.raises(InputError, match="more than 256 levels of folders"):
+            RunFolder.check(path)
+    with RunFolder(tmp_path / ("c/" * 200)) as folder:
+        assert folder.path.is_dir()
+
+
 def test_overwrite_removes_the_old_run_alone(tmp_path: Path) -> None:
     RunFolder.open(tmp_path, {}).close()
     for name in ("checkpoint.prev.pth.tar", "metrics.jsonl", "sweep.csv", "features.png", "table.md", "notes.txt"):

@@ -9,14 +9,18 @@ from pathlib import Path
 from lowbit.errors import InputError
 from lowbit.files import regular_or_missing
 
+MAX_LEVELS = 256  # of a path; making a folder goes up its path, a call a level
+
 
 def check_place(path: Path) -> None:
     """Refuse a path that no folder can be made or used at.
 
     Raises:
-        InputError: a file, a name that is too long, a link to itself or to nothing, a folder that may not be searched
-            or written to.
+        InputError: a file, a name that is too long, too many levels, a link to itself or to nothing, a folder that may
+            not be searched or written to.
     """
+    if len(path.parts) > MAX_LEVELS:
+        raise InputError(f"--output {path} has more than {MAX_LEVELS} levels of folders: name another folder")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
