@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,3 +219,31 @@ def test_what_needs_labels_names_them_and_the_layout(
     (line,) = said.stderr.splitlines()
     assert f"there is no {tmp_path}/train; pictures are expected as train/<class>/* and val/<class>/*" in line
     assert "labels are needed" in line and "--data" in line and not out.exists()
+
+
+def test_more_epochs_on_resume(ssql: Ssql, digits_line: Line, digits_run: tuple[Path, Result], tmp_path: Path) -> None:
+    """Of a run that is over; fewer than are done are refused."""
+    shutil.copytree(digits_run[0], tmp_path / "run")
+    line = (*digits_line, "--output", tmp_path / "run", "--resume", "auto")
+    assert "nothing to do" in ssql(*line).stderr
+    said = ssql(*line, "TRAIN.EPOCHS=1", code=2).stderr
+    assert "beyond the 1 epochs of this run" in said and said.count("\n") == 1
+    said = ssql(*line, "TRAIN.EPOCHS=3").stderr
+    assert "resuming with epochs [3] after [2]" in said and "going on from step 8 of 12: 4 remain" in said
+    assert result_of(tmp_path / "run")["steps"] == 12
+
+
+def test_a_picture_that_cannot_be_read(ssql: Ssql, small: Path, tmp_path: Path) -> None:
+    """k-NN asks as many neighbours as can be read, so that no epoch is lost to it."""
+    for split, count in (("train", 24), ("val", 4)):
+        for number in range(2 * count):
+            path = tmp_path / "data" / split / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), 5 * number, dtype=np.uint8)).save(path)
+    (tmp_path / "data/train/a/0.png").write_bytes(b"no picture")
+    data = ("--data", tmp_path / "data", "TRAIN.DATASET=folder", "MODEL.INPUTSHAPE=[8,8]", "-j", 0)
+    line = ("ssl", "--config", small, *data, "TRAIN.EPOCHS=1", "TRAIN.BATCH_SIZE=24", "--probe-every", 1)
+    ssql(*line, "--output", tmp_path / "run", "--max-corrupt", 0.1)
+    assert result_of(tmp_path / "run")["knn_k"] == 47
+    said = ssql(*line, "--max-corrupt", 0, "--output", tmp_path / "other", code=2).stderr
+    assert "1 of 48 pictures" in said and not (tmp_path / "other").exists()
