@@ -49,7 +49,7 @@ def quantize_bsq_activations_(
         clipped = clip is not None and function in ("relu", "relu6", "pact")
         return ActivationConfig(rounded, named[str(clip)] if clipped else function, range)
 
-    config("relu")  # a wrong value is told before the net changes
+    config("relu")  # a wrong value is refused before the net changes
     points = activation_points(model, include, exclude)
     if rounded and not points:
         found = f"none of its {quantized_activations(model)[1]} activation functions"

@@ -132,7 +132,7 @@ def build(saved: Saved, arch: str | None = None) -> nn.Module:
     """The net of a checkpoint, in evaluation mode.
 
     Raises:
-        InputError: which net is not told, or the weights do not fit it.
+        InputError: it does not say which net it is, or the weights do not fit it.
     """
     size = {} if saved.classes is None else {"num_classes": saved.classes}
     model = restore_activations_(create_model(saved.weights.choose_arch(arch, saved.arch), **size), saved)

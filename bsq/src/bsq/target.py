@@ -118,7 +118,7 @@ def shortened(given: Planes, floor: int = 1) -> Planes:
 
 
 def widened(given: Planes) -> Planes:
-    """One bit more: the same weights converted anew at the finer step."""
+    """One bit more: the same weights converted again at the finer step."""
     return planes.from_float(planes.reconstruct(*given), given.bits + 1)
 
 

@@ -89,7 +89,7 @@ def work() -> dict[str, Any]:
     apart = copy.deepcopy(net)  # as batch norm leaves it where it is not synchronised
     mean = apart.get_buffer("bn1.running_mean")
     mean += 0.5 * here["rank"]
-    judged, scores = extract(apart, test, accelerator), classify(apart, test, accelerator)
+    features, scores = extract(apart, test, accelerator), classify(apart, test, accelerator)
     assert mean.eq(0.5 * here["rank"]).all()
     few = extract(net, loader(pictures("test", 5)), accelerator)  # one batch: a second process has none
     head = make_head(64, CLASSES, 0, dtype=torch.float64)
@@ -108,7 +108,7 @@ def work() -> dict[str, Any]:
         "bank": tuple(bank),
         "queries": tuple(queries),
         "few": tuple(few),
-        "apart": tuple(judged),
+        "apart": tuple(features),
         "scores": (scores.top1, scores.top5),
         "knn": knn(bank, queries, accelerator, k=10),
         "collapse": dict(collapse_probe(lambda objective: net, test, accelerator)(clock, Objective())),

@@ -23,3 +23,8 @@ def test_equals_a_loop() -> None:
 def test_labels_are_needed() -> None:
     with pytest.raises(InputError, match="labelled"):
         class_means_top1(Features(torch.ones(2, 3), None), Features(torch.ones(2, 3), None))
+
+
+def test_a_class_without_pictures_is_no_answer() -> None:
+    features = Features(torch.eye(4), torch.tensor([0, 0, 2, 2]))
+    assert class_means_top1(features, features) == 100

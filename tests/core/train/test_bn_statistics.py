@@ -1,5 +1,7 @@
 """Running statistics of batch norm: re-estimated, refused, fixed."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from lowbit.data.batch import Batch
-from lowbit.errors import InputError
+from lowbit.errors import InputError, Stopped
 from lowbit.train.bn import SyncBatchNorm
 from lowbit.train.bn_statistics import fixed_statistics, reestimate_batchnorm_
 
@@ -28,6 +30,19 @@ def test_reestimated_statistics_are_the_mean_over_batches() -> None:
 def test_no_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="no batch"):
         reestimate_batchnorm_(nn.BatchNorm2d(3), [])
+
+
+def test_an_exception_changes_nothing() -> None:
+    def stopped() -> Iterator[Batch]:
+        yield Batch((torch.randn(8, 3, 4, 4) + 2,), torch.arange(8))
+        raise Stopped("now")
+
+    net = nn.BatchNorm2d(3)
+    net(torch.randn(8, 3, 4, 4))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with pytest.raises(Stopped):
+        reestimate_batchnorm_(net, stopped())
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items()) and net.momentum == 0.1
 
 
 class Sliced(nn.BatchNorm2d):

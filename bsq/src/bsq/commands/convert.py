@@ -49,7 +49,7 @@ def convert(
     """
     with opening.open_session(options, net, widths.scheme) as session:
         opened = opening.open_net(session, net)
-        model = opening.quantize_activations_(opened.model, acts)
+        model = opening.quantize_chosen_activations_(opened.model, acts)
         if opened.saved is not None:
             load.load_float_(model, opened.saved)
         evaluator = Evaluator(session, net, opened.recipes[1])

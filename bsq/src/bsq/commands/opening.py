@@ -68,8 +68,8 @@ def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, 
     """Read `--model`, open the evaluated set (with `--download` both are fetched), make the net.
 
     Raises:
-        InputError: see `read_model`, `create` and `quantize_activations_`; the dataset cannot be read, or a limit is
-            larger than it.
+        InputError: see `read_model`, `create` and `quantize_chosen_activations_`; the dataset cannot be read, or a
+            limit is larger than it.
     """
     saved = read_model(net, required)
     test = session.pictures("test")
@@ -80,7 +80,7 @@ def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, 
     recipes = supervised_recipes(net.dataset) if pictures is None else None
     recipes = recipes or from_timm(pictures or picture_settings(model))
     if acts is not None:
-        quantize_activations_(model, acts, saved)
+        quantize_chosen_activations_(model, acts, saved)
     shown = recipes[1].geometry.size(*(test.size if isinstance(test, MemoryPictures) else (0, 0)))
     facts = {"arch": net.arch, "classes": len(test.classes), "dataset": net.dataset, "pictures": pictures}
     return Opened(model, saved, recipes, {**facts, "input_size": [3, *shown]})
@@ -118,7 +118,7 @@ def create(session: Session, net: NetOptions, saved: Saved | None, classes: int)
     return create_pretrained(arch, classes) if pretrained else create_model(arch, num_classes=classes)
 
 
-def quantize_activations_(model: nn.Module, acts: ActOptions, saved: Saved | None = None) -> nn.Module:
+def quantize_chosen_activations_(model: nn.Module, acts: ActOptions, saved: Saved | None = None) -> nn.Module:
     """The activation quantizers of the options.
 
     A net that the authors never had keeps those of its checkpoint, at the bits and range of the options, unless the
@@ -143,7 +143,7 @@ def quantize_activations_(model: nn.Module, acts: ActOptions, saved: Saved | Non
 
 
 def read_bits(net: NetOptions) -> tuple[nn.Module, dict[str, Any]]:
-    """The net in bits that `report` and `export` are given, and how to build it anew (`lowbit.export.packed`).
+    """The net in bits that `report` and `export` are given, and how to build it again (`lowbit.export.packed`).
 
     Raises:
         InputError: not a checkpoint of bits, or of another net.

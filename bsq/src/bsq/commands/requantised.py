@@ -104,7 +104,7 @@ class RequantisedStates:
 
 
 class Rank(NamedTuple):
-    """A re-quantised state by what it is judged by; `worth` is its compression, infinite where that meets a target."""
+    """A re-quantised state by what it is ranked by; `worth` is its compression, infinite where that meets a target."""
 
     worth: float
     top1: float

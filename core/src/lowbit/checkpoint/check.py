@@ -23,8 +23,8 @@ def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 
 def first_bad(state: Mapping[str, Any]) -> str | None:
     """Name of the first tensor with NaN or infinity, among weights and optimizer state where they are told apart."""
-    judged = {key: state[key] for key in ("state_dict", "optimizer") if key in state} or state
-    floats = ((name, t) for name, t in tensors(judged) if t.is_floating_point())
+    checked = {key: state[key] for key in ("state_dict", "optimizer") if key in state} or state
+    floats = ((name, t) for name, t in tensors(checked) if t.is_floating_point())
     wide = ((name, t if t.element_size() > 1 else t.float()) for name, t in floats)  # of 8 bits there are no sums
     suspects = ((name, t) for name, t in wide if not bool(torch.isfinite(t.sum())))  # a sum makes no second tensor
     return next((name for name, t in suspects if not bool(torch.isfinite(t).all())), None)

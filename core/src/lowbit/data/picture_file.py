@@ -1,7 +1,8 @@
 """One picture file as RGB: of the formats that are meant, within a budget, whatever else the file may hold.
 
-Files are told by their content. Asked for any format, Pillow tries all its plugins, one of which starts an external
-interpreter; so formats are named. The budgets are those of files that are small and expand when they are decoded.
+Files are recognised by their content. Asked for any format, Pillow tries all its plugins, one of which starts an
+external interpreter; so formats are named. The budgets are those of files that are small and expand when they are
+decoded.
 """
 
 import logging

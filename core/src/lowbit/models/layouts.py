@@ -2,7 +2,7 @@
 
 Read are the layouts of timm and torchvision (the net itself), of MoCo v1 to v3, SimSiam, SwAV, BYOL, DINO, solo-learn
 and lightly, and whatever else puts the net's own keys behind the words below. The choice is made before anything is
-stripped: of an encoder and its momentum copy the trained one; of DINO (told by its last layer, or by a backbone in the
+stripped: of an encoder and its momentum copy the trained one; of DINO (seen by its last layer, or by a backbone in the
 entry `teacher`) the teacher, whose features its authors evaluate; of the same net twice the one averaged over training,
 as in timm.
 """
@@ -94,11 +94,6 @@ def choose(tensors: Mapping[str, Tensor], model: nn.Module) -> Branch:
     return Branch(best[0], states[best[0]], tuple(prefix for prefix in ranked if prefix not in best))
 
 
-def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors by their keys without any of the words before them; of two with the same key either."""
-    return {_stripped(key): value for key, value in tensors.items()}
-
-
 def resnet_of(state: Mapping[str, Tensor]) -> str | None:
     """The ResNet of this house or of torchvision whose keys these are, by its blocks and its stem; None: of no known.
 
@@ -120,13 +115,6 @@ def blocks_of(state: Mapping[str, Tensor]) -> tuple[int, ...]:
     """How many blocks each of the four stages of a ResNet has, by the keys."""
     blocks = {tuple(key.split(".")[:2]) for key in state if key.startswith("layer")}
     return tuple(sum(stage == f"layer{number}" for stage, *_ in blocks) for number in (1, 2, 3, 4))
-
-
-def _stripped(key: str) -> str:
-    parts = key.split(".")
-    while len(parts) > 1 and parts[0] in WORDS:
-        parts = parts[1:]
-    return ".".join(parts)
 
 
 def _encoders(tensors: Mapping[str, Tensor], own: Collection[str]) -> tuple[list[str], list[str]]:

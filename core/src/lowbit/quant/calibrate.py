@@ -70,7 +70,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> int:
 
 
 def reset_ranges_(model: nn.Module) -> nn.Module:
-    """Forget the batches that ranges were taken from: the next one begins anew; returns the model."""
+    """Forget the batches that ranges were taken from: the next one starts the range; returns the model."""
     for observer in of_kind(model, Observer).values():
         observer.reset_()
     return model

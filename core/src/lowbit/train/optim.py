@@ -1,7 +1,7 @@
 """The optimizers, learning rates and parameter groups of all methods, by the names that users give them.
 
-LARS is timm's with trust coefficient 0.001 and no clipping. It has to be told to adapt at weight decay 0: it would be
-plain SGD there (You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017).
+LARS is timm's with trust coefficient 0.001 and no clipping. It is set to adapt at weight decay 0, too, where it would
+otherwise be plain SGD (You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017).
 """
 
 from collections.abc import Iterable, Sequence
