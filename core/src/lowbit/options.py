@@ -11,6 +11,7 @@ MOST_REAL = 1e9  # rates and strengths; single precision holds what is computed 
 MOST_SEED = 2**63 - 1
 MOST_WORKERS = 512
 MAX_SIDE = 4096  # of pictures, in pixels
+MOST_CLASSES = 10**6
 WORKERS = min(4, os.cpu_count() or 1)
 LOOPS = ("epochs", "train_batch")  # of `SgdOptions`
 

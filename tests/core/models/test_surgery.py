@@ -1,5 +1,7 @@
 """Selecting and replacing modules by name."""
 
+import resource
+
 import pytest
 import torch
 from torch import nn
@@ -49,3 +51,16 @@ def test_pictures_that_a_net_cannot_take(arch: str) -> None:
     with pytest.raises(InputError, match=f"{arch} cannot take pictures of 8x8 pixels"):
         run_blank(model, (3, 8, 8), [handle])
     assert model.training and not model._forward_hooks
+
+
+def test_large_blank_pictures_take_no_memory() -> None:
+    net, seen = create_model("cifar_resnet8_1x1").train(), list[tuple[int, ...]]()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    handle = net.get_submodule("layer1").register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
+    run_blank(net, (3, 4096, 4096), [handle])
+    run_blank(net, (3, 16, 16))
+    assert seen == [(1, 16, 4096, 4096)] and net.training
+    assert not any(value.is_meta for value in net.state_dict().values())
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 19  # kB; a layer's output is 1 GB
+    with pytest.raises(InputError, match="cannot take pictures of 4096x4096"):
+        run_blank(create_model("vit_tiny_patch16_224"), (3, 4096, 4096))

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from lowbit.checkpoint.budget import parse_json
+from lowbit.checkpoint.check import kind
+from lowbit.checkpoint.read import METADATA, read_safetensors
 from lowbit.errors import InputError
 from lowbit.export.bitstream import pack, packed_bytes, unpack
 from lowbit.files import replace_file
@@ -52,6 +54,8 @@ def write_codes(path: Path, head: Mapping[str, Any], coded: Mapping[str, Codes],
     values += [t.flatten() for t in floats.values()]
     if len({t.dtype for t in values}) > 1:
         raise InputError("the net's tensors have several float types; give them one (model.float()) before packing")
+    if not all(bool(torch.isfinite(t).all()) for t in values):
+        raise InputError("the net holds NaN or infinity: that run diverged; pack another")
     stream = b"".join(streams)
     tensors = {
         "codes": torch.from_numpy(np.frombuffer(bytearray(stream), dtype=np.uint8)),
@@ -72,23 +76,38 @@ def read_codes(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a packed file")
+    content = read_safetensors(path)
+    if KEY not in content[METADATA]:
+        raise InputError(f"{path} is not a packed file of lowbit: it lacks the entry {KEY}; give another file")
     try:
-        with safe_open(str(path), "pt") as file:
-            said = (file.metadata() or {}).get(KEY)
-            if said is None:
-                raise InputError(f"{path} is not a packed file of lowbit: it lacks the entry {KEY}; give another file")
-            tensors = {name: file.get_tensor(name) for name in ("codes", "floats")}
-        head = json.loads(said)
-        if head["format"] not in range(1, FORMAT + 1):
+        tensors = {name: _row(content["state_dict"][name], name) for name in ("codes", "floats")}
+        head = parse_json(content[METADATA][KEY])
+        if type(head["format"]) is not int or head["format"] not in range(1, FORMAT + 1):
             raise InputError(
                 f"{path} has packed format {head['format']}; this version reads 1 to {FORMAT}: update lowbit"
             )
         if head["crc"] != checksum(head, tensors):
             raise ValueError("its checksum is wrong")
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        if not isinstance(head["coded"], dict) or not all(isinstance(said, dict) for said in head["coded"].values()):
+            raise TypeError("its codes are not described by name")
+    except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is damaged or no packed file: {reason}; export it again") from error
     return head, tensors
+
+
+def _row(tensor: Tensor, name: str) -> Tensor:
+    """One of the two entries of a file.
+
+    Raises:
+        ValueError: of another shape or kind, or not finite.
+    """
+    right = tensor.dtype == torch.uint8 if name == "codes" else kind(tensor) in ("floats", "half-precision floats")
+    if tensor.dim() != 1 or not right or (name == "floats" and tensor.element_size() < 2):
+        raise ValueError(f"its {name} are {tensor.dtype} in {tensor.dim()} dimensions")
+    if name == "floats" and not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"its {name} hold NaN or infinity")
+    return tensor
 
 
 def decode(head: Mapping[str, Any], tensors: Tensors, like: Tensors) -> dict[str, Tensor]:
@@ -108,8 +127,8 @@ def decode(head: Mapping[str, Any], tensors: Tensors, like: Tensors) -> dict[str
     for key, said in head["coded"].items():
         shape, bits, signed = said.get("scale", []), said["bits"], said.get("signed", True)
         scale, floats = _take(floats, shape)
-        if bits not in range(MAX_STORED + 1):
-            raise ValueError(f"{key} has {bits} bits")
+        if type(bits) is not int or bits not in range(MAX_STORED + 1) or type(signed) is not bool:
+            raise ValueError(f"{key} has {bits!r:.80} bits, signed: {signed!r:.80}")
         zero_point = torch.tensor(said.get("zero", 0.0), dtype=torch.float64)
         zero_point = zero_point.reshape(tuple(shape)) if zero_point.dim() else zero_point
         count = like[key].numel()
@@ -117,6 +136,8 @@ def decode(head: Mapping[str, Any], tensors: Tensors, like: Tensors) -> dict[str
         codes = unpack(stream[at : at + length], count, bits, signed).reshape(like[key].shape)
         at += length
         found[key] = Codes(codes, Grid(scale, _halves(zero_point).to(scale.dtype), bits, signed)).values()
+        if not bool(torch.isfinite(found[key]).all()):
+            raise ValueError(f"{key} holds NaN or infinity")
     for key, old in like.items():
         if key not in found and old.is_floating_point():
             found[key], floats = _take(floats, old.shape)

@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from lowbit.errors import InputError
 from lowbit.export.codes import decode, read_codes, write_codes
 from lowbit.export.rebuild import Activations, build, describe_activations, describe_sizes, dress_
+from lowbit.models.create import check_size
 from lowbit.quant.layers import Codes, quantized_layers, to_plain_
+
+MOST_PER_BIT, SLACK = 16, 1 << 24  # numbers of a net for each bit of codes: layers may be slimmed, or have 0 bits
 
 
 @torch.no_grad()
@@ -62,6 +65,8 @@ def load_packed(path: Path | str) -> nn.Module:
     head, tensors = read_codes(Path(path))
     recipe, sizes = head.get("recipe", {}), head.get("sizes", {})
     with _errors_of(f"recipe of {path}"):
+        stored = 8 * tensors["codes"].numel() + tensors["floats"].numel()
+        check_size(lambda: build(recipe), MOST_PER_BIT * stored + SLACK)
         model = dress_(build(recipe), _activations(head), sizes).to(tensors["floats"].dtype)
         if _digest(_floats(model)) != head["shapes"]:
             raise _another(recipe)
@@ -78,7 +83,9 @@ def read_recipe(path: Path | str) -> dict[str, Any]:
     Raises:
         InputError: not a packed file, or damaged.
     """
-    recipe: dict[str, Any] = read_codes(Path(path))[0]["recipe"]
+    recipe = read_codes(Path(path))[0].get("recipe")
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path} is damaged: its recipe is {recipe!r:.80}; export it again")
     return recipe
 
 
@@ -99,7 +106,7 @@ def _errors_of(what: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
         reason = f"{type(error).__name__} {' '.join(str(error).split())}"[:200]
         raise InputError(f"{what} is damaged: {reason}; export it again") from error
 

@@ -5,7 +5,7 @@ whose weight has the architecture's shape, and which compute with a part of it.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
@@ -17,13 +17,34 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.surgery import conv_like, replace_
+from lowbit.options import MAX_SIDE, MOST_CLASSES
 from lowbit.quant.activations import FUNCTIONS, ActivationConfig, QuantActivation
 from lowbit.quant.conv import QuantConv2d, QuantLinear
 from lowbit.quant.layers import QuantizedLayer, quantizers
 from lowbit.quant.observers import ObservedActivation, ObserverConfig
 from lowbit.quant.uniform import check_bits
 
-ARGUMENTS = {"num_classes", "in_chans", "img_size", "global_pool", "drop_rate", "drop_path_rate"}
+
+def _whole(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _sides(value: Any) -> bool:
+    return all(_whole(side, 1, MAX_SIDE) for side in (value if isinstance(value, list | tuple) else [value]))
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, int | float) and 0 <= value < 1
+
+
+ARGUMENTS: dict[str, Callable[[Any], bool]] = {  # of `timm.create_model`: whether a value is one
+    "num_classes": lambda value: _whole(value, 0, MOST_CLASSES),
+    "in_chans": lambda value: _whole(value, 1, MAX_SIDE),
+    "img_size": _sides,
+    "global_pool": lambda value: isinstance(value, str),
+    "drop_rate": _share,
+    "drop_path_rate": _share,
+}
 SIZES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
 OF_INPUT = "input_quantizer"  # a layer's own quantizer
 Activations = list[tuple[str, dict[str, Any], list[str]]]  # (kind, settings, names)
@@ -36,9 +57,12 @@ def build(recipe: Mapping[str, Any]) -> nn.Module:
         InputError: an unknown net, or an argument that is not allowed.
     """
     arch, arguments = recipe["arch"], dict(recipe.get("args", {}))
-    unknown = set(arguments) - ARGUMENTS
+    unknown = set(arguments) - set(ARGUMENTS)
     if unknown or not isinstance(arch, str):
         raise InputError(f"{sorted(unknown) or arch!r} is not allowed; {sorted(ARGUMENTS)} are")
+    wrong = next((name for name, value in arguments.items() if not ARGUMENTS[name](value)), None)
+    if wrong is not None:
+        raise InputError(f"{wrong} {arguments[wrong]!r:.80} is not allowed")
     return create_model(arch, **arguments)
 
 

@@ -1,10 +1,12 @@
 """Build any net by its timm name, the papers' own included."""
 
 import logging
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
 import timm
+import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
@@ -47,9 +49,34 @@ def create_model(arch: str, **arguments: Any) -> nn.Module:
     check_arch(arch)
     try:
         return timm.create_model(arch, **arguments)
-    except (TypeError, ValueError, AssertionError) as error:
-        text = " ".join(str(error).split())
+    except (TypeError, ValueError, AssertionError, ArithmeticError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and arguments.get("pretrained"):
+            raise
+        text = " ".join(str(error).split())[:150]
         raise InputError(f"{arch} cannot be built with {arguments}: {text}") from error
+
+
+def check_size(build: Callable[[], nn.Module], most: int) -> None:
+    """Refuse a net that is too large for the file that names it, before it takes memory.
+
+    Args:
+        build: makes the net; called with tensors that have no values.
+        most: numbers that the net may have, weights and buffers.
+
+    Raises:
+        InputError: it has more.
+    """
+    before = logging.root.manager.disable
+    logging.disable()  # it is built again, and says then what it has to say
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            found = sum(value.numel() for value in build().state_dict().values())
+    except (NotImplementedError, RuntimeError):  # a net that needs values while it is made
+        return
+    finally:
+        logging.disable(before)
+    if found > most:
+        raise InputError(f"the net that it names has {found:,} numbers, more than the file can hold; name another file")
 
 
 def create_pretrained(arch: str, classes: int) -> nn.Module:

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
 from timm.layers import Conv2dSame
 from torch import nn
+from torch.func import functional_call
 from torch.utils.hooks import RemovableHandle
 
 from lowbit.errors import InputError
 
+MOST_PIXELS = 512 * 512  # of a blank picture whose values are computed
 Kind = TypeVar("Kind", bound=nn.Module)
 SHAPE = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
@@ -95,7 +98,8 @@ def run_blank(
 ) -> None:
     """One forward of a blank picture in evaluation mode, for the hooks of `handles`; they go, and modes come back.
 
-    Without hooks it finds out whether the net takes such pictures.
+    Without hooks it finds out whether the net takes such pictures. The tensors of large ones have no values, since one
+    layer's output may take gigabytes.
 
     Args:
         model: any net.
@@ -108,8 +112,15 @@ def run_blank(
     """
     modes, reference = {module: module.training for module in model.modules()}, next(model.parameters())
     model.eval()
+    large = input_size[1] * input_size[2] > MOST_PIXELS
+    device = torch.device("meta") if large else reference.device
+    picture = torch.zeros(1, *input_size, device=device, dtype=reference.dtype)
     try:
-        model(torch.zeros(1, *input_size, device=reference.device, dtype=reference.dtype))
+        if large:
+            own = {name: t.to("meta") for name, t in chain(model.named_parameters(), model.named_buffers())}
+            functional_call(model, own, (picture,))
+        else:
+            model(picture)
     except (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError) as error:
         name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -58,14 +58,14 @@ class ActivationConfig:
     range: str = "batch"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.bits <= MAX_BITS:
-            raise InputError(f"{self.bits} activation bits: 0 (not quantized) to {MAX_BITS} are allowed")
-        if self.function not in (*FUNCTIONS, "pact"):
+        if type(self.bits) is not int or not 0 <= self.bits <= MAX_BITS:
+            raise InputError(f"{self.bits!r:.80} activation bits: 0 (not quantized) to {MAX_BITS} are allowed")
+        if not isinstance(self.function, str) or self.function not in (*FUNCTIONS, "pact"):
             raise InputError(
-                f"activation function {self.function!r}: one of {', '.join((*FUNCTIONS, 'pact'))} is allowed"
+                f"activation function {self.function!r:.80}: one of {', '.join((*FUNCTIONS, 'pact'))} is allowed"
             )
-        if self.range not in RANGES:
-            raise InputError(f"activation range {self.range!r}: one of {', '.join(RANGES)} is allowed")
+        if not isinstance(self.range, str) or self.range not in RANGES:
+            raise InputError(f"activation range {self.range!r:.80}: one of {', '.join(RANGES)} is allowed")
 
 
 class _Pact(torch.autograd.Function):
