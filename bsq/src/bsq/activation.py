@@ -12,10 +12,10 @@ from torch import nn
 from bsq.options import FLOAT_BITS, MAX_BITS
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
-from lowbit.quant.activations import ActivationConfig
+from lowbit.quant.activations import NOT_NEGATIVE, ActivationConfig
 from lowbit.quant.places import activation_points, quantize_activations_, quantized_activations
 
-CLIPS = ("6", "none", "pact")
+CLIPS = {"6": "relu6", "none": "relu", "pact": "pact"}  # the function that a quantized ReLU then has
 
 
 def quantize_bsq_activations_(
@@ -43,17 +43,14 @@ def quantize_bsq_activations_(
     if include is None and ours:
         include = ("*.relu1", "*.relu2")
     rounded = 0 if MAX_BITS < bits <= FLOAT_BITS else bits
-    named = {"6": "relu6", "none": "relu", "pact": "pact"}
 
     def config(function: str) -> ActivationConfig:
-        clipped = clip is not None and function in ("relu", "relu6", "pact")
-        return ActivationConfig(rounded, named[str(clip)] if clipped else function, range)
+        clipped = clip is not None and function in NOT_NEGATIVE
+        return ActivationConfig(rounded, CLIPS[str(clip)] if clipped else function, range)
 
     config("relu")  # a wrong value is refused before the net changes
     points = activation_points(model, include, exclude)
     if rounded and not points:
-        found = f"none of its {quantized_activations(model)[1]} activation functions"
-        raise InputError(
-            f"--act {bits}: {found} is quantized in this net: give --act 0, or other --act-include/-exclude"
-        )
+        of = quantized_activations(model)[1]
+        raise InputError(f"--act {bits}: none of its {of} activation functions is quantized: give --act 0")
     return quantize_activations_(model, points, config)

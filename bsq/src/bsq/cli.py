@@ -34,18 +34,16 @@ def of_training(options: RunOptions, evaluate: bool) -> RunOptions:
     Raises:
         InputError: --resume with --evaluate.
     """
-    if not evaluate:
-        return dataclasses.replace(options, output=options.output or Path("checkpoint"))
-    if options.resume is not None:
+    if evaluate and options.resume is not None:
         raise InputError(f"--resume {options.resume} with --evaluate: an evaluation is not resumed; leave one out")
-    return options
+    return options if evaluate else dataclasses.replace(options, output=options.output or Path("checkpoint"))
 
 
 @cli.command("train")
 @flags.net_options()
 @sgd_options(epochs=350, schedule=(150, 250, 325), weight_decay=1e-4)
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model: plain ReLU, float activations.")
-@flags.training_options()
+@flags.shared_options(**flags.TRAINING)
 def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool) -> None:
     """Train the float net that conversion starts from, by default into `checkpoint`."""
     from bsq.commands.train import evaluate_float, train
@@ -77,7 +75,7 @@ def convert(sgd: SgdOptions, **given: Any) -> None:
 @flags.prune_options()
 @click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model.")
-@flags.training_options()
+@flags.shared_options(**flags.TRAINING)
 @sgd_options(epochs=350, opt="sgd; of what is no plane")
 @ignored_options(flags.IGNORED)
 def cifar_prune_ste(options: RunOptions, evaluate: bool, **given: Any) -> None:
@@ -96,7 +94,7 @@ def cifar_prune_ste(options: RunOptions, evaluate: bool, **given: Any) -> None:
 @flags.nbits_option(expose_value=False, help="No effect: the widths are those of --model.")
 @click.option("--bin", is_flag=True, default=False, expose_value=False, help="No effect: bits it is.")
 @click.option("-e", "--evaluate", is_flag=True, help="Evaluate --model: accuracy, ones per bit, each layer's bits.")
-@flags.training_options()
+@flags.shared_options(**flags.TRAINING)
 @sgd_options(epochs=300)
 @ignored_options(flags.IGNORED)
 def cifar_finetune(options: RunOptions, evaluate: bool, **given: Any) -> None:

@@ -14,6 +14,7 @@ from lowbit.cli.parsing import COUNT, MANY, Real, UserPath
 from lowbit.options import DATASETS
 
 FILE = UserPath(exists=True, dir_okay=False)
+TRAINING = {"output_note": "default: checkpoint, and none with --evaluate"}
 PATTERNS: dict[str, Any] = {"multiple": True, "metavar": "PATTERN"}
 
 
@@ -28,18 +29,13 @@ def shared_options(**more: Any) -> Decorator:
     return run_options(seed=1234, output_flags=("-c", "--checkpoint", "--output"), **more)
 
 
-def training_options() -> Decorator:
-    """`shared_options` of a training, whose `--evaluate` writes nothing by default."""
-    return shared_options(output_note="default: checkpoint, and none with --evaluate")
-
-
-def net_options(model: str = "Checkpoint the weights come from.") -> Decorator:
+def net_options() -> Decorator:
     """Which net, weights and pictures, as `net: NetOptions`."""
     return gathered("net", net_of, [
         click.option("-d", "--dataset", type=click.Choice(DATASETS), default="cifar10", show_default=True),
         click.option("--test-batch", type=COUNT, default=100, show_default=True, help="Of the whole job."),
         *_arch_options("resnet20"),
-        click.option("--model", type=FILE, help=model),
+        click.option("--model", type=FILE, help="Checkpoint the weights come from."),
         click.option("--float64", is_flag=True, help="Compute in double precision (slow, and free of rounding noise)."),
     ])  # fmt: skip
 
@@ -51,10 +47,9 @@ def file_options() -> Decorator:
 
 
 def _arch_options(arch: str | None) -> list[Decorator]:
-    default = " [default: what --model holds]" if arch is None else ""
     return [
-        click.option("-a", "--arch", default=arch, show_default=arch is not None,
-                     help=f"resnet (with --depth), resnet20 … resnet110, or any timm name.{default}"),
+        click.option("-a", "--arch", default=arch, show_default=arch or "what --model holds",
+                     help="resnet (with --depth), resnet20 … resnet110, or any timm name."),
         click.option("--depth", type=int, help="Of -a resnet: 8, 14, 20 (default), 32, 44, 56 or 110."),
         click.option("--block-name", type=click.Choice(["BasicBlock", "Bottleneck"]), default="BasicBlock"),
     ]  # fmt: skip
@@ -92,10 +87,9 @@ def width_options() -> Decorator:
     ], keys_of(WidthOptions))  # fmt: skip
 
 
-def nbits_option(**more: Any) -> Decorator:
+def nbits_option(help: str = "Magnitude bits of a weight.", **more: Any) -> Decorator:
     """`--Nbits` as the authors have it (their recipes say 8)."""
-    more = {"help": "Magnitude bits of a weight.", **more}
-    return click.option("--Nbits", type=click.IntRange(1, 16), default=4, show_default=True, **more)
+    return click.option("--Nbits", type=click.IntRange(1, 16), default=4, show_default=True, help=help, **more)
 
 
 def prune_options() -> Decorator:

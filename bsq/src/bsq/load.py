@@ -30,9 +30,8 @@ def load_float_(model: nn.Module, saved: Saved, new_head: bool = False) -> nn.Mo
         InputError: bits instead of floats, another net, or activations that the net does not have.
     """
     if saved.form != "float":
-        raise InputError(
-            f"{saved.weights.name} is in {saved.form} form, and float weights are needed: use cifar_finetune --evaluate"
-        )
+        name = f"{saved.weights.name} is in {saved.form} form"
+        raise InputError(f"{name}, and float weights are needed: use cifar_finetune --evaluate")
     branch = branch_of(saved.weights, model)
     _check_alphas(branch.state, model, saved.weights.name, may_lack=True)
     branch = branch._replace(state=with_ranges(branch.state, model))
@@ -84,9 +83,8 @@ def _check_alphas(state: Mapping[str, Tensor], model: nn.Module, name: str, may_
     theirs = {key.removesuffix(".alpha") for key in state if key.endswith(".alpha")}
     ours = {name for name, quantizer in of_kind(model, QuantActivation).items() if quantizer.alpha is not None}
     if theirs - ours:
-        raise InputError(
-            f"{name} was made with PACT activations ({min(theirs - ours)}.alpha): use --act 1 to 3, or --act-clip pact"
-        )
+        which = f"{min(theirs - ours)}.alpha"
+        raise InputError(f"{name} was made with PACT activations ({which}): use --act 1 to 3, or --act-clip pact")
     if ours - theirs and not may_lack:
         raise InputError(
             f"{name} was not made with PACT activations (no {min(ours - theirs)}.alpha): use --act 4 or more (or "

@@ -77,9 +77,7 @@ def to_bits_(
     widths = check_widths(widths or {})
     unknown = [name for name in widths if name not in names]
     if unknown:
-        raise InputError(
-            f"widths are given for {unknown[0]!r}, which is not a converted layer here: {', '.join(names)}"
-        )
+        raise InputError(f"widths are given for {unknown[0]!r}, which is not a converted layer: {', '.join(names)}")
     new: dict[str, nn.Module] = {}
     for name in names:
         weight_bits, bias_bits = widths.get(name, (bits, bits))

@@ -109,10 +109,8 @@ class PruneOptions:
         floor = widths_of("--min-bits", self.min_bits, 1, names)
         for name in names:
             if floor(name) > ceiling(name):
-                raise InputError(
-                    f"--min-bits {floor(name)} is more than --max-bits {ceiling(name)} for layer {name}: lower the one "
-                    "or raise the other"
-                )
+                both = f"--min-bits {floor(name)} is more than --max-bits {ceiling(name)}"
+                raise InputError(f"{both} for layer {name}: lower the one or raise the other")
         return ceiling, floor
 
 
@@ -166,15 +164,11 @@ def timm_name(arch: str, depth: int | None, block_name: str = "BasicBlock") -> s
     """
     named = {f"resnet{d}": d for d in CIFAR_DEPTHS}
     if block_name != "BasicBlock" and (arch == "resnet" or arch in named):
-        raise InputError(
-            f"--block-name {block_name}: {arch} has BasicBlock only; for Bottleneck use a timm net (-a resnet50)"
-        )
+        raise InputError(f"--block-name {block_name}: {arch} has BasicBlock only; for Bottleneck use -a resnet50")
     if arch == "resnet":
         depth = 20 if depth is None else depth
         if depth not in CIFAR_DEPTHS:
-            raise InputError(
-                f"--depth {depth}: the CIFAR ResNet has {', '.join(map(str, CIFAR_DEPTHS))}; use one of them"
-            )
+            raise InputError(f"--depth {depth}: the CIFAR ResNet has {', '.join(map(str, CIFAR_DEPTHS))}")
         return f"cifar_resnet{depth}_1x1"
     if depth is not None and depth != named.get(arch):
         raise InputError(f"--depth {depth} contradicts -a {arch}: use -a resnet --depth {depth}, or leave --depth out")

@@ -1,7 +1,7 @@
 """What every command opens: the session, `--model`, the data, and the network of `--arch`."""
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,18 +127,16 @@ def quantize_chosen_activations_(model: nn.Module, acts: ActOptions, saved: Save
     Raises:
         InputError: a pattern that matches nothing.
     """
-    bits = acts.bits
-    if bits > MAX_BITS:
-        log.info("--act %d: activations stay float, as with 0 (%d to %d bits)", bits, MAX_BITS + 1, FLOAT_BITS)
-    silent = acts.clip is None and not acts.include and not acts.exclude
-    made = None if saved is None or isinstance(model, CifarResNet) else saved.activations
-    if silent and saved is not None and (made or (made is not None and saved.form != "float")):
-        bits = 0 if bits > MAX_BITS else bits
-        configs = {name: ActivationConfig(**config) for name, config in made.items()}
-        chosen = {name: replace(config, bits=bits, range=acts.range) for name, config in configs.items()}
-        return replace_(model, {name: QuantActivation(config) for name, config in chosen.items()})
+    if acts.bits > MAX_BITS:
+        log.info("--act %d: activations stay float, as with 0 (%d to %d bits)", acts.bits, MAX_BITS + 1, FLOAT_BITS)
+    silent = acts.clip is None and not acts.include and not acts.exclude and not isinstance(model, CifarResNet)
+    made = saved.activations if saved is not None and silent else None
+    if made or (made is not None and saved is not None and saved.form != "float"):
+        chosen = {"bits": acts.bits if acts.bits <= MAX_BITS else 0, "range": acts.range}
+        return replace_(model, {n: QuantActivation(ActivationConfig(**{**c, **chosen})) for n, c in made.items()})
+    include = acts.include or None
     return quantize_bsq_activations_(
-        model, bits, clip=acts.clip, range=acts.range, include=acts.include or None, exclude=acts.exclude
+        model, acts.bits, clip=acts.clip, range=acts.range, include=include, exclude=acts.exclude
     )
 
 
