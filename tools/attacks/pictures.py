@@ -46,7 +46,7 @@ FORMATS: dict[str, tuple[str, str, dict[str, object]]] = {  # name: (mode, forma
     "float.tif": ("F", "TIFF", {}),
     "lab.tif": ("LAB", "TIFF", {}),
 }
-UNKNOWN = ("32.tif", "float.tif", "lab.tif")  # of values whose range is not known
+UNKNOWN = ("32.tif", "float.tif", "lab.tif", "1.png", "group4.tif")  # of other values, or of an unknown range
 LOSSY = (
     "a.jpg",
     "grey.jpg",
