@@ -19,13 +19,13 @@ import sklearn.datasets  # noqa: F401 (the digits)
 import tiny  # type: ignore[import-not-found]  # noqa: F401  (registers its net)
 import torch
 import torch._dynamo  # the first optimizer imports it: 2 s that every run would spend
-from tools.attacks import checkpoints, configs, exports, folders, lines, pictures
+from tools.attacks import checkpoints, configs, endings, exports, folders, lines, pictures
 from tools.attacks.forks import start, wait
 from tools.attacks.judge import Kind, attempt
 from tools.attacks.methods import METHODS, Seeds, make
 
 SOURCES: tuple[Callable[[Seeds], tuple[Kind, ...]], ...] = (
-    checkpoints.kinds, exports.kinds, configs.kinds, lines.kinds, pictures.kinds, folders.kinds,
+    checkpoints.kinds, exports.kinds, configs.kinds, lines.kinds, pictures.kinds, folders.kinds, endings.kinds,
 )  # fmt: skip
 LATER = ("commands.train", "commands.prune", "commands.finetune", "commands.convert", "commands.report",
          "commands.export", "commands.pretrain", "commands.linear", "commands.sweep", "commands.draw",

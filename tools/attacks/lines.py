@@ -11,8 +11,8 @@ from tools.attacks.methods import METHODS, Method, Seeds, run
 COSTLY = {"--download", "--compile"}  # one asks the network, the other takes a minute
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 VALUES = (
-    "", " ", "-1", "0", "1", "2", "1.5", "-0", "nan", "inf", "-inf", "1e999", "1e-320", "9" * 400, str(2**31),
-    str(2**63),
+    "", " ", "-1", "0", "1", "2", "1.5", "-0", "7", "31", "63", "nan", "inf", "-inf", "1e999", "1e-320", "9" * 400,
+    str(2**31), str(2**63),
     str(2**64), "1_000", "0x10", "٣", "½", "²", "--", "-", "-x", "--nosuch", "=", "a=b", "*=3", "*=99", "[=1",
     "conv1=2",
     "[a", "[!]", "***", "\0", "\n", "a\nb", "é☃😀", "\udcff", "a" * 300, "a" * 5000, "~", "~/x", "~nobody/x", ".", "..",
