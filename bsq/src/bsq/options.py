@@ -13,7 +13,6 @@ from lowbit.errors import InputError
 MAX_BITS = 16  # of a plane-wise weight, as in `bsq.planes`, and of activations
 FLOAT_BITS = 32  # of activations: 17 to 32 bits are the authors' way to write floats
 CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # 6n + 2
-
 HAWQ_RESNET20 = {  # HAWQ's widths of ResNet-20 by layer name, as the BSQ authors list them (compared at act 4)
     "conv1": 8, "layer1.0.*": 6, "layer1.1.*": 6, "layer1.2.*": 8, "layer2.*": 3, "layer3.*": 2, "fc": 3,
 }  # fmt: skip
