@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+DEFAULTS = """
+import signal
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may have ignored them
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
 PROGRAM = """
 import sys, time
 from lowbit.train import signals
@@ -25,7 +31,7 @@ print("asked" if signals.stop_requested() else "never", flush=True)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_sets_the_flag_and_torch_is_not_imported(number: int) -> None:
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", DEFAULTS + PROGRAM], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
@@ -37,7 +43,7 @@ def test_a_signal_sets_the_flag_and_torch_is_not_imported(number: int) -> None:
 def test_a_signal_that_was_ignored_at_the_start_stays_so(number: signal.Signals) -> None:
     """`nohup` ignores SIGHUP, a shell's background job SIGINT."""
     start = f"import signal; signal.signal({int(number)}, signal.SIG_IGN)\n"
-    process = subprocess.Popen([sys.executable, "-c", start + PROGRAM], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", DEFAULTS + start + PROGRAM], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.send_signal(number)
     time.sleep(0.2)
@@ -50,7 +56,7 @@ def test_a_signal_that_was_ignored_at_the_start_stays_so(number: signal.Signals)
 @pytest.mark.parametrize(("launched", "said"), [(True, "asked"), (False, "")])
 def test_a_launcher_that_dies_is_noticed(tmp_path: Path, launched: bool, said: str) -> None:
     """Without a launcher the parent is a shell, whose end must not stop the run."""
-    output, child = tmp_path / "output", [sys.executable, "-c", PROGRAM]
+    output, child = tmp_path / "output", [sys.executable, "-c", DEFAULTS + PROGRAM]
     parent = (
         "import subprocess, sys, time\n"
         f"process = subprocess.Popen({child!r}, stdout=open({str(output)!r}, 'w'))\n"
