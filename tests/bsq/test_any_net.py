@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import lowbit
 from bsq.bit_layer import BitLayer
 from bsq.network import nbit_dict
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.train.log import read_metrics
 
 Bsq = Callable[..., Result]
@@ -96,7 +97,7 @@ def requantized(folder: Path) -> list[dict[str, Any]]:
 
 def outgrow(source: Path, target: Path) -> Path:
     """The checkpoint with planes as training may leave them: all of the first output's weights have reached 2."""
-    state = torch.load(source, weights_only=True)
+    state = read_checkpoint(source)
     for key, planes in state["state_dict"].items():
         if key.endswith(".pweight"):
             planes[0] = 2.0
@@ -142,7 +143,8 @@ class Chain:
         sgd = ("--train-batch", 16, "--epochs", 1, "--schedule", 1, "--max-steps", 1, "--lr", 1e-3)
         self.bsq("cifar_finetune", *self.common, *sgd, "--model", start, "-c", self.folder / "tuned")
         assert torch.load(self.file("tuned"), weights_only=True)["Nbit_dict"] == found
-        self.bsq("export", "--model", self.folder / "tuned/best_bin.pth.tar", "--output", self.folder / "packed")
+        line = ("export", "--model", self.folder / "tuned/best_bin.pth.tar", "--keep-batch-ranges")
+        self.bsq(*line, "--output", self.folder / "packed")
         packed = lowbit.load(self.folder / "packed/packed.safetensors")
         for name in ("best_bin", "model_best", "best_float"):
             same_logits(packed, lowbit.load(self.folder / f"tuned/{name}.pth.tar"), self.side)

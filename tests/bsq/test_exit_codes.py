@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import Result
 
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.train.folder import RunFolder
 
 Bsq = Callable[..., Result]
@@ -39,7 +40,7 @@ class Payload:
 def damage(kind: str, runs: Path) -> None:
     """Write bad.tar into the working folder."""
     good = runs / "bits8/checkpoint.pth.tar"
-    state = torch.load(good, weights_only=True)
+    state = read_checkpoint(good)
     bad = Path("bad.tar")
     if kind == "truncated":
         bad.write_bytes(good.read_bytes()[:-1000])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.train.log import read_metrics
 
 NET = ("-d", "digits", "-a", "cifar_resnet8_1x1", "--limit-train", 160, "--limit-eval", 60, "-j", 0)
@@ -53,7 +54,7 @@ def tensors(folder: Path, name: str) -> dict[str, Tensor]:
             for number, inner in enumerate(value):
                 walk(inner, f"{place}[{number}]")
 
-    state = torch.load(folder / name, weights_only=True)
+    state = read_checkpoint(folder / name)
     walk({key: state[key] for key in ("state_dict", "optimizer") if key in state}, name)
     return found
 

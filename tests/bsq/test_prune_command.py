@@ -11,6 +11,7 @@ from click.testing import Result
 
 import lowbit
 from bsq.network import nbit_dict
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.train.log import read_metrics
 
 Bsq = Callable[..., Result]
@@ -34,7 +35,7 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 
 def state_of(path: Path) -> dict[str, Any]:
-    return torch.load(path, weights_only=True)
+    return read_checkpoint(path)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from bsq.commands.requantised import RequantisedStates
 from bsq.compression import size
 from bsq.network import bit_layers, prune_, requantize_, to_bits_
 from bsq.planes import Planes
+from lowbit.checkpoint.read import read_checkpoint
 from lowbit.evaluate.classify import Scores
 from lowbit.train.folder import RunFolder
 from lowbit.train.log import read_metrics
@@ -106,7 +107,7 @@ def test_saturation_stops_at_the_floor(floor: int) -> None:
 
 def test_a_dead_layer_has_0_bits_everywhere(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
     """Emptied planes: 0 in the record, both rates, fine-tuning, the report, and a conversion by `--dict`."""
-    state = torch.load(digits_run / "bits8/checkpoint.pth.tar", weights_only=True)
+    state = read_checkpoint(digits_run / "bits8/checkpoint.pth.tar")
     for key in ("pweight", "nweight"):
         state["state_dict"][f"module.layer2.0.conv2.{key}"].zero_()
     torch.save(state, tmp_path / "dying.pth.tar")
@@ -163,7 +164,7 @@ class Kept:
         self.states._keep(self.folder, clock, net, Scores(loss=0.0, top1=top1, top5=top1, pictures=1, seconds=0.0))
 
     def best(self) -> tuple[int, float]:
-        state = torch.load(self.folder.best, weights_only=True)
+        state = read_checkpoint(self.folder.best)
         return state["step"], state["acc"]
 
     def waiting(self) -> list[str]:

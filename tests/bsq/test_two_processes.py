@@ -11,6 +11,8 @@ import pytest
 import torch
 from click.testing import Result
 
+from lowbit.checkpoint.read import read_checkpoint
+
 Bsq = Callable[..., Result]
 NET = ("-d", "digits", "-a", "cifar_resnet8_1x1", "--float64", "--limit-train", "113", "--limit-eval", "50")
 SGD = ("--train-batch", "32", "--test-batch", "20", "--epochs", "2", "--schedule", "1", "--lr", "0.01")
@@ -31,7 +33,7 @@ def torchrun(*args: object) -> str:
 def check(one: str, several: str, ranges: int, same_run: Callable[..., None], folder: Path) -> None:
     """What one process and two said, and their folders `one` and `two`."""
     same_run(folder / "one", folder / "two", 1e-9)
-    state = torch.load(folder / "two/checkpoint.pth.tar", weights_only=True)
+    state = read_checkpoint(folder / "two/checkpoint.pth.tar")
     assert state["step"] == 8 and state["state_dict"]["module.bn1.weight"].dtype == torch.float64
     found = [value for key, value in state["state_dict"].items() if key.endswith(".largest")]
     assert len(found) == ranges and all(value > 0 for value in found)

@@ -97,7 +97,8 @@ def test_the_next_command_of_bsq_starts(
 
 
 def test_export_gives_the_same_packed_file(files: dict[str, Path], tmp_path: Path) -> None:
-    run("bsq", "export", "--model", files["0.1.0"] / "bsq-finetuned.pth.tar", "--output", tmp_path / "out")
+    line = ("export", "--model", files["0.1.0"] / "bsq-finetuned.pth.tar", "--output", tmp_path / "out")
+    run("bsq", *line, "--keep-batch-ranges")
     packed = tmp_path / "out/packed.safetensors"
     assert outputs(packed) == outputs(files["0.1.0"] / "bsq-packed.safetensors")
     assert packed.stat().st_size <= (files["0.1.0"] / "bsq-packed.safetensors").stat().st_size * 1.01

@@ -23,7 +23,7 @@ from lowbit.models.surgery import of_kind
 from lowbit.models.weight_file import Weights, read_weights
 from lowbit.quant.activations import ActivationConfig, QuantActivation
 
-FORMAT = 1
+FORMAT = 2  # 2: binary planes as bits (`lowbit.checkpoint.binary`)
 PREFIX = "module."  # the authors', in files
 FLOORS = "min_bits"
 

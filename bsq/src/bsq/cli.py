@@ -16,7 +16,7 @@ from lowbit.cli.options import ignored_note, ignored_options, sgd_options
 from lowbit.cli.parsing import SEED
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
-from lowbit.options import RunOptions, SgdOptions
+from lowbit.options import DATASETS, RunOptions, SgdOptions
 
 
 @click.group(cls=Group, name="bsq")
@@ -117,12 +117,17 @@ def report(options: RunOptions, net: NetOptions) -> None:
 @cli.command("export")
 @flags.file_options()
 @click.option("--format", type=click.Choice(["packed"]), default="packed", show_default=True)
-@flags.shared_options(data=False, training=False)
-def export(options: RunOptions, net: NetOptions, format: str) -> None:
-    """Write a checkpoint's codes at their own bits into `--output`/packed.safetensors."""
+@click.option("-d", "--dataset", type=click.Choice(DATASETS), help="Sets ranges [default: what --model says].")
+@click.option("--keep-batch-ranges", is_flag=True, help="Results then depend on what else is in a picture's batch.")
+@flags.shared_options(training=False)
+def export(format: str, **given: Any) -> None:
+    """Write a checkpoint's codes at their own bits into `--output`/packed.safetensors.
+
+    Activation ranges of each batch become fixed, found on training pictures; top-1 is reported before and after.
+    """
     from bsq.commands.export import export
 
-    export(options, net)
+    export(**given)
 
 
 @cli.command("demo")

@@ -23,7 +23,7 @@ class NetOptions:
     """Which net, which weights, which pictures.
 
     Attributes:
-        arch: timm name; None: what the file says. dataset: a name of `lowbit.data.datasets`.
+        arch: timm name; None: what the file says. dataset: a name of `lowbit.data.datasets`; "": what the file says.
         model: checkpoint the weights come from. test_batch: pictures per evaluated batch, of the whole job.
         float64: evaluate in double precision, which no order of operations can move.
     """
@@ -147,12 +147,12 @@ def widths_of(flag: str, given: Sequence[str], default: int, names: Sequence[str
 
 def net_of(
     arch: str | None, depth: int | None, block_name: str, model: Path | None,
-    dataset: str = "cifar10", test_batch: int = 100, float64: bool = False,
+    dataset: str | None = "cifar10", test_batch: int = 100, float64: bool = False,
 ) -> NetOptions:  # fmt: skip
     """Net options out of the authors' `-a`, `--depth` and `--block-name`."""
     arch = "resnet" if arch is None and depth is not None else arch
     name = None if arch is None else timm_name(arch, depth, block_name)
-    return NetOptions(arch=name, model=model, dataset=dataset, test_batch=test_batch, float64=float64)
+    return NetOptions(arch=name, model=model, dataset=dataset or "", test_batch=test_batch, float64=float64)
 
 
 def timm_name(arch: str, depth: int | None, block_name: str = "BasicBlock") -> str:

@@ -15,6 +15,7 @@ from lowbit.checkpoint.check import load_state_
 from lowbit.checkpoint.header import check_format, description, is_of, picture_size
 from lowbit.config.tree import dump_config
 from lowbit.errors import InputError
+from lowbit.models.pretrained_cfg import ENTRY
 from lowbit.train.protocol import Objective
 from lowbit.train.state import on_cpu, rename
 from ssql import authors
@@ -27,20 +28,20 @@ PREFIXES = {"keys.queue": "queue"}  # the authors' names of MoCo's queue; all ot
 MAX_CLASSES = 10**6
 
 
-def header(config: Config, size: tuple[int, int, int], classes: int | None = None) -> dict[str, Any]:
+def header(config: Config, cfg: Mapping[str, Any], classes: int | None = None) -> dict[str, Any]:
     """What every checkpoint of ours says beside `state_dict`; paths of the run are left out.
 
     Args:
         config: of the run.
-        size: (C, H, W) of the pictures.
+        cfg: how pictures are shown (`lowbit.models.pretrained_cfg`).
         classes: of a classifier; None: pretraining's encoder.
     """
     said = dump_config(config)
     said["OUTPUT"], said["MODEL"]["CHECKPOINT"] = "", ""
-    facts: dict[str, Any] = {"arch": config.MODEL.ARCH, "type": config.SSL.TYPE, "input_size": list(size)}
+    facts: dict[str, Any] = {"arch": config.MODEL.ARCH, "type": config.SSL.TYPE, "input_size": cfg["input_size"]}
     if classes is not None:
         facts |= {"type": "classifier", "classes": classes}
-    return {"format": FORMAT, "package": "ssql", **facts, "config": said}
+    return {"format": FORMAT, "package": "ssql", **facts, ENTRY: cfg, "config": said}
 
 
 def state_dict(objective: Objective) -> dict[str, Tensor]:

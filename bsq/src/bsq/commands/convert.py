@@ -103,4 +103,4 @@ def _save(session: Session, folder: RunFolder | None, model: nn.Module, header: 
     state = {**header, "epoch": 1, "step": 0, "optimizer": {}, "state_dict": checkpoint.state_dict(model)}
     for name in (CHECKPOINT, BEST):
         write_checkpoint(folder.path / name, state, keep_previous=False)
-    save_backbone(model, folder.path / "backbone.safetensors", str(header["arch"]))
+    save_backbone(model, folder.path / "backbone.safetensors", str(header["arch"]), header["pretrained_cfg"])

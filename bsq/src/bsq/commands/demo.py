@@ -101,7 +101,7 @@ class Stages:
 
     def packed(self, name: str) -> int:
         """Bytes of a stage's net as a packed file."""
-        self.run(f"{name}/packed", f"packing {name}", lambda options: export(options, self.net(name)))
+        self.run(f"{name}/packed", f"packing {name}", lambda given: export(given, self.net(name), True))
         return (self.folder / name / "packed/packed.safetensors").stat().st_size
 
     def float(self) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Stages:
 
     def layers(self) -> list[dict[str, Any]]:
         """Each layer of the fine-tuned net: bits, percent of ones per plane, bytes of its codes with their signs."""
-        model, recipe = opening.read_bits(self.net("finetune"))
+        model, _, recipe = opening.read_bits(self.net("finetune"))
         found = report.describe(model, recipe["input_size"])["layers"]
         facts = ("weights", "bits", "bytes")
         ones = {name: {"layer": name, "ones_percent": layer["ones_percent"]["weight"]} for name, layer in found.items()}

@@ -13,19 +13,16 @@ from bsq.layers import BitConv2d, BitLinear
 from bsq.network import bit_layers
 from bsq.options import NetOptions
 from lowbit.checkpoint.digest import digest
-from lowbit.data.fixed import shuffled
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.evaluate.classify import Scores, classify
+from lowbit.evaluate.ranges import set_ranges_
 from lowbit.models.surgery import of_kind
 from lowbit.quant.activations import QuantActivation
-from lowbit.quant.calibrate import calibrate_, uncalibrated
-from lowbit.quant.layers import quantizers
+from lowbit.quant.calibrate import has_ranges, uncalibrated
 from lowbit.quant.places import quantized_activations
-from lowbit.train.process import until_stopped
 from lowbit.train.session import Session
 
-CALIBRATION_BATCHES = 10
 TRIAL_BATCHES = 2  # timed by a dry run
 
 log = logging.getLogger(__name__)
@@ -77,13 +74,7 @@ class Evaluator:
         Raises:
             Stopped: a stop signal came.
         """
-        if not has_ranges(model):
-            return
-        session = self.session
-        order = {"seed": session.options.seed, "batch": batch, "limit": CALIBRATION_BATCHES}
-        batches = shuffled(session.pictures("train"), self.recipe, session.loader_options(), **order)
-        shown = until_stopped(batches, session.accelerator, "calibration")
-        calibrate_(session.place(model), (part.views[0].to(session.dtype) for part in shown))
+        set_ranges_(model, self.session, self.recipe, batch)
 
     def calibrate_unset(self, model: nn.Module, batch: int) -> None:
         """`calibrate`, if there are ranges that its file did not hold."""
@@ -127,11 +118,6 @@ class Evaluator:
             bits = summary(model) if bit_layers(model) else {}
             self.session.write_result(folder, {**figures(scores), **bits, **self.sizes})
         return scores
-
-
-def has_ranges(model: nn.Module) -> bool:
-    """Whether calibration has anything to do."""
-    return any(quantizer.has_range() for quantizer in quantizers(model).values())
 
 
 def figures(scores: Scores) -> dict[str, Any]:

@@ -18,15 +18,16 @@ from lowbit.data.supervised import supervised_recipes
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
 from lowbit.models.create import check_arch, create_model, create_pretrained, picture_settings
+from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import replace_
 from lowbit.options import RunOptions
 from lowbit.quant.activations import ActivationConfig, QuantActivation
 from lowbit.train.session import Session
 
 STATES = ("best_bin.pth.tar", "best_float.pth.tar", "requantized-*.pth.tar")
-log = logging.getLogger(__name__)
-
 FILES = ("log.txt", "report.json", "report.png", "table.md", "demo.png", *STATES)  # beside those of every method
+
+log = logging.getLogger(__name__)
 
 
 def open_session(options: RunOptions, net: NetOptions, *inputs: Path | None) -> Session:
@@ -77,13 +78,19 @@ def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, 
     pictures = None if saved is None else saved.pictures
     if pictures is None and session.options.pretrained:
         pictures = picture_settings(model)
-    recipes = supervised_recipes(net.dataset) if pictures is None else None
-    recipes = recipes or from_timm(pictures or picture_settings(model))
+    recipes = recipes_of(net, pictures, model)
     if acts is not None:
         quantize_chosen_activations_(model, acts, saved)
     shown = recipes[1].geometry.size(*(test.size if isinstance(test, MemoryPictures) else (0, 0)))
     facts = {"arch": net.arch, "classes": len(test.classes), "dataset": net.dataset, "pictures": pictures}
+    facts["pretrained_cfg"] = pretrained_cfg(recipes[1], [3, *shown], test.classes)
     return Opened(model, saved, recipes, {**facts, "input_size": [3, *shown]})
+
+
+def recipes_of(net: NetOptions, pictures: dict[str, Any] | None, model: nn.Module) -> tuple[Recipe, Recipe]:
+    """Training's and evaluation's pictures: by timm's configuration `pictures`, else the data set's, else the net's."""
+    own = supervised_recipes(net.dataset) if pictures is None else None
+    return own or from_timm(pictures or picture_settings(model))
 
 
 def read_model(net: NetOptions, required: bool = False) -> Saved | None:
@@ -129,6 +136,8 @@ def quantize_chosen_activations_(model: nn.Module, acts: ActOptions, saved: Save
     """
     if acts.bits > MAX_BITS:
         log.info("--act %d: activations stay float, as with 0 (%d to %d bits)", acts.bits, MAX_BITS + 1, FLOAT_BITS)
+    elif acts.bits and acts.range == "batch":
+        log.info("activation ranges are each batch's, the authors' way (--act-range batch); bsq export fixes them")
     silent = acts.clip is None and not acts.include and not acts.exclude and not isinstance(model, CifarResNet)
     made = saved.activations if saved is not None and silent else None
     if made or (made is not None and saved is not None and saved.form != "float"):
@@ -140,7 +149,7 @@ def quantize_chosen_activations_(model: nn.Module, acts: ActOptions, saved: Save
     )
 
 
-def read_bits(net: NetOptions) -> tuple[nn.Module, dict[str, Any]]:
+def read_bits(net: NetOptions) -> tuple[nn.Module, Saved, dict[str, Any]]:
     """The net in bits that `report` and `export` are given, and how to build it again (`lowbit.export.packed`).
 
     Raises:
@@ -151,5 +160,6 @@ def read_bits(net: NetOptions) -> tuple[nn.Module, dict[str, Any]]:
     load.need_bits(saved)
     model: Any = load.build(saved, net.arch)
     size = saved.input_size or picture_settings(model)["input_size"]
-    facts = {"pictures": saved.pictures, "input_size": list(size)}
-    return model, {"method": "bsq", "arch": net.arch or saved.arch, "args": {"num_classes": model.num_classes}, **facts}
+    told = {"pretrained_cfg": saved.weights.said["pretrained_cfg"]} if "pretrained_cfg" in saved.weights.said else {}
+    facts = {"args": {"num_classes": model.num_classes}, "pictures": saved.pictures, "input_size": list(size), **told}
+    return model, saved, {"method": "bsq", "arch": net.arch or saved.arch, **facts}

@@ -122,7 +122,7 @@ def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
     """
     if options.output is not None:
         RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,), files=opening.FILES)
-    model, recipe = opening.read_bits(net)
+    model, _, recipe = opening.read_bits(net)
     found = describe(model, recipe["input_size"])
     lines = list(table(found))
     if options.output is not None:

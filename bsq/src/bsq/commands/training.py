@@ -113,5 +113,6 @@ def finish(job: Job, folder: RunFolder | None, result: Result, values: Mapping[s
     if result.best:
         job.session.say("Best acc:", f"{result.best[str(job.run.best)]:.2f}")
     job.write_result(folder, result, values)
-    net, arch = job.stages[0].objective.get_submodule("student"), str(job.run.header["arch"])
-    job.export(folder, result, lambda path: save_backbone(net, path / "backbone.safetensors", arch))
+    net, header = job.stages[0].objective.get_submodule("student"), job.run.header
+    arch, cfg = str(header["arch"]), header["pretrained_cfg"]
+    job.export(folder, result, lambda path: save_backbone(net, path / "backbone.safetensors", arch, cfg))

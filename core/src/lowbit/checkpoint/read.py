@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from lowbit.checkpoint import binary
 from lowbit.checkpoint.budget import check_content, check_header, check_records
 from lowbit.checkpoint.check import first_bad
 from lowbit.checkpoint.pickled import HARMLESS, foreign, protocol
@@ -94,7 +95,10 @@ def _read_torch(path: Path) -> dict[str, Any]:
     check_content(state, path)
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not the dict that a checkpoint is; name another file")
-    return state
+    try:
+        return binary.unpack(state)
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}; name another file") from error
 
 
 def _need_file(path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lowbit.checkpoint import binary
 from lowbit.checkpoint.check import first_bad
 from lowbit.errors import InputError
 from lowbit.files import replace_file
@@ -16,9 +17,13 @@ BEST = "model_best.pth.tar"
 
 
 def pack(state: Mapping[str, Any]) -> memoryview:
-    """The bytes of a checkpoint file. Through a buffer, since a full disk inside `torch.save` is no OSError."""
+    """The bytes of a checkpoint file. Through a buffer, since a full disk inside `torch.save` is no OSError.
+
+    Binary tensors of ours become bits (`lowbit.checkpoint.binary`); files in an author's layout, which name no package,
+    stay as that author's program reads them.
+    """
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
+    torch.save(binary.pack(state) if "package" in state else dict(state), buffer)
     return buffer.getbuffer()
 
 

@@ -19,6 +19,7 @@ from lowbit.errors import InputError
 from lowbit.export.codes import decode, read_codes, write_codes
 from lowbit.export.rebuild import Activations, build, describe_activations, describe_sizes, dress_
 from lowbit.models.create import check_size
+from lowbit.models.pretrained_cfg import ENTRY, set_pretrained_cfg_
 from lowbit.quant.layers import Codes, quantized_layers, to_plain_
 
 MOST_PER_BIT, SLACK = 16, 1 << 24  # numbers of a net for each bit of codes: layers may be slimmed, or have 0 bits
@@ -74,7 +75,7 @@ def load_packed(path: Path | str) -> nn.Module:
         state = model.state_dict()
         for key, value in decode(head, tensors, state).items():
             state[key].copy_(value)
-    return model.eval()
+        return set_pretrained_cfg_(model.eval(), recipe.get(ENTRY))
 
 
 def read_recipe(path: Path | str) -> dict[str, Any]:

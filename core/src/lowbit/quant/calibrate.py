@@ -1,6 +1,7 @@
 """Calibration: the ranges of activation quantizers from forwards of some pictures."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -8,7 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
-from lowbit.models.surgery import of_kind
+from lowbit.models.surgery import of_kind, replace_
+from lowbit.quant.activations import QuantActivation
 from lowbit.quant.layers import quantizers
 from lowbit.quant.observers import Observer
 
@@ -25,6 +27,35 @@ class _Calibrated(Protocol):
 def uncalibrated(model: nn.Module) -> list[str]:
     """Names of the activation quantizers whose range is not set (reads tensors back)."""
     return [name for name, quantizer in quantizers(model).items() if not quantizer.calibrated()]
+
+
+def has_ranges(model: nn.Module) -> bool:
+    """Whether calibration has anything to do."""
+    return any(quantizer.has_range() for quantizer in quantizers(model).values())
+
+
+def unfixed(model: nn.Module) -> list[str]:
+    """Names of the activation quantizers that have no range of their own: each batch's (`range="batch"`), or none yet.
+
+    What they give for a picture depends on what else is in its batch.
+    """
+    return [*_by_batch(model), *uncalibrated(model)]
+
+
+def fix_ranges_(model: nn.Module) -> nn.Module:
+    """Ranges of each batch become running ones, which `calibrate_` has still to set; returns the model."""
+    new: dict[str, nn.Module] = {}
+    for name, old in _by_batch(model).items():
+        new[name] = made = QuantActivation(replace(old.config, range="running"))
+        made.train(old.training)
+        if old.alpha is not None:
+            made.alpha = old.alpha
+    return replace_(model, new)
+
+
+def _by_batch(model: nn.Module) -> dict[str, QuantActivation]:
+    found = of_kind(model, QuantActivation)
+    return {name: each for name, each in found.items() if each.config.bits and each.largest is None}
 
 
 @torch.no_grad()
@@ -46,7 +77,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> int:
     Raises:
         InputError: no batch although there are ranges to set.
     """
-    if not any(quantizer.has_range() for quantizer in quantizers(model).values()):
+    if not has_ranges(model):
         return 0
     modes, count, keep = {module: module.training for module in model.modules()}, 0, False
     watching = [module for module in model.modules() if isinstance(module, _Calibrated)]

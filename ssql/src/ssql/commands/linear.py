@@ -27,6 +27,7 @@ from lowbit.export.backbone import save_backbone
 from lowbit.loading import load as load_net
 from lowbit.models.create import check_arch
 from lowbit.models.heads import linear_classifier
+from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import run_blank
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
@@ -87,7 +88,8 @@ def linear(
         objective = task.objective(partial(optimizer, config, command=command, optim=optim))
         stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, command, optim))
         loader = session.loader(train, task.views, batch)
-        header = load.header(config, size, classes)
+        cfg = pretrained_cfg(shown, size, train.classes)
+        header = load.header(config, cfg, classes)
         chosen = {"cache_features": own.cache_features, CONTENT: content}
         facts = {**task.facts, "w_bits": quant.W.BIT, "a_bits": quant.A.BIT}
         job = Job(
@@ -113,8 +115,8 @@ def linear(
                 figures = task.reestimated_figures(fixed.trained(task.views))
             job.write_result(folder, result, figures)
             if not frozen:
-                file = "backbone.safetensors"
-                job.export(folder, result, lambda path: save_backbone(net, path / file, config.MODEL.ARCH))
+                backbone = folder.path / "backbone.safetensors"
+                job.export(folder, result, lambda _: save_backbone(net, backbone, config.MODEL.ARCH, cfg))
     return result
 
 

@@ -15,6 +15,7 @@ from lowbit.errors import InputError
 from lowbit.evaluate.monitor import monitor_pretraining, monitored_pictures, report_collapse
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import check_arch
+from lowbit.models.pretrained_cfg import Cfg, pretrained_cfg
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan
 from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
@@ -34,7 +35,6 @@ from ssql.options import PretrainOptions
 from ssql.pictures import views_of
 
 COPIES = after_multiples(20, 50)  # the authors'
-Size = tuple[int, int, int]
 log = logging.getLogger(__name__)
 
 
@@ -71,7 +71,8 @@ def pretrain(
         session.place(objective, sync_batchnorm=config.TRAIN.SYNC_BN)
         if own.authors_layout:
             check_layout(config, objective)
-        header = load.header(config, size)
+        cfg = pretrained_cfg(shown, size)
+        header = load.header(config, cfg)
         job = Job(
             session, "ssl", [Stage(objective, config.TRAIN.EPOCHS, rates(config, "ssl", optim))], loader, batch,
             header=header, shared=shared(config, without_effect("ssl", config, optim.sched), optim),
@@ -93,7 +94,7 @@ def pretrain(
             result = job.fit(folder, probes)
             collapse = report_collapse(result.eval, config.SSL.SETTING.DIM, session)
             job.write_result(folder, result, {"loss": result.train.get("loss"), **collapse})
-            job.export(folder, result, lambda path: export(config, objective, path, size, own.authors_layout))
+            job.export(folder, result, lambda path: export(config, objective, path, cfg, own.authors_layout))
     return result
 
 
@@ -152,11 +153,10 @@ def check_layout(config: Config, objective: SelfSupervised) -> None:
         raise InputError(f"{refused}, ResNets 18, 34, 50 and 101: leave it out")
 
 
-def export(config: Config, objective: SelfSupervised, folder: Path, size: Size, authors_layout: bool) -> None:
+def export(config: Config, objective: SelfSupervised, folder: Path, cfg: Cfg, authors_layout: bool) -> None:
     """The float backbone, and the checkpoint in the authors' layout where it is wanted."""
-    save_backbone(objective.encoder_q, folder / "backbone.safetensors", config.MODEL.ARCH)
+    save_backbone(objective.encoder_q, folder / "backbone.safetensors", config.MODEL.ARCH, cfg)
     if authors_layout:
-        state = authors.to_authors(load.state_dict(objective), authors.follows_of(config.MODEL.ARCH, size))
-        write_checkpoint(
-            folder / AUTHORS_FILE, {"epoch": config.TRAIN.EPOCHS, "state_dict": state}, keep_previous=False
-        )
+        follows = authors.follows_of(config.MODEL.ARCH, cfg["input_size"])
+        saved = {"epoch": config.TRAIN.EPOCHS, "state_dict": authors.to_authors(load.state_dict(objective), follows)}
+        write_checkpoint(folder / AUTHORS_FILE, saved, keep_previous=False)
