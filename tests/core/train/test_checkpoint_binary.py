@@ -53,8 +53,11 @@ def test_files_in_an_authors_layout_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [3, {"p": 3}, {"p": []}, {"p": ["float32"]}, {"p": ["int8", 40, 40]}, {"p": ["float32", -40, -40]},
-     {"q": ["float32", 2]}, {"p": ["float32", 10**6, 10**6]}, {"p": ["float32", 40, 40.0]}, {"w": ["float32", 40]}, {3: ["float32", 8]}],
+    [
+        3, {"p": 3}, {"p": []}, {"p": ["float32"]}, {"p": ["int8", 40, 40]}, {"p": ["float32", -40, -40]},
+        {"q": ["float32", 2]}, {"p": ["float32", 10**6, 10**6]}, {"p": ["float32", 40, 40.0]}, {"w": ["float32", 40]},
+        {3: ["float32", 8]},
+    ],
 )  # fmt: skip
 def test_damage_is_one_line(tmp_path: Path, said: Any) -> None:
     bits = {"p": torch.zeros(200, dtype=torch.uint8), "w": torch.zeros(5)}
