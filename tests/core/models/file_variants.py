@@ -18,7 +18,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lowbit.data.recipe import CIFAR10, plain
 from lowbit.models.create import create_model
+from lowbit.models.pretrained_cfg import pretrained_cfg
 from ssql.config import Config
 from ssql.load import header
 
@@ -30,6 +32,8 @@ PREFIXES = (
 )  # fmt: skip
 Point = namedtuple("Point", "x y")
 State = Mapping[str, Tensor]
+
+CFG = pretrained_cfg(plain(CIFAR10), (3, 32, 32))
 
 
 class Variant(NamedTuple):
@@ -189,7 +193,7 @@ def methods(read: Read, arch: str, q: State, k: State, last: str) -> Iterator[Va
     yield read("dino-full", {"student": under("module.backbone.", k) | under("module.", heads), "epoch": 100,
                              "teacher": under("backbone.", q) | heads, "dino_loss": {"center": some}})  # fmt: skip
     config = Config.model_validate({"MODEL": {"ARCH": arch}, "SSL": {"TYPE": "MoCo"}})
-    yield read("ssql-pretraining", {**header(config, (3, 32, 32)), "epoch": 1, "state_dict": under("encoder_q.", q) |
+    yield read("ssql-pretraining", {**header(config, CFG), "epoch": 1, "state_dict": under("encoder_q.", q) |
                                     under("encoder_k.", k) | {"queue": some}})  # fmt: skip
     yield read("encoder-k-alone", {"state_dict": under("module.encoder_k.", q)})
 
