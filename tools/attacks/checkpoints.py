@@ -44,7 +44,9 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         if rng.random() < 0.02:
             path = folder / source.name
             path.symlink_to(seeds.folder / "bomb.zip")
-            return Attempt(lambda: lowbit.load(path), f"{source.name}: a record of 3 GB of zeros", 10**7, must="refuse")
+            return Attempt(
+                lambda: lowbit.load(path), f"{source.name}: a record of 1.25 GB of zeros", 10**7, must="refuse"
+            )
         data, said = rewritten(rng, source.read_bytes())
         return reading(rng, folder, source, data, said, same=False)
 

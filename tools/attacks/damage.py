@@ -91,7 +91,7 @@ def rewritten(rng: Random, data: bytes) -> tuple[bytes, str]:
     return buffer.getvalue(), f"record {name}: {said}"
 
 
-def bomb(path: Path, data: bytes, gigabytes: float = 3.0) -> str:
+def bomb(path: Path, data: bytes, gigabytes: float = 1.25) -> str:
     """The same with one record of zeros, compressed a thousand times; what was done in words."""
     with (
         zipfile.ZipFile(io.BytesIO(data)) as archive,
