@@ -33,19 +33,20 @@ def write_map(features: Features, pictures: Pictures, seed: int, folder: Path) -
     """`features.csv` and `features.png` in a folder that exists; one process calls it.
 
     Args:
-        features: one finite row a picture, in the set's order.
-        pictures: the set.
+        features: finite, labelled; a row for each picture that could be read.
+        pictures: the set, which names the classes.
         seed: of t-SNE.
         folder: an earlier map there is replaced.
 
     Raises:
         InputError: the folder cannot be written to.
     """
+    assert features.label is not None
     places = tsne(features.x.double().cpu().numpy(), seed)
-    names = [pictures.classes[label] for label in pictures.labels.tolist()]
+    names = [pictures.classes[label] for label in features.label.tolist()]
     rows = [{"class": name, "x": x, "y": y} for name, (x, y) in zip(names, places.tolist(), strict=True)]
     write_csv(rows, folder / "features.csv")
-    replace_file(folder / "features.png", scatter(places, pictures.labels.numpy(), pictures.classes))
+    replace_file(folder / "features.png", scatter(places, features.label.cpu().numpy(), pictures.classes))
 
 
 def tsne(features: np.ndarray, seed: int) -> np.ndarray:
