@@ -1,6 +1,7 @@
 """Checkpoints to nets: ours, and the authors' layout by content, read and written back."""
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lowbit.loading import load
 from lowbit.quant.bitwidths import activations, weight_quantizers
 from ssql import authors
 from ssql.config import read_config
+from ssql.evaluation import open_backbone
 from ssql.load import from_checkpoint, state_dict
 from ssql.methods import build
 
@@ -207,3 +209,46 @@ def test_the_flag_writes_a_file_of_theirs(
     assert low == ours["encoder_q.layer1.0.relu2.observer.high"] and low > 0
     net = load(tmp_path / "checkpoint_authors.pth.tar")
     assert torch.equal(net.get_parameter("conv1.weight"), ours["encoder_q.conv1.weight"])
+
+
+T = torch.ones(2)
+ENTRIES = [
+    ("classes", -1), ("classes", 2**40), ("classes", T), ("classes", "3"), ("arch", T), ("arch", None), ("arch", [1]),
+    ("package", T), ("package", 5), ("input_size", T), ("input_size", [3, 8]), ("input_size", [3, 10**6, 8]),
+    ("input_size", None), ("config", T), ("config", 5), ("config", [1]), ("config", {1: 2}), ("config", {"TRAIN": T}),
+    ("config", {"SSL": {"SETTING": {"DIM": -1}}}), ("config", {"SSL": 3}), ("state_dict", T), ("state_dict", [T]),
+    ("state_dict", {1: T}), ("state_dict", {"encoder_q.conv1.weight": 3}), ("format", T), ("format", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", [load, open_backbone])
+@pytest.mark.parametrize(("name", "value"), ENTRIES)
+def test_entries_of_another_kind(
+    digits_run: tuple[Path, Result], tmp_path: Path, name: str, value: Any, reader: Callable[[Path], Any]
+) -> None:
+    saved = torch.load(digits_run[0] / "checkpoint.pth.tar", weights_only=True)
+    words = name if name != "config" else "config|damaged"
+    with pytest.raises(InputError, match=words) as found:
+        reader(save(tmp_path / "bad.pth.tar", saved | {name: value}))
+    assert "\n" not in str(found.value) and "bad.pth.tar" in str(found.value)
+
+
+def test_nets_that_their_file_cannot_hold(digits_run: tuple[Path, Result], tmp_path: Path) -> None:
+    saved = torch.load(digits_run[0] / "checkpoint.pth.tar", weights_only=True)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    config = saved["config"]
+    wide = config | {"SSL": config["SSL"] | {"SETTING": config["SSL"]["SETTING"] | {"DIM": 2**20 - 1}}}
+    giant = config | {"MODEL": config["MODEL"] | {"ARCH": "vit_giant_patch14_224"}}
+    for change in ({"config": wide}, {"config": giant}, {"classes": 10**6}):
+        with pytest.raises(InputError, match=r"than the file can hold|do not fit|lower one of them"):
+            load(save(tmp_path / "bad.pth.tar", saved | change))
+    large = save(tmp_path / "large.pth.tar", saved | {"input_size": [3, 4096, 4096]})
+    assert load(large)(torch.randn(2, 3, 8, 8)).shape == (2, 32)  # a net that takes pictures of any size
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # kB
+
+
+def test_a_state_with_and_without_the_wrapper(layouts: dict[str, Shapes]) -> None:
+    theirs = made_up(layouts["cifar_resnet18_ssql_simsiam_cifar"])
+    key = "encoder_q.model.conv1.weight"
+    with pytest.raises(InputError, match=f"both {key} and module.{key}"):
+        from_checkpoint({"state_dict": theirs | {f"module.{key}": theirs[key] + 1}})

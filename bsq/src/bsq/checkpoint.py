@@ -8,15 +8,16 @@ and how its activations are quantized.
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
 from bsq.bit_layer import BIAS, WEIGHT
 from bsq.network import bit_layers, check_widths, nbit_dict
 from bsq.options import MAX_BITS
-from lowbit.checkpoint.header import check_format, description, picture_size
-from lowbit.data.recipe import from_timm
+from lowbit.checkpoint.check import without_prefix
+from lowbit.checkpoint.header import Header, Pictures, read_header
 from lowbit.errors import InputError
 from lowbit.models.layouts import resnet_of
 from lowbit.models.surgery import of_kind
@@ -26,6 +27,15 @@ from lowbit.quant.activations import ActivationConfig, QuantActivation
 FORMAT = 2  # 2: binary planes as bits (`lowbit.checkpoint.binary`)
 PREFIX = "module."  # the authors', in files
 FLOORS = "min_bits"
+Quantizer = Annotated[ActivationConfig, BeforeValidator(lambda said: ActivationConfig(**said))]
+
+
+class BitHeader(Header):
+    """What ours say: also the quantizers of activations, timm's data configuration, and floors of bits by layer."""
+
+    activations: dict[str, Quantizer] | None = None
+    pictures: Pictures | None = None
+    min_bits: dict[str, Annotated[int, Field(strict=True, ge=1, le=MAX_BITS)]] | None = None
 
 
 class Saved(NamedTuple):
@@ -35,7 +45,7 @@ class Saved(NamedTuple):
         state: keys as in the net (no `module.`). form: "float", "bit" or "finetune".
         widths: `Nbit_dict`; empty where there is none.
         arch: timm name, classes: size of the last layer; None where neither the file nor its keys tell.
-        activations: {module: arguments of ActivationConfig}; None: the file does not say (the authors').
+        activations: {module: what its quantizer does}; None: the file does not say (the authors').
         pictures: timm's data configuration the net was trained with; None: that of the dataset.
         input_size: (C, H, W) of its pictures; None: the file does not say.
         floors: fewest bits by layer, of the bit training it comes from (`--min-bits`).
@@ -47,7 +57,7 @@ class Saved(NamedTuple):
     widths: dict[str, tuple[int, int]]
     arch: str | None
     classes: int | None
-    activations: dict[str, dict[str, Any]] | None
+    activations: dict[str, ActivationConfig] | None
     pictures: dict[str, Any] | None
     input_size: tuple[int, int, int] | None
     floors: dict[str, int]
@@ -61,40 +71,24 @@ def parse(weights: Weights) -> Saved | None:
         InputError: widths that are no widths, or a finetune form without its widths.
     """
     checkpoint = weights.content
+    said = read_header(checkpoint, "bsq", FORMAT, BitHeader)
+    if said is None and "package" in checkpoint:
+        return None
     found = checkpoint.get("state_dict", checkpoint)
-    if checkpoint.get("package", "bsq") != "bsq" or not isinstance(found, Mapping) or not found:
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
         return None
-    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in found.items()):
-        return None
-    state = {key.removeprefix(PREFIX): value for key, value in found.items()}
+    state = without_prefix(found, PREFIX)
     form, shown = _form(state)
     given = checkpoint.get("Nbit_dict")
     if given is None and form == "finetune":
         raise InputError("the checkpoint is in finetune form without an Nbit_dict, so its widths are unknown")
     widths = check_widths(shown if given is None else given)
-    if "package" not in checkpoint:
+    if said is None:
         arch = weights.arch if weights.ours else _cifar_arch(state)
         return Saved(state, form, widths, arch, _classes(state), None, None, None, {}, weights)
-    return Saved(state, form, widths, weights.arch, checkpoint.get("classes"), *_told(checkpoint), weights)
-
-
-def _told(checkpoint: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """Activations, timm's data configuration, picture size and floors, as far as the file says.
-
-    Raises:
-        InputError: of a later version, or not what we write.
-    """
-    check_format(checkpoint, FORMAT, "bsq")
-    activations, pictures, size = (checkpoint.get(name) for name in ("activations", "pictures", "input_size"))
-    floors = checkpoint.get(FLOORS) or {}
-    with description():
-        for config in (activations or {}).values():
-            ActivationConfig(**config)
-        if pictures is not None:
-            from_timm(pictures)
-        if not all(type(bits) is int and 1 <= bits <= MAX_BITS for bits in floors.values()):
-            raise ValueError(f"{FLOORS} {floors}")
-        return activations, pictures, None if size is None else picture_size(size), floors
+    pictures, floors = said.pictures.model_dump() if said.pictures else None, said.min_bits or {}
+    facts = (said.classes, said.activations, pictures, said.input_size, floors)
+    return Saved(state, form, widths, said.arch, *facts, weights)
 
 
 def read(path: Path) -> Saved:

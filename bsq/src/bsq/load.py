@@ -9,12 +9,13 @@ from bsq.activation import quantize_bsq_activations_
 from bsq.checkpoint import Saved, parse
 from bsq.network import load_bits_, to_bits_
 from lowbit.errors import InputError
-from lowbit.models.create import create_model
+from lowbit.models.create import check_size, create_model
 from lowbit.models.surgery import of_kind, replace_
 from lowbit.models.weight_file import Weights
 from lowbit.models.weights import branch_of, load_
-from lowbit.quant.activations import ActivationConfig, QuantActivation
+from lowbit.quant.activations import QuantActivation
 
+NUMBERS, SLACK = 8, 1 << 24  # of a net for each of its file: layers of 0 bits hold none
 DEFAULT_ACT = 4  # of the authors' programs; their files do not say
 
 
@@ -102,7 +103,7 @@ def check_activations(saved: Saved, model: nn.Module) -> None:
     if saved.activations is None:
         return
     ours = {name: quantizer.config.function for name, quantizer in of_kind(model, QuantActivation).items()}
-    theirs = {name: config["function"] for name, config in saved.activations.items()}
+    theirs = {name: config.function for name, config in saved.activations.items()}
     for name in [*theirs, *ours]:
         if ours.get(name) != theirs.get(name):
             raise InputError(
@@ -119,11 +120,10 @@ def restore_activations_(model: nn.Module, saved: Saved) -> nn.Module:
             return model
         pact = any(key.endswith(".alpha") for key in saved.state)
         return quantize_bsq_activations_(model, DEFAULT_ACT, clip="pact" if pact else "6")
-    configs = {name: ActivationConfig(**config) for name, config in saved.activations.items()}
-    unknown = set(configs) - set(dict(model.named_modules()))
+    unknown = set(saved.activations) - set(dict(model.named_modules()))
     if unknown:
         raise InputError(f"the checkpoint quantizes {min(unknown)!r}, which its net does not have; name another file")
-    return replace_(model, {name: QuantActivation(config) for name, config in configs.items()})
+    return replace_(model, {name: QuantActivation(config) for name, config in saved.activations.items()})
 
 
 def build(saved: Saved, arch: str | None = None) -> nn.Module:
@@ -133,7 +133,10 @@ def build(saved: Saved, arch: str | None = None) -> nn.Module:
         InputError: it does not say which net it is, or the weights do not fit it.
     """
     size = {} if saved.classes is None else {"num_classes": saved.classes}
-    model = restore_activations_(create_model(saved.weights.choose_arch(arch, saved.arch), **size), saved)
+    name = saved.weights.choose_arch(arch, saved.arch)
+    numbers = sum(value.numel() for value in saved.weights.tensors.values())
+    check_size(lambda: create_model(name, **size), NUMBERS * numbers + SLACK)
+    model = restore_activations_(create_model(name, **size), saved)
     load = load_float_ if saved.form == "float" else load_planes_
     return load(model, saved).eval()
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lowbit.checkpoint.check import check_kinds
+from lowbit.checkpoint.check import check_kinds, without_prefix
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.heads import Heads, attach_projector_, projector
@@ -40,7 +40,7 @@ def parse(checkpoint: Mapping[str, Any]) -> Theirs | None:
     state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         return None
-    state = {str(key).removeprefix(PREFIX): value for key, value in state.items()}
+    state = without_prefix(state, PREFIX)
     for prefix in (WRAPPED, ENCODER, LINEAR):
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if "conv1.weight" in inner:

@@ -27,7 +27,7 @@ from ssql import authors
 from ssql.bit_policy import quantize_encoder_
 from ssql.bitwidths import Bits
 from ssql.config import Calibration, Config, Quant
-from ssql.load import config_and_size
+from ssql.load import read_said
 from ssql.pictures import channels_of
 
 Size = tuple[int, int, int]
@@ -68,9 +68,8 @@ def open_backbone(path: Path | str, arch: str | None = None, size: Size | None =
     """
     try:
         weights = read_weights(path)
-        ours = weights.said.get("package") == "ssql"
-        config, shown = config_and_size(weights.said) if ours else (None, None)
-        theirs = None if ours else authors.parse(weights.content)
+        said = read_said(weights.content)
+        theirs = authors.parse(weights.content) if said is None else None
         if theirs is not None:
             arch = arch or weights.arch or authors.arch_of(theirs.state)
             weights = Weights(weights.name, theirs.state) if theirs.wrapped else weights
@@ -78,8 +77,8 @@ def open_backbone(path: Path | str, arch: str | None = None, size: Size | None =
     except InputError as error:
         text = str(error)
         raise InputError(text if str(path) in text else f"{path}: {text}") from error
-    shown = size or shown or resolve_model_data_config(found.model)["input_size"]
-    return Backbone(model=found.model, arch=found.arch, size=shown, config=config)
+    shown = size or (said and said.input_size) or resolve_model_data_config(found.model)["input_size"]
+    return Backbone(model=found.model, arch=found.arch, size=shown, config=said.config if said else None)
 
 
 class QuantizedBackbone:

@@ -7,14 +7,17 @@ Of `ssl`, `lowbit.load(path)` gives the encoder with its projector in the classi
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from lowbit.checkpoint.check import load_state_
-from lowbit.checkpoint.header import check_format, description, is_of, picture_size
+from lowbit.checkpoint.header import Header, PictureSize, read_header
 from lowbit.config.tree import dump_config
 from lowbit.errors import InputError
+from lowbit.models.create import check_size
 from lowbit.models.pretrained_cfg import ENTRY
 from lowbit.train.protocol import Objective
 from lowbit.train.state import on_cpu, rename
@@ -25,7 +28,14 @@ from ssql.methods import build, classifier
 FORMAT = 1
 ENCODER = authors.ENCODER
 PREFIXES = {"keys.queue": "queue"}  # the authors' names of MoCo's queue; all other keys are the objective's own
-MAX_CLASSES = 10**6
+MOST = 1 << 24  # numbers of a net beyond those of its file
+
+
+class SslHeader(Header):
+    """What ours say: also the config, and always the size of the pictures."""
+
+    input_size: PictureSize
+    config: Annotated[Config, BeforeValidator(lambda said: Config.model_validate_json(json.dumps(said)))]
 
 
 def header(config: Config, cfg: Mapping[str, Any], classes: int | None = None) -> dict[str, Any]:
@@ -55,11 +65,10 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     Raises:
         InputError: it is, and is damaged.
     """
-    if is_of(checkpoint, "ssql", FORMAT):
-        return _ours(checkpoint, checkpoint["state_dict"])
+    said = read_said(checkpoint)
     theirs = None if "package" in checkpoint else authors.parse(checkpoint)
-    if theirs is None:
-        return None
+    if said is not None or theirs is None:
+        return None if said is None else _ours(said)
     try:
         return authors.build(theirs)
     except InputError:
@@ -68,23 +77,19 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
         return None  # `encoder_q` alone may be another method's
 
 
-def _ours(checkpoint: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
-    config, size = config_and_size(checkpoint)
-    classes = checkpoint.get("classes")
-    if classes is not None and not (type(classes) is int and 0 < classes <= MAX_CLASSES):
-        raise InputError(f"the checkpoint says that it has {classes!r:.80} classes; name another file")
-    net: nn.Module = build(config, size).encoder_q if classes is None else classifier(config, size, classes)
-    prefix = ENCODER if classes is None else ""
-    return load_state_(net, {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+def _ours(said: SslHeader) -> nn.Module:
+    of = (said.config, said.input_size)
+    made = partial(build, *of) if said.classes is None else partial(classifier, *of, said.classes)
+    check_size(made, said.numbers + MOST)
+    net: Any = made()
+    net, prefix = (net.encoder_q, ENCODER) if said.classes is None else (net, "")
+    return load_state_(net, {k.removeprefix(prefix): v for k, v in said.state_dict.items() if k.startswith(prefix)})
 
 
-def config_and_size(checkpoint: Mapping[str, Any]) -> tuple[Config, tuple[int, int, int]]:
-    """The config and the size of pictures that a checkpoint of ours names.
+def read_said(checkpoint: Mapping[str, Any]) -> SslHeader | None:
+    """What a checkpoint of ours says; None of any other.
 
     Raises:
         InputError: of a later version, or not what we write.
     """
-    check_format(checkpoint, FORMAT, "ssql")
-    with description():
-        config = Config.model_validate_json(json.dumps(checkpoint["config"]))
-        return config, picture_size(checkpoint["input_size"])
+    return read_header(checkpoint, "ssql", FORMAT, SslHeader)

@@ -1,7 +1,7 @@
 """What every command opens: the session, `--model`, the data, and the network of `--arch`."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from lowbit.models.create import check_arch, create_model, create_pretrained, pi
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import replace_
 from lowbit.options import RunOptions
-from lowbit.quant.activations import ActivationConfig, QuantActivation
+from lowbit.quant.activations import QuantActivation
 from lowbit.train.session import Session
 
 STATES = ("best_bin.pth.tar", "best_float.pth.tar", "requantized-*.pth.tar")
@@ -141,8 +141,8 @@ def quantize_chosen_activations_(model: nn.Module, acts: ActOptions, saved: Save
     silent = acts.clip is None and not acts.include and not acts.exclude and not isinstance(model, CifarResNet)
     made = saved.activations if saved is not None and silent else None
     if made or (made is not None and saved is not None and saved.form != "float"):
-        chosen = {"bits": acts.bits if acts.bits <= MAX_BITS else 0, "range": acts.range}
-        return replace_(model, {n: QuantActivation(ActivationConfig(**{**c, **chosen})) for n, c in made.items()})
+        bits = acts.bits if acts.bits <= MAX_BITS else 0
+        return replace_(model, {n: QuantActivation(replace(c, bits=bits, range=acts.range)) for n, c in made.items()})
     include = acts.include or None
     return quantize_bsq_activations_(
         model, acts.bits, clip=acts.clip, range=acts.range, include=include, exclude=acts.exclude

@@ -49,6 +49,19 @@ def check_kinds(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
             )
 
 
+def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Keys without what a wrapper puts before them.
+
+    Raises:
+        InputError: a key with it, and the same one without.
+    """
+    plain = {str(key).removeprefix(prefix): value for key, value in state.items()}
+    twice = next((key for key in plain if key in state and prefix + key in state), None)
+    if twice is not None:
+        raise InputError(f"it holds both {twice} and {prefix}{twice}: save the state_dict of one net alone")
+    return plain
+
+
 def load_state_(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Give a net exactly these tensors of a checkpoint; returns it.
 

@@ -1,74 +1,88 @@
-"""What a checkpoint of ours says of itself beside its weights, checked on reading."""
+"""What a checkpoint of ours says of itself beside its weights: one record, checked before anything is built.
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+Methods add entries of their own by subclasses; entries that a record does not name are left alone.
+"""
 
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from lowbit.errors import InputError
-from lowbit.options import MAX_SIDE
+from lowbit.options import MAX_SIDE, MOST_CLASSES
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Side = Annotated[int, Field(strict=True, ge=1, le=MAX_SIDE)]  # pixels, or channels
+PictureSize = tuple[Side, Side, Side]  # (C, H, W)
+Name = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
+Kind = TypeVar("Kind", bound="Header")
 
 
-def is_of(checkpoint: Mapping[str, Any], package: str, newest: int) -> bool:
-    """Whether a method's package wrote a checkpoint; `arch` and `state_dict` are then what they should be.
+class Record(BaseModel):
+    """Entries that are checked when it is made."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, frozen=True)
+
+
+class Pictures(Record):
+    """How timm shows pictures to a net, as `lowbit.models.create.picture_settings` has it."""
+
+    input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    interpolation: Name
+    mean: Annotated[list[Number], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[Number, Field(gt=0)]], Field(min_length=3, max_length=3)]
+    crop_pct: Annotated[Number, Field(ge=0.1, le=1)]
+    crop_mode: Name | None = None
+
+
+class Header(Record):
+    """What every method's checkpoints say.
+
+    Attributes:
+        arch: timm name. state_dict: the weights. classes: of a classifier. input_size: of the pictures.
+    """
+
+    arch: Name
+    state_dict: Annotated[dict[str, Tensor], Field(min_length=1)]
+    classes: Annotated[int, Field(strict=True, ge=1, le=MOST_CLASSES)] | None = None
+    input_size: PictureSize | None = None
+
+    @property
+    def numbers(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.numel() for tensor in self.state_dict.values())
+
+
+def read_header(checkpoint: Mapping[str, Any], package: str, newest: int, kind: type[Kind]) -> Kind | None:
+    """The record of a checkpoint; None if another package wrote it.
 
     Args:
         checkpoint: its content.
-        package: its import name.
+        package: import name of the method's package.
         newest: the latest format that this version reads.
+        kind: of the method's checkpoints.
 
     Raises:
-        InputError: it did, in a later format, or the file is damaged.
+        InputError: a later format, or an entry that is not what is written there.
     """
     if checkpoint.get("package") != package:
-        return False
-    check_format(checkpoint, newest, package)
-    state, arch = checkpoint.get("state_dict"), checkpoint.get("arch")
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError("the checkpoint holds no state_dict of tensors; name another file")
-    if not isinstance(arch, str):
-        raise InputError(f"the checkpoint says that its net is {arch!r:.80}, which is no name; name another file")
-    return True
-
-
-def check_format(checkpoint: Mapping[str, Any], newest: int, package: str) -> None:
-    """Refuse a file of a later version.
-
-    Args:
-        checkpoint: its content.
-        newest: the latest format that this version reads.
-        package: of the method.
-
-    Raises:
-        InputError: it is later, or no number.
-    """
+        return None
     version = checkpoint.get("format")
     if type(version) is not int or version > newest:
-        raise InputError(f"the checkpoint has format {version}, this version reads {newest}: update lowbit-{package}")
-
-
-def picture_size(said: Any) -> tuple[int, int, int]:
-    """(C, H, W) of the pictures, as a file says it.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if len(said) != 3 or not all(type(side) is int and 0 < side <= MAX_SIDE for side in said):
-        raise ValueError(f"input_size {said}")
-    channels, height, width = said
-    return channels, height, width
-
-
-@contextmanager
-def description() -> Iterator[None]:
-    """Within it a value that is not what we write becomes one line.
-
-    Raises:
-        InputError: whatever is wrong.
-    """
+        raise InputError(
+            f"the checkpoint has format {version!r:.80}, this version reads {newest}: update lowbit-{package}"
+        )
     try:
-        yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the checkpoint's description of its net is damaged ({reason}); name another file") from error
+        return kind.model_validate(dict(checkpoint))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place, value = ".".join(str(part) for part in first["loc"])[:80], first["input"]
+        shown = repr(value)[:80] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
+        reason = place if first["type"] == "missing" else f"{place} {shown}"
+        reason = f"{reason}: {first['msg']}"
+    except (TypeError, AttributeError, RecursionError) as error:
+        reason = str(error)
+    raise InputError(
+        f"the checkpoint's description of its net is damaged ({' '.join(reason.split())[:200]}); name another file"
+    )

@@ -95,6 +95,8 @@ def _read_torch(path: Path) -> dict[str, Any]:
     check_content(state, path)
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}, not the dict that a checkpoint is; name another file")
+    if not isinstance(state.get("package"), str | None):
+        raise InputError(f"{path}: its package is a {type(state['package']).__name__}, no name; name another file")
     try:
         return binary.unpack(state)
     except ValueError as error:

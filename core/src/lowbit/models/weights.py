@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from lowbit.checkpoint.check import check_kinds, first_bad
 from lowbit.errors import InputError
-from lowbit.models.create import classifiers, create_model
+from lowbit.models.create import check_size, classifiers, create_model
 from lowbit.models.layouts import Branch, choose
 from lowbit.models.weight_file import Weights, read_weights
 
 COUNTER = "num_batches_tracked"
+SLACK = 1 << 20  # numbers: counters may be left out
 SHOWN = 3  # keys in a message
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ def backbone_of(weights: Weights, arch: str | None = None) -> Backbone:
     """The same from what was read."""
     name = weights.choose_arch(arch)
     with torch.random.fork_rng(devices=[]):
+        numbers = sum(value.numel() for value in weights.tensors.values())
+        check_size(lambda: create_model(name, num_classes=0), numbers + SLACK)
         model = create_model(name, num_classes=0)
     load_(model, weights, branch_of(weights, model))
     return Backbone(model.eval(), name, weights.said)

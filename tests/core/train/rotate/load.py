@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from lowbit.checkpoint.check import load_state_
-from lowbit.checkpoint.header import is_of
+from lowbit.checkpoint.header import Header, read_header
 from lowbit.models.create import create_model
 from lowbit.models.surgery import of_kind, replace_
 from lowbit.quant.activations import ActivationConfig
@@ -27,6 +27,5 @@ def student(arch: str) -> nn.Module:
 
 def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     """Entry point of `lowbit.methods`: the student; None if the checkpoint is another package's."""
-    if not is_of(checkpoint, "rotate", FORMAT):
-        return None
-    return load_state_(student(checkpoint["arch"]), checkpoint["state_dict"])
+    header = read_header(checkpoint, "rotate", FORMAT, Header)
+    return None if header is None else load_state_(student(header.arch), header.state_dict)
