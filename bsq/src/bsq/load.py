@@ -15,7 +15,7 @@ from lowbit.models.weight_file import Weights
 from lowbit.models.weights import branch_of, load_
 from lowbit.quant.activations import QuantActivation
 
-NUMBERS, SLACK = 8, 1 << 24  # of a net for each of its file: layers of 0 bits hold none
+NUMBERS = 8  # of a net for each of its file: layers of 0 bits hold none
 DEFAULT_ACT = 4  # of the authors' programs; their files do not say
 
 
@@ -135,7 +135,7 @@ def build(saved: Saved, arch: str | None = None) -> nn.Module:
     size = {} if saved.classes is None else {"num_classes": saved.classes}
     name = saved.weights.choose_arch(arch, saved.arch)
     numbers = sum(value.numel() for value in saved.weights.tensors.values())
-    check_size(lambda: create_model(name, **size), NUMBERS * numbers + SLACK)
+    check_size(lambda: create_model(name, **size), NUMBERS * numbers)
     model = restore_activations_(create_model(name, **size), saved)
     load = load_float_ if saved.form == "float" else load_planes_
     return load(model, saved).eval()

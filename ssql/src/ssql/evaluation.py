@@ -11,6 +11,7 @@ from pathlib import Path
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from lowbit.checkpoint.header import read_header
 from lowbit.data.fixed import FixedPictures
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
@@ -27,7 +28,7 @@ from ssql import authors
 from ssql.bit_policy import quantize_encoder_
 from ssql.bitwidths import Bits
 from ssql.config import Calibration, Config, Quant
-from ssql.load import read_said
+from ssql.load import FORMAT, SslHeader
 from ssql.pictures import channels_of
 
 Size = tuple[int, int, int]
@@ -68,7 +69,7 @@ def open_backbone(path: Path | str, arch: str | None = None, size: Size | None =
     """
     try:
         weights = read_weights(path)
-        said = read_said(weights.content)
+        said = read_header(weights.content, "ssql", FORMAT, SslHeader)
         theirs = authors.parse(weights.content) if said is None else None
         if theirs is not None:
             arch = arch or weights.arch or authors.arch_of(theirs.state)

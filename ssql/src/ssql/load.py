@@ -28,7 +28,6 @@ from ssql.methods import build, classifier
 FORMAT = 1
 ENCODER = authors.ENCODER
 PREFIXES = {"keys.queue": "queue"}  # the authors' names of MoCo's queue; all other keys are the objective's own
-MOST = 1 << 24  # numbers of a net beyond those of its file
 
 
 class SslHeader(Header):
@@ -65,7 +64,7 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     Raises:
         InputError: it is, and is damaged.
     """
-    said = read_said(checkpoint)
+    said = read_header(checkpoint, "ssql", FORMAT, SslHeader)
     theirs = None if "package" in checkpoint else authors.parse(checkpoint)
     if said is not None or theirs is None:
         return None if said is None else _ours(said)
@@ -80,16 +79,7 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
 def _ours(said: SslHeader) -> nn.Module:
     of = (said.config, said.input_size)
     made = partial(build, *of) if said.classes is None else partial(classifier, *of, said.classes)
-    check_size(made, said.numbers + MOST)
+    check_size(made, said.numbers)
     net: Any = made()
     net, prefix = (net.encoder_q, ENCODER) if said.classes is None else (net, "")
     return load_state_(net, {k.removeprefix(prefix): v for k, v in said.state_dict.items() if k.startswith(prefix)})
-
-
-def read_said(checkpoint: Mapping[str, Any]) -> SslHeader | None:
-    """What a checkpoint of ours says; None of any other.
-
-    Raises:
-        InputError: of a later version, or not what we write.
-    """
-    return read_header(checkpoint, "ssql", FORMAT, SslHeader)

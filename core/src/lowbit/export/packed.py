@@ -22,7 +22,7 @@ from lowbit.models.create import check_size
 from lowbit.models.pretrained_cfg import ENTRY, set_pretrained_cfg_
 from lowbit.quant.layers import Codes, quantized_layers, to_plain_
 
-MOST_PER_BIT, SLACK = 16, 1 << 24  # numbers of a net for each bit of codes: layers may be slimmed, or have 0 bits
+MOST_PER_BIT = 16  # numbers of a net for each bit of codes: layers may be slimmed, or have 0 bits
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def load_packed(path: Path | str) -> nn.Module:
     recipe, sizes = head.get("recipe", {}), head.get("sizes", {})
     with _errors_of(f"recipe of {path}"):
         stored = 8 * tensors["codes"].numel() + tensors["floats"].numel()
-        check_size(lambda: build(recipe), MOST_PER_BIT * stored + SLACK)
+        check_size(lambda: build(recipe), MOST_PER_BIT * stored)
         model = dress_(build(recipe), _activations(head), sizes).to(tensors["floats"].dtype)
         if _digest(_floats(model)) != head["shapes"]:
             raise _another(recipe)

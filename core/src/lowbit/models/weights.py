@@ -20,7 +20,6 @@ from lowbit.models.layouts import Branch, choose
 from lowbit.models.weight_file import Weights, read_weights
 
 COUNTER = "num_batches_tracked"
-SLACK = 1 << 20  # numbers: counters may be left out
 SHOWN = 3  # keys in a message
 
 log = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ def backbone_of(weights: Weights, arch: str | None = None) -> Backbone:
     name = weights.choose_arch(arch)
     with torch.random.fork_rng(devices=[]):
         numbers = sum(value.numel() for value in weights.tensors.values())
-        check_size(lambda: create_model(name, num_classes=0), numbers + SLACK)
+        check_size(lambda: create_model(name, num_classes=0), numbers)
         model = create_model(name, num_classes=0)
     load_(model, weights, branch_of(weights, model))
     return Backbone(model.eval(), name, weights.said)
