@@ -27,6 +27,16 @@ FAULTS = {  # put back before the attack begins; the kinds that have to find it,
         ["checkpoint bytes"],
         "wrong result: ",
     ),
+    "a backbone's checksum is not looked at": (
+        "import lowbit.models.weight_file as w; w._check_digest = lambda weights: None",
+        ["export bytes"],
+        "wrong result: ",
+    ),
+    "what a checkpoint expands to has no limit": (
+        "import lowbit.checkpoint.read as r; r.check_content = lambda content, path: None",
+        ["checkpoint content"],
+        "hang: computing",
+    ),
     "temporary files follow links": (
         "import lowbit.files as f; f._new_file = lambda path: path.open('wb')",
         ["run folder"],
