@@ -18,6 +18,7 @@ from bsq.commands.report import summary
 from bsq.compression import size
 from bsq.network import coverable, requantize_, to_bits_
 from bsq.options import HAWQ_RESNET20, ActOptions, NetOptions, WidthOptions
+from lowbit.checkpoint.binary import stored_bytes
 from lowbit.checkpoint.write import BEST, CHECKPOINT, write_checkpoint
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
@@ -56,7 +57,8 @@ def convert(
         table = given_widths(widths, net, model, opened.saved)
         exclude = widths.exclude or None
         bits = to_bits_(deepcopy(model), widths.bits, widths=table, include=widths.include, exclude=exclude)
-        if evaluator.planned(model, evaluations=2):
+        disk = 2 * stored_bytes(bits.state_dict()) + stored_bytes(model.state_dict())
+        if evaluator.planned(model, evaluations=2, disk=disk):
             return None
         evaluator.open_calibration(model)
         with session.open_folder("convert", opening.described(net, acts, widths), evaluator.sizes) as folder:

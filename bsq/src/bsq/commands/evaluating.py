@@ -21,6 +21,7 @@ from lowbit.models.surgery import of_kind
 from lowbit.quant.activations import QuantActivation
 from lowbit.quant.calibrate import has_ranges, uncalibrated
 from lowbit.quant.places import quantized_activations
+from lowbit.train.process import peak_memory
 from lowbit.train.session import Session
 
 TRIAL_BATCHES = 2  # timed by a dry run
@@ -86,7 +87,7 @@ class Evaluator:
         if has_ranges(model):
             self.session.pictures("train")
 
-    def planned(self, model: nn.Module, evaluations: int = 1) -> bool:
+    def planned(self, model: nn.Module, evaluations: int = 1, disk: int = 0) -> bool:
         """With `--dry-run` print the plan of an evaluating command, two batches timed; False without it."""
         if not self.session.options.dry_run:
             return False
@@ -95,7 +96,8 @@ class Evaluator:
         seconds = evaluations * trial.seconds * len(self.test) / trial.pictures
         plan = {"net": self.net.arch, "parameters": sum(p.numel() for p in model.parameters()), **self.facts(model)}
         plan |= {"pictures": len(self.test), "evaluations": evaluations, "estimated seconds": seconds}
-        self.session.say_facts(plan)
+        memory = peak_memory(self.session.accelerator.device)
+        self.session.say_facts({**plan, "bytes on disk": disk, "bytes in memory": memory})
         return True
 
     def facts(self, model: nn.Module) -> dict[str, Any]:

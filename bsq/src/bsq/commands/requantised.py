@@ -17,6 +17,7 @@ from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import write_checkpoint
 from lowbit.errors import InputError
 from lowbit.evaluate.classify import Scores
+from lowbit.files import previous
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import on_main
 from lowbit.train.protocol import Clock
@@ -97,10 +98,10 @@ class RequantisedStates:
         return Rank(math.inf if met else min(compression, DEAD), top1, step)
 
     def clear(self) -> None:
-        """The run is over: the states beside `model_best.pth.tar` go."""
+        """The run is over, and its last checkpoint written: the states beside that and `model_best.pth.tar` go."""
         if self.folder is not None and self.evaluator.session.accelerator.is_main_process:
-            for found in self.folder.path.glob("requantized-*.pth.tar"):
-                found.unlink()
+            for found in [*self.folder.path.glob("requantized-*.pth.tar"), previous(self.folder.checkpoint)]:
+                found.unlink(missing_ok=True)
 
 
 class Rank(NamedTuple):

@@ -31,7 +31,7 @@ from lowbit.train import run as runs
 from lowbit.train.batch import BatchPlan
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import check_run, fit
-from lowbit.train.process import on_main
+from lowbit.train.process import on_main, peak_memory
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Probe, Result, Run
 from lowbit.train.session import Session
@@ -170,6 +170,10 @@ class Job:
             "steps": epochs * len(self.loader),
             "steps per epoch": len(self.loader),
             "estimated seconds": (epochs if passes is None else passes) * pictures / trial.images_per_second,
+            "bytes of a checkpoint": trial.checkpoint_bytes,
+            # the last, the one before, the next while it is written, and the best
+            "bytes on disk at most": (3 + (self.run.best is not None)) * trial.checkpoint_bytes,
+            "bytes in memory": peak_memory(self.run.accelerator.device),
         }
         self.session.say_facts({**facts, **plan})
         return True

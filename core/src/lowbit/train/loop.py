@@ -22,7 +22,7 @@ from lowbit.train.record import Record
 from lowbit.train.resume import check_resume, facts, report_differences
 from lowbit.train.run import Loader, Result, Run
 from lowbit.train.signals import stop_requested
-from lowbit.train.state import gather, load_weights, local_meter
+from lowbit.train.state import checkpoint_bytes, gather, load_weights, local_meter
 
 __all__ = ["Result", "Run", "check_run", "fit"]
 
@@ -253,6 +253,9 @@ class _Loop:
 
     def write(self, path: Path, notes: Mapping[str, Any] | None, *, keep_previous: bool = False) -> None:
         state = gather(self.engine, notes or self.record.notes(), self.position, self.run)
+        changed = type(self.engine.objective).end_stage is not Objective.end_stage
+        if self.finished and changed:  # no run goes on from here
+            state["optimizer"] = {}
         state["run"] = self.facts
         state["epoch"] = epochs_before(self.epochs, self.position, self.steps_per_epoch)
         on_main(self.accelerator, lambda: write_checkpoint(path, state, keep_previous=keep_previous))
@@ -275,4 +278,5 @@ class _Loop:
             best=record.best,
             seconds=record.seconds,
             images_per_second=self.pictures() / max(record.seconds, 1e-9),
+            checkpoint_bytes=checkpoint_bytes(self.engine),
         )

@@ -84,6 +84,7 @@ class Result(NamedTuple):
         train: the last epoch's means (`loss` and the objective's parts). eval: the last probes' values.
         best: the line of metrics at which `model_best.pth.tar` was written.
         seconds: time spent on batches, of all parts of a resumed run. images_per_second: of all processes, likewise.
+        checkpoint_bytes: of the tensors of a checkpoint of a run under way.
     """
 
     finished: bool
@@ -94,3 +95,4 @@ class Result(NamedTuple):
     best: Mapping[str, Any] | None
     seconds: float
     images_per_second: float
+    checkpoint_bytes: int = 0

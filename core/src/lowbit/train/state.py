@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from lowbit import __version__
-from lowbit.checkpoint.check import check_kinds
+from lowbit.checkpoint.check import check_kinds, tensors
 from lowbit.errors import InputError
 from lowbit.train.engine import Engine
 from lowbit.train.position import Position
@@ -85,6 +85,12 @@ def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Ru
         **{name: value for name, value in notes.items() if name != "meter"},
         **(run.extra(engine.objective) if run.extra else {}),
     }
+
+
+def checkpoint_bytes(engine: Engine) -> int:
+    """Bytes of weights and of what optimizers hold: a checkpoint's, but for notes."""
+    held = [saved_state(engine.objective), *(optimizer.state_dict() for optimizer in engine.optimizers.values())]
+    return sum(t.numel() * t.element_size() for state in held for _, t in tensors(state))
 
 
 def load_weights(state: Mapping[str, Any], objective: Objective, run: Run) -> None:
