@@ -91,6 +91,10 @@ def test_files_of_a_run(tmp_path: Path) -> None:
 def test_a_dry_run_says_the_plan_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(tmp_path / "out", dry_run=True, accumulate=2) is None
     plan = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    held = int(plan.pop("bytes of a checkpoint").replace(",", ""))
+    assert held == 4 * 1930  # plain SGD holds nothing beside the weights
+    assert int(plan.pop("bytes on disk at most").replace(",", "")) == 4 * held
+    assert int(plan.pop("bytes in memory").replace(",", "")) > 10**6
     assert float(plan.pop("estimated seconds")) >= 0 and plan == {
         "dataset": "digits", "net": "linear", "parameters": "1,930", "training pictures": "50",
         "batch_per_process": "16", "global_batch": "16", "steps": "8", "steps per epoch": "4",
