@@ -1,6 +1,7 @@
 """`ssql linear` and `ssql default` on the digits: probes, fine-tuning, bits, resuming, files that do not fit."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,36 @@ def test_each_shipped_config_for_large_pictures_runs(ssql: Ssql, toys: Path, tmp
     result = result_of(tmp_path)
     assert result["finished"] and result["steps"] == 2 and 0 <= result["top1"] <= 100
     assert result["protocol"] == ("training" if "finetune" in name else "probe")
+
+
+def test_unreadable_pictures_do_not_change_the_steps_of_cached_features(
+    ssql: Ssql, toys: Path, tmp_path: Path, same_run: Callable[[Path, Path], None]
+) -> None:
+    """Nine pictures in batches of four are three steps, eight would be two: three are planned, trained and resumed."""
+    shutil.copytree(toys, tmp_path / "data")
+    Image.new("RGB", (44, 44), (9, 99, 0)).save(tmp_path / "data/train/a/12.png")
+    (tmp_path / "data/train/a/0.png").write_bytes(b"no picture")
+    keys = ("MODEL.ARCH=test_resnet", "MODEL.INPUTSHAPE=(32, 32)", "MODEL.NUM_CLASSES=2", "TRAIN.DATASET=imagenet")
+    keys += ("TRAIN.EPOCHS=2", "TRAIN.BATCH_SIZE=4", "AUG.EVALUATION.CENTERCROP.ENABLE=True")
+    keys += ("AUG.EVALUATION.RESIZE.SIZE=(36, 36)", "TRAIN.LINEAR_EVAL=True", f"MODEL.PRETRAINED={toys / 'toy.pth'}")
+    line = (
+        "linear",
+        "--config",
+        "configs/imagenet/resnet18_linear_eval_imagenet.yaml",
+        "--data",
+        tmp_path / "data",
+        "-j",
+        0,
+        *keys,
+    )
+    line += ("--cache-features", "--max-corrupt", 0.5)
+    ssql(*line, "--output", tmp_path / "whole")
+    ssql(*line, "--output", tmp_path / "parts", "--max-steps", 4)
+    ssql(*line, "--output", tmp_path / "parts", "--resume", "auto")
+    same_run(tmp_path / "whole", tmp_path / "parts")
+    found = result_of(tmp_path / "whole")
+    assert (found["features"], found["steps"]) == ("computed", 6)
+    assert json.loads((tmp_path / "whole/config.json").read_text())["features"] == "computed"
 
 
 @pytest.mark.data

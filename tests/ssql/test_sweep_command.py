@@ -19,7 +19,6 @@ from lowbit.data.loader import EvalLoader
 from lowbit.data.recipe import DIGITS, plain
 from lowbit.errors import InputError
 from lowbit.evaluate.features import extract, pooled
-from lowbit.evaluate.probe import ProbeOptions
 from lowbit.options import RunOptions
 from lowbit.quant.bitwidths import in_mode, quantize_uniform_, set_bits_
 from lowbit.quant.calibrate import calibrate_
@@ -164,12 +163,12 @@ def test_a_held_folder_is_begun_anew_or_not_at_all(ssql: Ssql, checkpoint: Path,
     ("epochs", "milestones"), [(1, []), (2, []), (3, [2]), (4, [3]), (20, [12, 16]), (100, [60, 80])]
 )
 def test_milestones_of_short_probes(
-    ssql: Ssql, monkeypatch: pytest.MonkeyPatch, epochs: int, milestones: list[int]
+    ssql: Ssql, checkpoint: Path, tmp_path: Path, epochs: int, milestones: list[int]
 ) -> None:
-    seen: list[Any] = []
-    monkeypatch.setattr("ssql.commands.sweep.sweep", lambda options, own: seen.append(own))
-    ssql("sweep", "nothing", "--probe-epochs", epochs)
-    assert list(ProbeOptions.of_epochs(seen[0].probe_lr, seen[0].probe_epochs).milestones) == milestones
+    """Of the probe that the command trains."""
+    limits = ("--limit-train", 30, "--limit-eval", 10, "--bits", "fp")
+    ssql("sweep", checkpoint, *limits, "--probe-epochs", epochs, "--output", tmp_path / "out")
+    assert result_of(tmp_path / "out")["probe"]["milestones"] == milestones
 
 
 def test_widths() -> None:

@@ -80,6 +80,19 @@ def training(sets: tuple[Any, Any]) -> Callable[[], Iterator[Batch]]:
     return lambda: (batch._replace(views=(batch.views[0] * 1.5 + 1,)) for batch in sets[0])
 
 
+def test_k_is_at_most_the_pictures_that_can_be_read(
+    accelerator: Accelerator, net: Toy, clouds: tuple[Features, Features], cut: Any
+) -> None:
+    """A picture of the bank that is left out does not refuse the sweep."""
+    train, test = clouds
+    assert train.label is not None
+    bank, variant = cut(train.x[:9], train.label[:9], 5), Variant("fp", at(net))
+    (row,) = sweep(
+        net, [variant], bank, cut(test.x, test.label, 50), accelerator, SweepOptions(probe=PROBE), reference=variant
+    )
+    assert row["knn_k"] == 9
+
+
 def test_rows_hold_what_the_parts_say(accelerator: Accelerator, net: Toy, sets: tuple[Any, Any]) -> None:
     float_, coarse = Variant("fp", at(net)), Variant("coarse", at(net, levels=0.4))
     options = SweepOptions(probe=PROBE, k=15, temperature=0.2, seed=2, retrain=True)

@@ -41,6 +41,14 @@ def test_output_bn_wins_over_the_plan() -> None:
     assert kinds(build_heads(replace(plan, output_bn=True), 12, 8, 5).projector) == "LBRLBRLB"
 
 
+@pytest.mark.parametrize("bias", [(True, False), (True, True), None])
+def test_biases_of_hidden_layers_are_chosen(bias: tuple[bool, bool] | None) -> None:
+    """(Slimmable nets have one in the layer whose input is sliced.)"""
+    made = build_heads(replace(HEADS["BYOL"], bias=bias), 12, 8, 5).projector
+    assert (made[0].bias is not None, made[3].bias is not None) == (bias or (False, False))
+    assert made[6].bias is not None and made(torch.randn(4, 12)).shape == (4, 8)
+
+
 def test_no_mlp() -> None:
     assert kinds(build_heads(HEADS["MoCo"], 12, 8, 5, mlp=False).projector) == "L"
     assert kinds(build_heads(HEADS["BYOL"], 12, 8, 5, mlp=False).projector) == "LBRLBRL"

@@ -1,6 +1,7 @@
 """A training command of a toy, from its options to `result.json`."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,25 @@ def test_another_batch_than_planned_is_said_once(tmp_path: Path, caplog: pytest.
         plan.log_remark(session.accelerator)
         of_job(16, 1).log_remark(session.accelerator)
     assert [line.levelname for line in caplog.records] == ["WARNING"] and "=32" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "unreadable"])
+def test_a_best_state_that_turns_into_something_else_is_refused(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it was checked: neither a wait for a writer nor a traceback."""
+    command(tmp_path / "a", max_steps=5)
+    best, check = tmp_path / "a/model_best.pth.tar", Job._check_best
+
+    def then_spoiled(job: Job) -> None:
+        check(job)
+        best.unlink()
+        os.mkfifo(best) if kind == "FIFO" else best.mkdir()
+
+    monkeypatch.setattr(Job, "_check_best", then_spoiled)
+    with pytest.raises(InputError, match=r"^--resume .*checkpoint.pth.tar: cannot read .*model_best.*: it is a F"
+                       if kind == "FIFO" else "cannot read .*it is a folder"):  # fmt: skip
+        command(tmp_path / "b", resume=str(tmp_path / "a/checkpoint.pth.tar"))
 
 
 @pytest.mark.parametrize("missing", ["gone", "torn", "a folder"])

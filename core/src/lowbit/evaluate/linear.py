@@ -5,6 +5,7 @@ A command builds its net and brings it to its bits or width; `LinearEvaluation` 
 where every epoch shows the same pictures to a frozen net.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Probe, Result
 from lowbit.train.session import Session
 from lowbit.train.supervised import Supervised
+
+log = logging.getLogger(__name__)
 
 
 class LinearEvaluation:
@@ -75,11 +78,14 @@ class LinearEvaluation:
         """This process's evaluation batches of a set."""
         return self.session.eval_loader(pictures, recipe, self.batch)
 
-    def open_sets(self, global_batch: int) -> None:
+    def open_sets(self, job: Job) -> None:
         """Make ready what `fit` looks at: pictures, or their features, taken now by the net as it is.
 
+        A training set of which some pictures are unreadable is trained on as pictures, where others take their places:
+        its steps are those that were planned, and that a resumed run has.
+
         Args:
-            global_batch: pictures per step of the training.
+            job: the training; its facts say what was made ready.
 
         Raises:
             Stopped: a stop signal came.
@@ -89,7 +95,12 @@ class LinearEvaluation:
         if self.caches:
             self._sets = [cached_batches(self.net, pictures, accelerator, self.batch) for pictures in self._sets]
             seen = self.loader(self.train, self.views)
-            self._features = cached(self.net, seen, accelerator, global_batch=global_batch, seed=seed)
+            found = cached(self.net, seen, accelerator, global_batch=job.batch.total, seed=seed)
+            whole = len(found.features.x) == len(self.train)
+            self._features = found if whole else None
+            job.facts["features"] = "cached" if whole else "computed"
+            if not whole and accelerator.is_main_process:
+                log.warning("some training pictures are unreadable, so features are computed in each epoch, not cached")
 
     def fit(self, job: Job, folder: RunFolder, due: Due) -> Result:
         """Train, with the log lines of each epoch, and with figures where they are due."""

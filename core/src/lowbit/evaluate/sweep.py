@@ -64,14 +64,14 @@ class SweepOptions:
         probe: how probes are trained.
         retrain: also train one at each variant.
         own_statistics: evaluate with the net's own batch-norm statistics; False where only re-estimated ones fit.
-        k, temperature: of k-NN.
+        k, temperature: of k-NN; None: as usual, or all pictures of the bank that can be read, where they are fewer.
         seed: of the probes.
     """
 
     probe: ProbeOptions
     retrain: bool = False
     own_statistics: bool = True
-    k: int = K
+    k: int | None = None
     temperature: float = TEMPERATURE
     seed: int = 0
 
@@ -133,16 +133,18 @@ def sweep(
         return found
 
     first = see(reference)
-    check_neighbours(options.k, options.temperature, len(next(iter(first.values()))[0].x))
+    bank = len(next(iter(first.values()))[0].x)
+    k = min(K, bank) if options.k is None else options.k
+    check_neighbours(k, options.temperature, bank)
     heads = {suffix: _trained(pair, options, accelerator) for suffix, pair in first.items()}
     rows = []
     for variant in variants:
         figures: dict[str, float] = {}
         for suffix, pair in (first if variant == reference else see(variant)).items():
-            found = _figures(heads[suffix], pair, options, accelerator)
+            found = _figures(heads[suffix], pair, options, accelerator, k)
             figures |= {key + suffix: value for key, value in found.items()}
         log.info("%s: %s", variant.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
-        rows.append(_row(variant, figures, options))
+        rows.append(_row(variant, figures, options, k))
     return rows
 
 
@@ -183,12 +185,12 @@ def plan_sweep(
     }
 
 
-def _row(variant: Variant, figures: Mapping[str, float], options: SweepOptions) -> Row:
+def _row(variant: Variant, figures: Mapping[str, float], options: SweepOptions, k: int) -> Row:
     """A line of the table, its main figure first."""
     whose, key = ("retrained", "probe_top1_retrained") if options.retrain else ("float", "probe_top1")
     top1 = figures[key if options.own_statistics else key + REESTIMATED]
     cost = {} if variant.macs is None else {"macs": variant.macs}
-    settings = {"knn_k": options.k, "knn_temperature": options.temperature}
+    settings = {"knn_k": k, "knn_temperature": options.temperature}
     return {"variant": variant.name, **cost, "top1": top1, "probe": whose, **figures, **settings}
 
 
@@ -204,12 +206,12 @@ def _trained(pair: tuple[Features, Features], options: SweepOptions, accelerator
 
 
 def _figures(
-    head: nn.Linear, pair: tuple[Features, Features], options: SweepOptions, accelerator: Accelerator
+    head: nn.Linear, pair: tuple[Features, Features], options: SweepOptions, accelerator: Accelerator, k: int
 ) -> dict[str, float]:
     """`probe_top1`, `probe_top1_retrained` if asked for, `knn_top1`."""
     found = {"probe_top1": score_head(head, pair[1])["probe_top1"]}
     if options.retrain:
         own = _trained(pair, options, accelerator)
         found["probe_top1_retrained"] = score_head(own, pair[1])["probe_top1"]
-    neighbours = knn(*pair, accelerator, k=options.k, temperature=options.temperature)
+    neighbours = knn(*pair, accelerator, k=k, temperature=options.temperature)
     return {**found, "knn_top1": neighbours["knn_top1"]}

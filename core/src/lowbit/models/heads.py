@@ -30,12 +30,14 @@ class HeadPlan:
         wide: the projector's hidden layers have max(features, dim) units, not `hidden`.
         output_bn: whether the projector ends in a batch norm.
         predictor: whether there is one.
+        bias: of each hidden layer of the projector; None: of both where there is no batch norm after them.
     """
 
     layers: int
     wide: bool
     output_bn: bool
     predictor: bool
+    bias: tuple[bool, ...] | None = None
 
 
 _CONTRASTIVE = HeadPlan(2, wide=False, output_bn=False, predictor=False)
@@ -68,7 +70,10 @@ class Heads(NamedTuple):
     predictor: nn.Sequential | None
 
 
-def projector(features: int, hidden: int, dim: int, layers: int = 3, output_bn: bool = False) -> nn.Sequential:
+def projector(
+    features: int, hidden: int, dim: int, layers: int = 3, output_bn: bool = False,
+    bias: tuple[bool, ...] | None = None,
+) -> nn.Sequential:  # fmt: skip
     """Linear layers with ReLU between them, (B, features) -> (B, dim).
 
     Args:
@@ -77,10 +82,11 @@ def projector(features: int, hidden: int, dim: int, layers: int = 3, output_bn: 
         dim: units out.
         layers: 3, batch norm in place of biases before each ReLU; 2 (or 1), biases and no batch norm.
         output_bn: end in a batch norm without parameters.
+        bias: of each hidden layer; None: as `layers` says.
     """
     parts: list[nn.Module] = []
-    for _ in range(layers - 1):
-        parts.append(nn.Linear(features, hidden, bias=layers < 3))
+    for number in range(layers - 1):
+        parts.append(nn.Linear(features, hidden, bias=layers < 3 if bias is None else bias[number]))
         parts += [nn.BatchNorm1d(hidden)] if layers == 3 else []
         parts.append(nn.ReLU())
         features = hidden
@@ -113,7 +119,8 @@ def build_heads(
     inner = max(features, dim) if plan.wide else hidden
     ends = plan.output_bn if output_bn is None else output_bn
     layers = plan.layers if mlp or plan.layers == 3 else 1
-    return Heads(projector(features, inner, dim, layers, ends), predictor(dim, hidden) if plan.predictor else None)
+    made = projector(features, inner, dim, layers, ends, plan.bias)
+    return Heads(made, predictor(dim, hidden) if plan.predictor else None)
 
 
 def attach_projector_(encoder: nn.Module, build: Callable[[int], Heads]) -> Heads:

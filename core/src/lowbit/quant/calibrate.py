@@ -71,11 +71,11 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> int:
             fixed ones, by seed, so that a result can be repeated.
 
     Returns:
-        The number of batches with pictures; 0 where there is no range to set. An exception from `batches` (a stop)
-        changes nothing.
+        The number of this rank's batches with pictures; 0 where there is no range to set. An exception from `batches`
+        (a stop) changes nothing.
 
     Raises:
-        InputError: no batch although there are ranges to set.
+        InputError: no picture on any rank although there are ranges to set.
     """
     if not has_ranges(model):
         return 0
@@ -88,7 +88,7 @@ def calibrate_(model: nn.Module, batches: Iterable[Tensor]) -> int:
         for x in batches:
             model(x)
             count += bool(len(x))
-        if not count:
+        if not _on_any_rank(count, model):
             raise InputError("calibration saw no picture: give at least one batch")
         keep = True
     finally:
@@ -109,14 +109,31 @@ def reset_ranges_(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def sync_ranges_(model: nn.Module) -> nn.Module:
-    """Widen every range to that of all ranks, by one collective; nothing on one process. Returns the model."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return model
+    """Widen every range to that of all ranks that have seen a batch; nothing on one process. Returns the model."""
     observers = of_kind(model, Observer).values()
-    if observers:
-        ends = torch.stack([-o.low for o in observers] + [o.high for o in observers])
-        dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-        low, high = ends.chunk(2)
-        torch._foreach_copy_([o.low for o in observers], list((-low).unbind()))
-        torch._foreach_copy_([o.high for o in observers], list(high.unbind()))
+    if not (_several_ranks() and observers):
+        return model
+    least = torch.tensor(-torch.inf, device=next(iter(observers)).low.device)
+    ends = torch.stack([torch.where(o.seen > 0, -o.low, least) for o in observers]
+                       + [torch.where(o.seen > 0, o.high, least) for o in observers])  # fmt: skip
+    dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+    seen = torch.stack([o.seen for o in observers])
+    dist.all_reduce(seen, op=dist.ReduceOp.MAX)
+    for observer, low, high, batches in zip(observers, *ends.chunk(2), seen, strict=True):
+        observer.low.copy_(torch.where(batches > 0, -low, observer.low))
+        observer.high.copy_(torch.where(batches > 0, high, observer.high))
+        observer.seen.copy_(batches)
     return model
+
+
+def _several_ranks() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _on_any_rank(count: int, model: nn.Module) -> bool:
+    """Whether a rank has counted something (a collective), so that all of them refuse or none."""
+    if not _several_ranks():
+        return count > 0
+    most = torch.tensor(count, device=next((t.device for t in (*model.parameters(), *model.buffers())), None))
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    return bool(most)

@@ -1,4 +1,4 @@
-"""Pictures per step. What a command calls its batch is the original program's: of a process, or of the whole job."""
+"""Pictures per step. What a command calls its batch is the original program's: of a process, a machine or the job."""
 
 import logging
 from dataclasses import dataclass
@@ -48,6 +48,29 @@ def of_job(pictures: int, world: int, *, accumulate: int = 1, option: str = "--t
         option: that states it.
     """
     return BatchPlan(total=pictures, per_process=-(-pictures // world), parts=accumulate, option=option)
+
+
+def per_node(
+    pictures: int, world: int, local: int, *, accumulate: int = 1, option: str = "--batch-size"
+) -> BatchPlan:  # fmt: skip
+    """A batch that is stated for each machine, and split over its processes.
+
+    Args:
+        pictures: of a machine.
+        world: number of processes.
+        local: processes of a machine, the same number on each (LOCAL_WORLD_SIZE of torchrun and accelerate).
+        accumulate: parts that each process splits its pictures into.
+        option: that states it.
+
+    Raises:
+        InputError: the processes are not whole machines, or the pictures cannot be split evenly.
+    """
+    if local < 1 or world % local:
+        raise InputError(f"{option}={pictures} is of a machine: {world} process(es) are not machines of {local} each")
+    if pictures < 1 or pictures % local:
+        raise InputError(f"{option}={pictures} is of a machine with {local} process(es): give a multiple of {local}")
+    each = pictures // local
+    return BatchPlan(total=each * world, per_process=each, parts=accumulate, option=option)
 
 
 def per_process(

@@ -26,7 +26,7 @@ from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import BEST
 from lowbit.data.loader import Loader
 from lowbit.errors import InputError
-from lowbit.files import replace_file
+from lowbit.files import open_regular, replace_file
 from lowbit.train import run as runs
 from lowbit.train.batch import BatchPlan
 from lowbit.train.folder import RunFolder
@@ -192,12 +192,21 @@ class Job:
 
     def _bring_best(self, folder: RunFolder | None) -> None:
         best = self.best_of_resumed
-        if folder is None or best is None or not self.session.accelerator.is_main_process:
+        if folder is None or best is None:
             return
         if self.run.resume is None or (self.run.best is not None and not self.run.resume["best"]):
             return
-        if best.exists() and not (folder.best.exists() and best.samefile(folder.best)):
-            replace_file(folder.best, best.read_bytes())
+
+        def copy() -> None:
+            try:
+                if best.exists() and not (folder.best.exists() and best.samefile(folder.best)):
+                    with open_regular(best) as file:
+                        replace_file(folder.best, file.read())
+            except OSError as error:
+                name = f"{self.resume_option} {self.session.options.resume}"
+                raise InputError(f"{name}: cannot read {best}: {error.strerror or error}") from error
+
+        on_main(self.session.accelerator, copy)
 
     def fit(self, folder: RunFolder | None, probes: Sequence[Probe] = (), loader: runs.Loader | None = None) -> Result:
         """Train.

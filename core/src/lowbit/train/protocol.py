@@ -155,7 +155,9 @@ class Objective(nn.Module):
         Args:
             clock: of the epoch's start.
             batches: this epoch's, from the first on. Each is whole and the same on every rank, so what is computed from
-                it is already that of all ranks: nothing is to be reduced over them.
+                it is already that of all ranks: nothing is to be reduced over them. Batch norm that is not
+                synchronised has each rank's own statistics: a hook that forwards in evaluation mode does so under
+                `lowbit.train.process.first_ones_buffers`, or its ranks part.
         """
         return False
 

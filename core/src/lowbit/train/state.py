@@ -54,12 +54,15 @@ def local_buffers(objective: Objective, accelerator: Accelerator) -> dict[str, T
 
 
 def on_cpu(value: Any) -> Any:
-    """Tensors inside dicts, lists and tuples on the CPU, so that a file reads on any machine."""
+    """Tensors inside dicts, lists and tuples, named ones too, on the CPU, so that a file reads on any machine."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, Mapping):
         return {key: on_cpu(inner) for key, inner in value.items()}
-    return type(value)(on_cpu(inner) for inner in value) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        inside = [on_cpu(inner) for inner in value]
+        return value._make(inside) if hasattr(value, "_make") else type(value)(inside)
+    return value
 
 
 def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Run) -> dict[str, Any]:

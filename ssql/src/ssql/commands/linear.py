@@ -107,7 +107,7 @@ def linear(
             return None
         if is_quantized(quant) and not job.resumed:
             calibrate(net, fixed, shown, session)
-        task.open_sets(batch.total)
+        task.open_sets(job)
         with job.open() as folder:
             assert folder is not None  # --output has a default
             result, figures = task.fit(job, folder, DUE[command]), {}

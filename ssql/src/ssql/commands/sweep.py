@@ -19,7 +19,6 @@ from lowbit.config.keys.train import Dataset
 from lowbit.config.tree import dump_config, with_values
 from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.errors import InputError
-from lowbit.evaluate.knn import K
 from lowbit.evaluate.probe import ProbeOptions
 from lowbit.evaluate.sweep import SweepOptions, Variant, plan_sweep
 from lowbit.evaluate.sweep import sweep as sweep_variants
@@ -87,7 +86,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
                 session.eval_loader(train, shown),
                 session.eval_loader(test, shown),
                 session.accelerator,
-                SweepOptions(probe=probe, retrain=own.probe_per_bits, k=min(K, len(train)), seed=options.seed),
+                SweepOptions(probe=probe, retrain=own.probe_per_bits, seed=options.seed),
                 reference=reference,
                 bn_batches=partial(quantized.fixed.trained, views),
             )
