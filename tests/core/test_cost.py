@@ -1,5 +1,7 @@
 """What ResNet-20 costs: figures that follow from its shapes alone."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,7 @@ from bsq.activation import quantize_bsq_activations_
 from bsq.network import to_bits_
 from lowbit.cost import cost
 from lowbit.models.create import create_model
+from lowbit.quant.layers import to_plain_
 
 SIZE = (3, 32, 32)
 MACS = 40_813_184
@@ -60,3 +63,46 @@ def test_a_float_net_has_32_bits_everywhere() -> None:
 def test_macs_are_those_of_one_picture_of_any_size() -> None:
     stem = {side: cost(resnet20(), (3, side, side)).layers[0] for side in (8, 32)}
     assert [(layer.name, layer.macs) for layer in stem.values()] == [("conv1", 64 * 432), ("conv1", 1024 * 432)]
+
+
+class Sliced(nn.Linear):
+    """A quantized layer whose weight is the parameter that it was given."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__(5, 4, bias=False)
+        self.weight = weight
+
+    def weight_codes(self) -> None:
+        return None
+
+    def bias_codes(self) -> None:
+        return None
+
+    def input_grid(self) -> None:
+        return None
+
+    def to_plain(self) -> nn.Linear:
+        plain = nn.Linear(self.in_features, self.out_features, bias=False)
+        plain.weight = nn.Parameter(self.weight.detach().clone())
+        return plain
+
+
+def test_a_shared_parameter_counts_once_and_stays_shared() -> None:
+    """Twenty numbers in three layers, quantized ones and an ordinary one, and twenty of another."""
+    weight = nn.Parameter(torch.randn(4, 5))
+    last = nn.Linear(5, 4, bias=False)
+    last.weight = weight
+    layers = [Sliced(w) for w in (weight, nn.Parameter(torch.randn(4, 5)), weight)]
+    net: Any = nn.Sequential(nn.Flatten(), Branches(*layers, last))
+    found = cost(net, (1, 1, 5))
+    assert (found.parameters, found.stored_bits, found.macs) == (40, 40 * 32, 80)
+    plain: Any = to_plain_(net)
+    assert sum(p.numel() for p in plain.parameters()) == 40 and plain[1][0].weight is plain[1][3].weight
+    assert cost(plain, (1, 1, 5)).parameters == 40
+
+
+class Branches(nn.Sequential):
+    """All of the same input, added."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([part(x) for part in self]).sum(0)

@@ -24,7 +24,7 @@ class LayerCost:
     Attributes:
         name: module name ("" for tensors of the net itself). kind: class name.
         parameters: weights and biases as the plain layer counts them (no planes, scales or statistics; none of a
-            quantizer's own).
+            quantizer's own); one that modules share counts at the first of them.
         bits: stored bits of one weight, the sign included; 32: float.
         stored_bits: all that is kept for inference: codes, scales, float biases, batch norm with its statistics.
         macs: multiply-accumulates for one picture.
@@ -93,17 +93,18 @@ def cost(model: nn.Module, input_size: tuple[int, int, int]) -> Cost:
     """
     traced, layers, acts = trace(model, input_size), dict(quantized_layers(model)), quantizers(model)
     rows: list[LayerCost] = []
+    once = _Once()
     owner = ""  # of the modules that belong to the last row: a layer's quantizers, an activation's observer
     for name, module in model.named_modules():
         if owner and name.startswith(owner):
             continue
         if name in layers:
-            rows.append(_quantized(name, layers[name], traced.get(name)))
+            rows.append(_quantized(name, layers[name], traced.get(name), once))
         elif name in acts:
             stored = FLOAT_BITS * sum(t.numel() for t in _floats(module))
             rows.append(LayerCost(name, type(module).__name__, 0, FLOAT_BITS, stored, 0, None))
         elif _floats(module, recurse=False):
-            rows.append(_plain(name, module, traced.get(name)))
+            rows.append(_plain(name, module, traced.get(name), once))
             continue
         else:
             continue
@@ -124,19 +125,41 @@ def _bits(seen: Traced | None) -> int | None:
     return None if seen is None or seen.input_grid is None else seen.input_grid.bits
 
 
-def _plain(name: str, module: nn.Module, seen: Traced | None) -> LayerCost:
-    parameters = sum(p.numel() for p in module.parameters(recurse=False))
-    stored = FLOAT_BITS * sum(t.numel() for t in _floats(module, recurse=False))
+class _Once:
+    """Counts the numbers of a parameter that several modules share once, at the first of them."""
+
+    def __init__(self) -> None:
+        self.counted: dict[tuple[int, int | None], int] = {}
+
+    def new(self, source: Tensor | None, n: int, bits: int | None = None) -> int:
+        """How many of the first n numbers were not counted before (at these bits)."""
+        if source is None:
+            return n
+        before = self.counted.get((id(source), bits), 0)
+        self.counted[id(source), bits] = max(before, n)
+        return max(0, n - before)
+
+
+def _plain(name: str, module: nn.Module, seen: Traced | None, once: _Once) -> LayerCost:
+    parameters = sum(once.new(p, p.numel()) for p in module.parameters(recurse=False))
+    stored = FLOAT_BITS * sum(once.new(t, t.numel(), FLOAT_BITS) for t in _floats(module, recurse=False))
     return LayerCost(name, type(module).__name__, parameters, FLOAT_BITS, stored, _macs(module, seen), _bits(seen))
 
 
-def _quantized(name: str, layer: Any, seen: Traced | None) -> LayerCost:
-    plain, weight, bias = layer.to_plain(), layer.weight_codes(), layer.bias_codes()
-    coded = [codes for codes in (weight, bias) if codes is not None]
+def _quantized(name: str, layer: Any, seen: Traced | None, once: _Once) -> LayerCost:
+    plain, weight, sources = layer.to_plain(), layer.weight_codes(), layer._parameters
+    coded = {key: codes for key, codes in (("weight", weight), ("bias", layer.bias_codes())) if codes is not None}
     own = sum(t.numel() for m in layer.modules() if isinstance(m, ActivationQuantizer) for t in _floats(m))
-    floats = sum(t.numel() for t in _floats(plain)) - sum(codes.codes.numel() for codes in coded)
-    stored = sum(_code_bits(codes) for codes in coded) + FLOAT_BITS * (floats + own)
-    parameters = sum(p.numel() for p in plain.parameters())
+    floats = own + sum(t.numel() for t in plain.buffers() if t.is_floating_point())
+    parameters = stored = 0
+    for key, p in plain.named_parameters():
+        source = sources.get(key)
+        parameters += once.new(source, p.numel())
+        if key not in coded:
+            floats += once.new(source, p.numel(), FLOAT_BITS)
+        elif once.new(source, p.numel(), coded[key].grid.bits):
+            stored += _code_bits(coded[key])
+    stored += FLOAT_BITS * floats
     bits = FLOAT_BITS if weight is None else weight.grid.bits
     return LayerCost(name, type(layer).__name__, parameters, bits, stored, _macs(plain, seen), _bits(seen))
 

@@ -9,11 +9,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lowbit.errors import InputError
 from lowbit.losses.contrastive import crossed_nt_xent, nt_xent
 from lowbit.losses.queue import KeyQueue
 from lowbit.losses.ranks import Ranks, Shuffle, gather_rows, ranks_of
 from lowbit.quant.bitwidths import activations, set_mode_
-from lowbit.quant.calibrate import sync_ranges_
+from lowbit.quant.calibrate import calibrate_, sync_ranges_, uncalibrated
 from lowbit.quant.observers import ObservedActivation, ObserverConfig
 
 WORLD, N = 3, 7
@@ -63,6 +64,17 @@ def check(rank: int) -> None:
     for number, activation in enumerate(activations(net).values()):
         assert float(activation.observer.low) == min(there[number][0] for there in everywhere)
         assert float(activation.observer.high) == max(there[number][1] for there in everywhere)
+
+    pictures = torch.randn(4, 3, generator=torch.Generator().manual_seed(rank))[: 0 if rank == 1 else 4]
+    calibrate_(net, [pictures])  # the second rank has no picture, and the others do not wait for it in vain
+    ends = [(float(a.observer.low), float(a.observer.high)) for a in activations(net).values()]
+    dist.all_gather_object(everywhere, ends)
+    assert not uncalibrated(net) and everywhere[0] == everywhere[1] == everywhere[2]
+    try:
+        calibrate_(net, [pictures[:0]])
+    except InputError:
+        return
+    raise AssertionError("no rank had a picture")
 
 
 def main(folder: Path) -> int:

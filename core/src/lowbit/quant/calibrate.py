@@ -117,12 +117,11 @@ def sync_ranges_(model: nn.Module) -> nn.Module:
     ends = torch.stack([torch.where(o.seen > 0, -o.low, least) for o in observers]
                        + [torch.where(o.seen > 0, o.high, least) for o in observers])  # fmt: skip
     dist.all_reduce(ends, op=dist.ReduceOp.MAX)
-    seen = torch.stack([o.seen for o in observers])
-    dist.all_reduce(seen, op=dist.ReduceOp.MAX)
-    for observer, low, high, batches in zip(observers, *ends.chunk(2), seen, strict=True):
-        observer.low.copy_(torch.where(batches > 0, -low, observer.low))
-        observer.high.copy_(torch.where(batches > 0, high, observer.high))
-        observer.seen.copy_(batches)
+    for observer, low, high in zip(observers, *ends.chunk(2), strict=True):
+        somewhere = high > -torch.inf
+        observer.low.copy_(torch.where(somewhere, -low, observer.low))
+        observer.high.copy_(torch.where(somewhere, high, observer.high))
+        observer.seen.clamp_(min=somewhere.to(observer.seen.dtype))
     return model
 
 

@@ -1,7 +1,7 @@
 """The layer protocol: how cost and export read a quantized layer, or a quantized activation, of any method."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -103,5 +103,20 @@ def quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
 
 @torch.no_grad()
 def to_plain_(model: nn.Module) -> nn.Module:
-    """Replace every quantized layer by the ordinary one with the same weights; returns the model."""
-    return replace_(model, {name: layer.to_plain() for name, layer in quantized_layers(model)})
+    """Replace every quantized layer by the ordinary one with the same weights; returns the model.
+
+    A parameter that layers share stays one where they compute with the same values of it.
+    """
+    layers: dict[str, Any] = dict(quantized_layers(model))
+    inside = {id(module) for layer in layers.values() for module in layer.modules()}
+    outside = [module for module in model.modules() if id(module) not in inside]
+    kept = {id(p): p for module in outside for p in module.parameters(recurse=False)}
+    new: dict[str, nn.Module] = {}
+    for name, layer in layers.items():
+        new[name] = plain = layer.to_plain()
+        for key, own in plain.named_parameters():
+            source = layer._parameters.get(key)
+            first = own if source is None else kept.setdefault(id(source), own)
+            if first is not own and first.shape == own.shape and torch.equal(first, own):
+                setattr(plain, key, first)
+    return replace_(model, new)
