@@ -82,7 +82,8 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
 def _outside(how: str, path: Any) -> None:
     with contextlib.suppress(ValueError, TypeError, OSError):
         place = os.path.abspath(os.fsdecode(path))  # noqa: PTH100 (a Path would call more that is audited)
-        if not place.startswith((str(_watched[0]), *ALLOWED)) and "__pycache__" not in place:
+        fonts = os.environ.get("MPLCONFIGDIR", os.devnull)
+        if not place.startswith((str(_watched[0]), fonts, *ALLOWED)) and "__pycache__" not in place:
             _seen.append(f"file written: {how} {place[:100]}")
 
 
