@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import lowbit
 from lowbit.checkpoint.read import read_checkpoint
-from lowbit.export.packed import read_recipe
+from lowbit.export.codes import read_codes
 from lowbit.models.weight_file import read_weights
 from lowbit.quant.calibrate import unfixed
 
@@ -70,7 +70,7 @@ def test_without_data(digits_run: Path, bsq: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "p").exists()
     export(bsq, model, tmp_path / "p", "-d", "cifar10", "--data", tmp_path / "none", "--keep-batch-ranges")
     assert unfixed(lowbit.load(tmp_path / "p/packed.safetensors"))
-    assert read_recipe(tmp_path / "p/packed.safetensors")["pretrained_cfg"]["label_names"] == list(NAMES)
+    assert read_codes(tmp_path / "p/packed.safetensors")[0]["recipe"]["pretrained_cfg"]["label_names"] == list(NAMES)
 
 
 def test_ranges_that_are_fixed_need_no_data(digits_run: Path, bsq: Any, tmp_path: Path) -> None:

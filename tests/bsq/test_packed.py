@@ -11,7 +11,8 @@ from bsq.activation import quantize_bsq_activations_
 from bsq.compression import size
 from bsq.network import bit_layers, to_bits_, to_finetune_
 from lowbit.cost import cost
-from lowbit.export.packed import load_packed, read_recipe, save_packed
+from lowbit.export.codes import read_codes
+from lowbit.export.packed import load_packed, save_packed
 from lowbit.models.create import create_model
 from lowbit.quant.calibrate import calibrate_
 
@@ -44,7 +45,7 @@ def test_packed_size_weights_and_logits(tmp_path: Path, bits: int, widths: Any, 
     x = torch.randn(16, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(loaded(x), model(x), atol=1e-5)
-    assert read_recipe(path)["note"] == "kept"
+    assert read_codes(path)[0]["recipe"]["note"] == "kept"
 
 
 @pytest.mark.data

@@ -19,7 +19,7 @@ from lowbit.options import RunOptions
 from lowbit.quant.bitwidths import activations, in_mode, set_bits_
 from lowbit.train.session import Session
 from ssql.config import Calibration, Quant
-from ssql.evaluation import Backbone, calibrate, fixed_pictures, open_backbone, quantize_backbone_
+from ssql.evaluation import Pretrained, calibrate, fixed_pictures, open_pretrained, quantize_backbone_
 
 ARCH = "cifar_resnet8_1x1"
 
@@ -34,37 +34,37 @@ def test_a_checkpoint_of_ours_tells_all(digits_run: tuple[Path, Result], tmp_pat
     saved = torch.load(path, weights_only=True)
     odd = tmp_path / "pytorch_Quant.safetensors.bin"  # names that misled the authors' program
     odd.write_bytes(path.read_bytes())
-    found = open_backbone(odd)
+    found = open_pretrained(odd)
     assert (found.arch, found.size, found.normalization) == (ARCH, (3, 8, 8), DIGITS)
     assert found.config is not None and found.config.QUANT.W.BIT_RANGE == (2, 9)
     assert equal(found.model, saved["state_dict"], "encoder_q.") and not found.model.training
     assert found.model(torch.zeros(2, 3, 8, 8)).shape == (2, 64)
     with pytest.raises(InputError, match="not a resnet18"):
-        open_backbone(path, "resnet18")
+        open_pretrained(path, "resnet18")
 
 
 def test_the_backbone_file_and_plain_tensors(digits_run: tuple[Path, Result], tmp_path: Path) -> None:
-    reference = open_backbone(digits_run[0] / "checkpoint.pth.tar").model.state_dict()
-    found = open_backbone(digits_run[0] / "backbone.safetensors")
+    reference = open_pretrained(digits_run[0] / "checkpoint.pth.tar").model.state_dict()
+    found = open_pretrained(digits_run[0] / "backbone.safetensors")
     assert equal(found.model, reference) and (found.size, found.config) == ((3, 32, 32), None)
     save_file(reference, tmp_path / "plain")
     with pytest.raises(InputError, match="--arch"):
-        open_backbone(tmp_path / "plain")
-    assert equal(open_backbone(tmp_path / "plain", ARCH, (3, 8, 8)).model, reference)
+        open_pretrained(tmp_path / "plain")
+    assert equal(open_pretrained(tmp_path / "plain", ARCH, (3, 8, 8)).model, reference)
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.model."])
 def test_a_classifier_of_any_width_is_left_out(tmp_path: Path, prefix: str) -> None:
     state = create_model(ARCH, num_classes=7).state_dict()
     torch.save({"state_dict": {prefix + key: value for key, value in state.items()}}, tmp_path / "net.pt")
-    assert equal(open_backbone(tmp_path / "net.pt", ARCH).model, dict(state))
+    assert equal(open_pretrained(tmp_path / "net.pt", ARCH).model, dict(state))
 
 
 def test_floats_of_another_package_are_read(tmp_path: Path) -> None:
     state = create_model(ARCH, num_classes=10).state_dict()
     held = {f"module.{key}": value for key, value in state.items()} | {"module.relu.alpha": torch.ones(1)}
     torch.save({"format": 1, "package": "bsq", "arch": ARCH, "state_dict": held}, tmp_path / "net.pth.tar")
-    assert equal(open_backbone(tmp_path / "net.pth.tar").model, dict(state))
+    assert equal(open_pretrained(tmp_path / "net.pth.tar").model, dict(state))
 
 
 def test_the_authors_layouts(tmp_path: Path, recorded: Any) -> None:
@@ -72,7 +72,7 @@ def test_the_authors_layouts(tmp_path: Path, recorded: Any) -> None:
         theirs = {key: torch.ones(shape) for key, shape in recorded.json("keys")["ssl_checkpoint"][name]}
         theirs = {key: value.long() if key.endswith(("tracked", "ptr")) else value for key, value in theirs.items()}
         torch.save({"epoch": 3, "state_dict": theirs}, tmp_path / "theirs.pth.tar")
-        found = open_backbone(tmp_path / "theirs.pth.tar", arch)
+        found = open_pretrained(tmp_path / "theirs.pth.tar", arch)
         assert (found.arch, found.size, found.config) == ("cifar_resnet18", (3, 32, 32), None)
         assert all(bool((value == 1).all()) for value in found.model.state_dict().values())
 
@@ -93,25 +93,25 @@ def test_the_authors_layouts(tmp_path: Path, recorded: Any) -> None:
 def test_what_does_not_fit_is_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], said: str) -> None:
     torch.save(change(dict(create_model(ARCH, num_classes=0).state_dict())), tmp_path / "net.pt")
     with pytest.raises(InputError, match=r"net\.pt") as found:
-        open_backbone(tmp_path / "net.pt", ARCH)
+        open_pretrained(tmp_path / "net.pt", ARCH)
     assert said in str(found.value) and "\n" not in str(found.value)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a file"):
-        open_backbone(tmp_path / "none")
+        open_pretrained(tmp_path / "none")
     state = create_model(ARCH, num_classes=0).state_dict()
     save_file(state | {"conv1.weight": state["conv1.weight"] * torch.nan}, tmp_path / "nan")
     with pytest.raises(InputError, match=r"NaN or infinity in conv1\.weight"):
-        open_backbone(tmp_path / "nan", ARCH)
+        open_pretrained(tmp_path / "nan", ARCH)
     (tmp_path / "cut").write_bytes(b"\x40\0\0\0\0\0\0\0{cut")
     with pytest.raises(InputError, match="damaged"):
-        open_backbone(tmp_path / "cut", ARCH)
+        open_pretrained(tmp_path / "cut", ARCH)
 
 
 def test_pins_of_the_authors_list_need_no_head() -> None:
     listed = {"conv1": {"w": 6, "a": 5}, "fc.0": {"w": 8, "a": 0}, "layer1.0.conv2": {"w": 0, "a": 0}}
-    backbone = Backbone(model=create_model(ARCH, num_classes=0), arch=ARCH, size=(3, 8, 8), config=None)
+    backbone = Pretrained(model=create_model(ARCH, num_classes=0), arch=ARCH, size=(3, 8, 8), config=None)
     net: Any = set_bits_(quantize_backbone_(backbone, Quant(BIT_CONFIG=(listed,))), 4, 3)
     bits = (net.conv1, net.layer1[0].conv1, net.layer2[0].conv2)
     assert [int(layer.weight_quantizer.w_bits) for layer in bits] == [6, 4, 4]
@@ -130,7 +130,7 @@ def test_calibration_sees_the_same_pictures_each_time() -> None:
         assert len(some) == 40 and not torch.equal(some.labels, other.labels)
         assert len(seeded_subset(pictures, 1024, 0)) == 500
         torch.manual_seed(0)
-        backbone = Backbone(model=create_model(ARCH, num_classes=0), arch=ARCH, size=(3, 8, 8), config=None)
+        backbone = Pretrained(model=create_model(ARCH, num_classes=0), arch=ARCH, size=(3, 8, 8), config=None)
         net = quantize_backbone_(backbone, Quant()).eval()
         ranges = []
         for count in (40, 40, 500):

@@ -22,7 +22,7 @@ from lowbit.loading import load
 from lowbit.models.create import create_model
 from lowbit.train.process import make_accelerator
 from ssql import config as ssql_config
-from ssql.evaluation import open_backbone
+from ssql.evaluation import open_pretrained
 
 SHIPPED = Path(ssql_config.__file__).parent / "configs"
 NAMES = sorted(
@@ -99,7 +99,7 @@ def test_a_probe_says_and_writes_what_it_found(
     assert (result["global_batch"], result["steps"], result["train_transform"]) == (32, 16, "training")
     names = {"checkpoint.prev.pth.tar", CHECKPOINT, "config.json", "metrics.jsonl", "result.json", "train.log"}
     assert {path.name for path in folder.iterdir()} - {".lock"} == names
-    backbone = open_backbone(digits_run[0] / CHECKPOINT).model.state_dict()
+    backbone = open_pretrained(digits_run[0] / CHECKPOINT).model.state_dict()
     trained = tensors_of(folder)
     assert all(torch.equal(trained[key], value) for key, value in backbone.items())
     left = {key for key in trained if key not in backbone}
@@ -113,7 +113,7 @@ def test_the_saved_classifier_is_the_one_that_was_evaluated(probed: tuple[Path, 
     scores = classify(net, EvalLoader(test, plain(DIGITS), batch_size=64), make_accelerator("no", cpu=True))
     assert scores.top1 == result_of(probed[0])["top1"]
     assert scores.loss == pytest.approx(result_of(probed[0])["loss"], rel=1e-6)
-    found = open_backbone(probed[0] / CHECKPOINT)
+    found = open_pretrained(probed[0] / CHECKPOINT)
     assert found.config is not None and found.config.QUANT.W.BIT == 4 and found.size == (3, 8, 8)
 
 
@@ -173,10 +173,10 @@ def test_default_keeps_the_best_and_whole_nets_are_trained_at_bits(
     assert result["best"]["top1"] >= result["top1"]
     best = torch.load(tmp_path / "model_best.pth.tar", weights_only=True)
     assert best["step"] == result["best"]["step"] and best["classes"] == 10
-    before, after = open_backbone(digits_run[0] / CHECKPOINT).model.state_dict(), tensors_of(tmp_path)
+    before, after = open_pretrained(digits_run[0] / CHECKPOINT).model.state_dict(), tensors_of(tmp_path)
     moved = {key for key, value in before.items() if not torch.equal(after[key], value)}
     assert moved == before.keys()
-    assert "layer1.0.conv1.weight" in open_backbone(tmp_path / "backbone.safetensors").model.state_dict()
+    assert "layer1.0.conv1.weight" in open_pretrained(tmp_path / "backbone.safetensors").model.state_dict()
 
 
 def test_a_probe_tells_a_trained_net_from_a_random_one(ssql: Ssql, config: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from lowbit.loading import load
 from lowbit.quant.bitwidths import activations, weight_quantizers
 from ssql import authors
 from ssql.config import read_config
-from ssql.evaluation import open_backbone
+from ssql.evaluation import open_pretrained
 from ssql.load import from_checkpoint, state_dict
 from ssql.methods import build
 
@@ -221,7 +221,7 @@ ENTRIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("reader", [load, open_backbone])
+@pytest.mark.parametrize("reader", [load, open_pretrained])
 @pytest.mark.parametrize(("name", "value"), ENTRIES)
 def test_entries_of_another_kind(
     digits_run: tuple[Path, Result], tmp_path: Path, name: str, value: Any, reader: Callable[[Path], Any]

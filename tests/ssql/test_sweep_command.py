@@ -26,7 +26,7 @@ from lowbit.train.session import Session
 from ssql.bit_policy import derive_policy
 from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
 from ssql.config import Quant
-from ssql.evaluation import QuantizedBackbone, open_backbone
+from ssql.evaluation import QuantizedBackbone, open_pretrained
 
 Ssql = Callable[..., Result]
 LIMITS = ("--limit-train", 300, "--limit-eval", 90)
@@ -103,14 +103,14 @@ def test_a_signal_leaves_75(checkpoint: Path, tmp_path: Path, processes: Any) ->
 
 def quantized(session: Session, path: Path, **quant: Any) -> QuantizedBackbone:
     train = session.pictures("train")
-    backbone = replace(open_backbone(path), size=(3, 8, 8))
+    backbone = replace(open_pretrained(path), size=(3, 8, 8))
     return QuantizedBackbone(session, backbone, Quant(**quant), train, plain(DIGITS))
 
 
 def test_a_variant_is_the_net_at_its_bits(checkpoint: Path) -> None:
     """Against the same by hand, from the float net; 256 pictures are one batch, and all of them set the ranges."""
     with Session("ssql", RunOptions(workers=0, limit_train=256), "digits") as session:
-        ours, net = quantized(session, checkpoint), open_backbone(checkpoint).model
+        ours, net = quantized(session, checkpoint), open_pretrained(checkpoint).model
         (batch,) = EvalLoader(session.pictures("train"), plain(DIGITS), batch_size=256)
         x = batch.views[0]
         with torch.no_grad():

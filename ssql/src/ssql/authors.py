@@ -144,7 +144,7 @@ def to_authors(state: Mapping[str, Tensor], follows: Mapping[str, str] | None = 
 
     Args:
         state: keys as in the file.
-        follows: of `follows_of`; None: no ranges of activations are written but zeros, which theirs makes anew anyway.
+        follows: of `follows_of`; None: no ranges of activations are written but zeros, which theirs makes again anyway.
 
     Raises:
         InputError: a quantized net that is no ResNet, whose layout is not known.

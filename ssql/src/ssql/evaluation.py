@@ -35,7 +35,7 @@ Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone:
+class Pretrained:
     """A net without its last layer, and what its file says.
 
     Attributes:
@@ -56,7 +56,7 @@ class Backbone:
         return None if self.config is None else channels_of(self.config)
 
 
-def open_backbone(path: Path | str, arch: str | None = None, size: Size | None = None) -> Backbone:
+def open_pretrained(path: Path | str, arch: str | None = None, size: Size | None = None) -> Pretrained:
     """Read any file (`lowbit.models.weights`), or a quantized net in the authors' layout.
 
     Args:
@@ -79,7 +79,7 @@ def open_backbone(path: Path | str, arch: str | None = None, size: Size | None =
         text = str(error)
         raise InputError(text if str(path) in text else f"{path}: {text}") from error
     shown = size or (said and said.input_size) or resolve_model_data_config(found.model)["input_size"]
-    return Backbone(model=found.model, arch=found.arch, size=shown, config=said.config if said else None)
+    return Pretrained(model=found.model, arch=found.arch, size=shown, config=said.config if said else None)
 
 
 class QuantizedBackbone:
@@ -96,7 +96,7 @@ class QuantizedBackbone:
         net: wrapped, on the device. fixed: the pictures that set the ranges.
     """
 
-    def __init__(self, session: Session, backbone: Backbone, quant: Quant, train: Pictures, shown: Recipe) -> None:
+    def __init__(self, session: Session, backbone: Pretrained, quant: Quant, train: Pictures, shown: Recipe) -> None:
         self.session, self.shown, self.keeps_pins = session, shown, quant.FP == "authors"
         self.net: nn.Module = session.place(quantize_backbone_(backbone, quant))
         self.fixed = fixed_pictures(quant.CALIBRATION, train, session)
@@ -111,7 +111,7 @@ class QuantizedBackbone:
             yield
 
 
-def quantize_backbone_(backbone: Backbone, quant: Quant) -> nn.Module:
+def quantize_backbone_(backbone: Pretrained, quant: Quant) -> nn.Module:
     """Wrap the backbone's net as the config says, in place, in mode `float`; returns it.
 
     The pins are those that the net itself has, or those of `BIT_CONFIG` but the classifier's, which is not here.

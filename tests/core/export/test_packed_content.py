@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import lowbit
 from lowbit.errors import InputError
 from lowbit.export.codes import KEY, checksum, read_codes
-from lowbit.export.packed import load_packed, read_recipe, save_packed
+from lowbit.export.packed import load_packed, save_packed
 from lowbit.models.create import create_model
 from lowbit.models.surgery import of_kind, replace_
 from lowbit.quant.activations import ActivationConfig
@@ -184,7 +184,7 @@ def test_descriptions(packed: Content, tmp_path: Path, text: str, words: str) ->
     path = write(tmp_path / "x.safetensors", None, packed[1], text)
     refused(path, words)
     with pytest.raises(InputError):
-        read_recipe(path)
+        read_codes(path)
 
 
 VALUES = [None, True, -1, 0, 10**18, 2**63, 0.5, 1e300, "", "x" * 1000, [], [1], [[1]], {}, {"a": 1}, ["x"]]

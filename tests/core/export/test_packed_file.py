@@ -14,8 +14,8 @@ import lowbit
 from lowbit.cost import cost
 from lowbit.errors import InputError
 from lowbit.export.bitstream import CHUNK, pack, packed_bytes, unpack
-from lowbit.export.codes import KEY, checksum
-from lowbit.export.packed import load_packed, read_recipe, save_packed
+from lowbit.export.codes import KEY, checksum, read_codes
+from lowbit.export.packed import load_packed, save_packed
 from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
 from lowbit.quant.activations import QuantActivation
@@ -95,7 +95,7 @@ def test_any_method_s_layer_is_packed(packed: tuple[Any, Path]) -> None:
     assert torch.equal(loaded(x), model(x))
     row = {row.name: row for row in cost(model, (3, 32, 32)).layers}["fc"]
     assert (row.parameters, row.bits, row.stored_bits) == (195, 5, 192 * 5 + 32 * (3 + 3 + 3))
-    assert read_recipe(path) == RECIPE
+    assert read_codes(path)[0]["recipe"] == RECIPE
     with safe_open(str(path), "pt") as file:
         assert sorted(file.keys()) == ["codes", "floats"] and list(file.metadata()) == [KEY]
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from bsq import checkpoint, load
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from ssql.evaluation import open_backbone
+from ssql.evaluation import open_pretrained
 
 MATRIX = [(net, variant) for net in NETS for variant in variants(net)]
 
 
 def by_ssql(path: Path, arch: str) -> nn.Module:
     """As `ssql linear` and `sweep` read a backbone."""
-    return open_backbone(path, arch).model
+    return open_pretrained(path, arch).model
 
 
 def by_bsq(path: Path, arch: str) -> nn.Module:

@@ -142,7 +142,7 @@ class Loader:
 
     Args:
         pictures: in memory (augmented wholly on the device) or files (decoded and cropped in the workers).
-        recipe: drawn anew for each view.
+        recipe: drawn for each view.
         global_batch: pictures per step, over all ranks.
         seed: of the order and the draws.
         n_views: augmented views per picture.

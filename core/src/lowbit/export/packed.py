@@ -78,18 +78,6 @@ def load_packed(path: Path | str) -> nn.Module:
         return set_pretrained_cfg_(model.eval(), recipe.get(ENTRY))
 
 
-def read_recipe(path: Path | str) -> dict[str, Any]:
-    """The recipe of a packed file.
-
-    Raises:
-        InputError: not a packed file, or damaged.
-    """
-    recipe = read_codes(Path(path))[0].get("recipe")
-    if not isinstance(recipe, dict):
-        raise InputError(f"{path} is damaged: its recipe is {recipe!r:.80}; export it again")
-    return recipe
-
-
 def _coded(model: nn.Module) -> dict[str, Codes]:
     """{key in the plain net's state dict: codes}."""
     coded: dict[str, Codes] = {}

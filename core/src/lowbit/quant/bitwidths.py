@@ -3,7 +3,7 @@
 quantize_uniform_(net, pins)    # which layers and activations
 with in_mode(net, "observe"):
     net(x)                      # float; the ranges of activations are watched
-set_bits_(net, 4, 4)            # or two tensors, drawn anew each step
+set_bits_(net, 4, 4)            # or two tensors, new ones each step
 with in_mode(net, "quantized"):
     net(x)
 """

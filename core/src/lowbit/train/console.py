@@ -1,6 +1,6 @@
 """The two streams of a command: its record on stdout, log lines and errors on stderr (no torch here).
 
-Both are looked up anew for each line. A reader that goes away (`| head`), a full device or a lost terminal costs the
+Both are looked up again for each line. A reader that goes away (`| head`), a full device or a lost terminal costs the
 lines, not the run.
 """
 

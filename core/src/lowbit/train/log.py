@@ -58,7 +58,7 @@ class Meter:
         return {name: total / weight for name, (total, weight) in zip(names, pairs, strict=True)}
 
     def read_epoch(self) -> dict[str, float]:
-        """Means since the epoch began, which starts anew; call `read` first."""
+        """Means since the epoch began, which starts again; call `read` first."""
         means = {name: total / weight for name, (total, weight) in self.epoch.items()}
         self.epoch.clear()
         return means

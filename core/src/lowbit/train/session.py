@@ -234,7 +234,7 @@ class Session:
 
         Raises:
             InputError: it may not be written to.
-            Stopped: from inside; of a command that cannot go on it says how to begin anew.
+            Stopped: from inside; of a command that cannot go on it says how to begin again.
         """
         where, said = self.options.output, ", ".join(f"{name} {value}" for name, value in facts.items())
         if where is None:

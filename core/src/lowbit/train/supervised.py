@@ -23,7 +23,7 @@ class Supervised(Objective):
 
     Args:
         student: classifier, (B, C, H, W) -> (B, classes).
-        optimizer: builds its optimizer; called anew whenever parameters may have been replaced.
+        optimizer: builds its optimizer; called again whenever parameters may have been replaced.
     """
 
     needs_labels = True

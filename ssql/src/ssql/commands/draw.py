@@ -23,7 +23,7 @@ from lowbit.train.session import Session
 from ssql.bitwidths import Bits
 from ssql.commands import FILES
 from ssql.config import Config
-from ssql.evaluation import QuantizedBackbone, open_backbone
+from ssql.evaluation import QuantizedBackbone, open_pretrained
 from ssql.pictures import transforms_of
 
 PICTURES = 51 * 100
@@ -53,7 +53,7 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
             train = train.subset(balanced_subset(train.labels, PICTURES))
         check_count(len(train))
         side = side_of(train, config.MODEL.side)
-        backbone = open_backbone(path, config.MODEL.ARCH or None, (3, side, side))
+        backbone = open_pretrained(path, config.MODEL.ARCH or None, (3, side, side))
         shown = transforms_of(config, train, side)[1]
         quantized = QuantizedBackbone(session, backbone, config.QUANT, train, shown)
         facts = {"arch": backbone.arch, "pictures": len(train), "w_bits": bits.w, "a_bits": bits.a}

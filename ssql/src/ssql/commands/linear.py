@@ -39,7 +39,7 @@ from lowbit.train.session import Session
 from ssql import load
 from ssql.commands import FILES
 from ssql.config import Config, without_effect
-from ssql.evaluation import calibrate, check_statistics, fixed_pictures, open_backbone
+from ssql.evaluation import calibrate, check_statistics, fixed_pictures, open_pretrained
 from ssql.methods import classifier, is_quantized
 from ssql.optim import AUTHORS, optimizer, rates
 from ssql.options import LinearOptions
@@ -163,7 +163,7 @@ def open_net(
     linear_classifier(net)
     given: dict[str, Tensor] | None = None
     if path:
-        backbone = open_backbone(path, config.MODEL.ARCH, size)
+        backbone = open_pretrained(path, config.MODEL.ARCH, size)
         given, seen, shown = backbone.model.state_dict(), backbone.normalization, channels_of(config)
         if seen not in (None, shown) and session.accelerator.is_main_process:
             log.warning("%s was trained with mean and std %s, and is shown pictures of %s", path, seen, shown)

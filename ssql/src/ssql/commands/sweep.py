@@ -30,14 +30,14 @@ from lowbit.train.session import Session
 from ssql.bitwidths import FLOAT
 from ssql.commands import FILES
 from ssql.config import Config
-from ssql.evaluation import Backbone, QuantizedBackbone, check_statistics, open_backbone
+from ssql.evaluation import Pretrained, QuantizedBackbone, check_statistics, open_pretrained
 from ssql.options import BitSweepOptions
 from ssql.pictures import channels_of, views_of
 
 NAMES = get_args(Dataset)
 
 
-def config_of(own: BitSweepOptions, backbone: Backbone) -> Config:
+def config_of(own: BitSweepOptions, backbone: Pretrained) -> Config:
     """The checkpoint's config, or the default one, with what the command line says.
 
     Raises:
@@ -61,7 +61,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
     """
     start = time.perf_counter()
     refuse({"--pretrained": options.pretrained}, "in sweep, whose weights are those of the checkpoint")
-    backbone = open_backbone(own.checkpoint, own.arch)
+    backbone = open_pretrained(own.checkpoint, own.arch)
     config, probe = config_of(own, backbone), ProbeOptions.of_epochs(own.probe_lr, own.probe_epochs)
     with Session("ssql", options, dataset_of(config.TRAIN), [own.checkpoint], resumes=False, files=FILES) as session:
         train, test = session.pictures("train"), session.pictures("test")
@@ -100,7 +100,7 @@ def sweep(options: RunOptions, own: BitSweepOptions) -> list[Row] | None:
     return rows
 
 
-def side_of_sweep(backbone: Backbone, pictures: Pictures) -> int:
+def side_of_sweep(backbone: Pretrained, pictures: Pictures) -> int:
     """What the checkpoint says; else small pictures as they are, large ones as timm shows them to the net."""
     if backbone.config is None and isinstance(pictures, MemoryPictures):
         return pictures.size[0]
