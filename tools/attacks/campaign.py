@@ -21,8 +21,8 @@ import torch
 import torch._dynamo  # the first optimizer imports it: 2 s that every run would spend
 from tools.attacks import checkpoints, configs, endings, exports, folders, lines, pictures
 from tools.attacks.forks import start, wait
-from tools.attacks.judge import Kind, attempt
 from tools.attacks.methods import METHODS, Seeds, make
+from tools.attacks.outcome import Kind, attempt
 
 SOURCES: tuple[Callable[[Seeds], tuple[Kind, ...]], ...] = (
     checkpoints.kinds, exports.kinds, configs.kinds, lines.kinds, pictures.kinds, folders.kinds, endings.kinds,

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from tools.attacks.damage import bomb, flipped, rewritten, special
-from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import METHODS, Method, Seeds, run
+from tools.attacks.outcome import Attempt, Kind
 from tools.attacks.values import authored
 from torch import Tensor, nn
 

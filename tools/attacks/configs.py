@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 from tools.attacks.damage import flipped, special
-from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import METHODS, Method, Seeds, run
+from tools.attacks.outcome import Attempt, Kind
 from tools.attacks.values import NUMBERS, TEXTS, authored
 
 from lowbit.config.tree import leaves

@@ -9,7 +9,7 @@ from random import Random
 
 WORDS = (b"\0" * 8, b"\xff" * 4, b"\xff" * 8, b"\x7f" + b"\xff" * 7, (1 << 31).to_bytes(4, "little"), b"PK\x03\x04")
 CODE = (  # pickles that would run something: protocol 2, the opcodes by hand
-    b"\x80\x02cattacks.judge\nran\n)R.",
+    b"\x80\x02cattacks.outcome\nran\n)R.",
     b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
     b"\x80\x02cbuiltins\neval\nX\x03\x00\x00\x001+1\x85R.",
     b"\x80\x02csubprocess\nPopen\nX\x04\x00\x00\x00true\x85R.",

@@ -11,8 +11,8 @@ from random import Random
 
 import torch
 from tools.attacks.checkpoints import content, unequal
-from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import METHODS, Method, Seeds, run
+from tools.attacks.outcome import Attempt, Kind
 
 from lowbit.errors import EXIT_STOPPED, STOP_SIGNALS
 from lowbit.train import signals

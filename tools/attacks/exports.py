@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from tools.attacks.checkpoints import choose_line, good_net, other_net
 from tools.attacks.damage import flipped, special
-from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import Seeds, run
+from tools.attacks.outcome import Attempt, Kind
 from tools.attacks.values import authored, like, nested
 from torch import Tensor, nn
 

@@ -9,8 +9,8 @@ from random import Random
 import torch
 from tools.attacks.checkpoints import content
 from tools.attacks.damage import flipped
-from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import METHODS, Seeds, run
+from tools.attacks.outcome import Attempt, Kind
 from tools.attacks.pictures import good
 
 from lowbit.data.datasets import load_dataset

@@ -5,8 +5,8 @@ from pathlib import Path
 from random import Random
 
 import click
-from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import METHODS, Method, Seeds, run
+from tools.attacks.outcome import Attempt, Kind
 
 COSTLY = {"--download", "--compile"}  # one asks the network, the other takes a minute
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}

@@ -11,8 +11,8 @@ from random import Random
 import numpy as np
 from PIL import Image
 from tools.attacks.damage import flipped, special
-from tools.attacks.judge import Attempt, Kind
 from tools.attacks.methods import METHODS, Seeds, run
+from tools.attacks.outcome import Attempt, Kind
 
 from lowbit.data.picture_file import PIXELS, UnreadableError, read_picture
 from lowbit.errors import InputError
