@@ -119,7 +119,7 @@ def test_the_saved_classifier_is_the_one_that_was_evaluated(probed: tuple[Path, 
 
 @pytest.mark.parametrize(
     ("entry", "value", "said"),
-    [("classes", 11, "do not fit"), ("classes", "ten", "it has 'ten' classes"), ("classes", 10**9, "classes")],
+    [("classes", 11, "do not fit"), ("classes", "ten", "classes 'ten'"), ("classes", 10**9, "classes")],
 )
 def test_a_damaged_checkpoint_is_refused(
     probed: tuple[Path, Result, object], tmp_path: Path, entry: str, value: object, said: str
