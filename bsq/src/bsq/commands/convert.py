@@ -13,7 +13,7 @@ from torch import nn
 from bsq import checkpoint, load
 from bsq.checkpoint import Saved
 from bsq.commands import opening, printed
-from bsq.commands.evaluating import Evaluator, figures
+from bsq.commands.evaluating import Evaluator
 from bsq.commands.report import summary
 from bsq.compression import size
 from bsq.network import coverable, requantize_, to_bits_
@@ -21,6 +21,7 @@ from bsq.options import HAWQ_RESNET20, ActOptions, NetOptions, WidthOptions
 from lowbit.checkpoint.binary import stored_bytes
 from lowbit.checkpoint.write import BEST, CHECKPOINT, write_checkpoint
 from lowbit.errors import InputError
+from lowbit.evaluate.ranges import open_ranges
 from lowbit.export.backbone import save_backbone
 from lowbit.options import RunOptions
 from lowbit.train.folder import RunFolder
@@ -60,7 +61,7 @@ def convert(
         disk = 2 * stored_bytes(bits.state_dict()) + stored_bytes(model.state_dict())
         if evaluator.planned(model, evaluations=2, disk=disk):
             return None
-        evaluator.open_calibration(model)
+        open_ranges(model, session)
         with session.open_folder("convert", opening.described(net, acts, widths), evaluator.sizes) as folder:
             session.say(*printed.parameters(model))
             evaluator.calibrate(model, calibration_batch)
@@ -74,8 +75,8 @@ def convert(
             session.say(*printed.planes(bits), printed.accuracy(after), printed.compression(size(bits)))
             header = {**opened.header(bits), "acc": after.top1, "best_acc": after.top1}
             _save(session, folder, bits, header)
-            values = {**figures(after), "top1_float": before.top1, **summary(bits), **evaluator.sizes}
-            session.write_result(folder, values)
+            values = {"top1_float": before.top1, **summary(bits), **evaluator.sizes}
+            session.write_result(folder, {**after.results(), **values})
     return bits
 
 

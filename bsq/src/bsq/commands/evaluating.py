@@ -19,7 +19,7 @@ from lowbit.evaluate.classify import Scores, classify
 from lowbit.evaluate.ranges import set_ranges_
 from lowbit.models.surgery import of_kind
 from lowbit.quant.activations import QuantActivation
-from lowbit.quant.calibrate import has_ranges, uncalibrated
+from lowbit.quant.calibrate import uncalibrated
 from lowbit.quant.places import quantized_activations
 from lowbit.train.process import peak_memory
 from lowbit.train.session import Session
@@ -69,23 +69,14 @@ class Evaluator:
             log.info("evaluated %d pictures in %.1f s", self._seen[1].pictures, self._seen[1].seconds)
         return self._seen[1]
 
-    def calibrate(self, model: nn.Module, batch: int) -> None:
-        """Set running ranges on training pictures as evaluation prepares them: the first batches of a seeded order.
+    def calibrate(self, model: nn.Module, batch: int, *, only_unset: bool = False) -> None:
+        """Set running ranges on training pictures (`lowbit.evaluate.ranges`), or only those that its file lacks.
 
         Raises:
             Stopped: a stop signal came.
         """
-        set_ranges_(model, self.session, self.recipe, batch)
-
-    def calibrate_unset(self, model: nn.Module, batch: int) -> None:
-        """`calibrate`, if there are ranges that its file did not hold."""
-        if uncalibrated(model):
-            self.calibrate(model, batch)
-
-    def open_calibration(self, model: nn.Module) -> None:
-        """Read the training pictures if `model` has ranges to set, before the folder records which were chosen."""
-        if has_ranges(model):
-            self.session.pictures("train")
+        if not only_unset or uncalibrated(model):
+            set_ranges_(model, self.session, self.recipe, batch)
 
     def planned(self, model: nn.Module, evaluations: int = 1, disk: int = 0) -> bool:
         """With `--dry-run` print the plan of an evaluating command, two batches timed; False without it."""
@@ -118,14 +109,8 @@ class Evaluator:
             scores = self.scores(model)
             self.session.say(*printed.planes(model), printed.accuracy(scores), printed.test_line(scores))
             bits = summary(model) if bit_layers(model) else {}
-            self.session.write_result(folder, {**figures(scores), **bits, **self.sizes})
+            self.session.write_result(folder, {**scores.results(), **bits, **self.sizes})
         return scores
-
-
-def figures(scores: Scores) -> dict[str, Any]:
-    """An evaluation as entries of `result.json`."""
-    speed = scores.pictures / max(scores.seconds, 1e-9)
-    return {**scores._asdict(), "images_per_second": speed}
 
 
 def fingerprint(model: nn.Module) -> str:

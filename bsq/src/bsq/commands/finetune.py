@@ -10,7 +10,7 @@ from torch import nn
 
 from bsq import checkpoint, load
 from bsq.commands import opening, printed, training
-from bsq.commands.evaluating import Evaluator, figures
+from bsq.commands.evaluating import Evaluator
 from bsq.commands.report import summary
 from bsq.compression import size
 from bsq.network import Width, nbit_dict, prune_, to_bit_form_, to_finetune_
@@ -19,6 +19,7 @@ from bsq.options import ActOptions, NetOptions
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.checkpoint.write import BEST, write_checkpoint
 from lowbit.evaluate.classify import Scores
+from lowbit.evaluate.ranges import open_ranges
 from lowbit.options import RunOptions, SgdOptions
 from lowbit.quant.layers import to_plain_
 from lowbit.train.job import read_start
@@ -71,7 +72,7 @@ def finetune(
 def _to_widths(evaluator: Evaluator, model: nn.Module, calibration_batch: int, floor: Width) -> Scores:
     """Bit form into finetune form, evaluated on the way; the record of the authors' program."""
     session = evaluator.session
-    evaluator.calibrate_unset(model, calibration_batch)
+    evaluator.calibrate(model, calibration_batch, only_unset=True)
     session.say(printed.accuracy(evaluator.scores(model)))
     prune_(model, at_least=floor)
     session.say(*printed.planes(model), printed.accuracy(evaluator.scores(model)))
@@ -86,13 +87,12 @@ def _evaluate(
     if evaluator.planned(model):
         return None
     session = evaluator.session
-    evaluator.open_calibration(model)
-    described = opening.described(evaluator.net, acts)
-    with session.open_folder("cifar_finetune", described, evaluator.sizes) as folder:
+    open_ranges(model, session)
+    with session.open_folder("cifar_finetune", opening.described(evaluator.net, acts), evaluator.sizes) as folder:
         session.say(*printed.parameters(model))
         scores = _to_widths(evaluator, model, calibration_batch, floor)
         session.say(*printed.alphas(model))
-        session.write_result(folder, {**figures(scores), **summary(model), **evaluator.sizes})
+        session.write_result(folder, {**scores.results(), **summary(model), **evaluator.sizes})
     return scores
 
 
@@ -100,8 +100,8 @@ def _save_best(net: nn.Module, head: Mapping[str, Any], found: Mapping[str, Any]
     """The best epoch in bit form (`best_bin.pth.tar`) and with its weights as floats (`best_float.pth.tar`)."""
     best = read_checkpoint(folder / BEST)
     net.load_state_dict({key.removeprefix(checkpoint.PREFIX): value for key, value in best["state_dict"].items()})
-    common = {**head, "epoch": best["epoch"], "step": best["step"], "acc": found["top1"], "best_acc": found["top1"]}
-    common["optimizer"] = {}
+    common = {**head, **{key: best[key] for key in ("epoch", "step")}, "optimizer": {}}
+    common |= dict.fromkeys(("acc", "best_acc"), found["top1"])
     to_bit_form_(net)
     bits = {**common, "Nbit_dict": nbit_dict(net), "state_dict": checkpoint.state_dict(net)}
     write_checkpoint(folder / "best_bin.pth.tar", bits, keep_previous=False)

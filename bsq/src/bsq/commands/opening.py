@@ -118,10 +118,8 @@ def create(session: Session, net: NetOptions, saved: Saved | None, classes: int)
     """
     arch, pretrained = str(net.arch), session.options.pretrained and saved is None
     if saved is not None and saved.form != "float" and saved.classes not in (None, classes):
-        raise InputError(
-            f"{net.model} is a net of {saved.classes} classes, --dataset {net.dataset} has {classes}: choose the "
-            "dataset it was trained on"
-        )
+        both = f"{net.model} is a net of {saved.classes} classes, --dataset {net.dataset} has {classes}"
+        raise InputError(f"{both}: choose the dataset it was trained on")
     return create_pretrained(arch, classes) if pretrained else create_model(arch, num_classes=classes)
 
 
@@ -143,10 +141,8 @@ def quantize_chosen_activations_(model: nn.Module, acts: ActOptions, saved: Save
     if made or (made is not None and saved is not None and saved.form != "float"):
         bits = acts.bits if acts.bits <= MAX_BITS else 0
         return replace_(model, {n: QuantActivation(replace(c, bits=bits, range=acts.range)) for n, c in made.items()})
-    include = acts.include or None
-    return quantize_bsq_activations_(
-        model, acts.bits, clip=acts.clip, range=acts.range, include=include, exclude=acts.exclude
-    )
+    places: dict[str, Any] = {"include": acts.include or None, "exclude": acts.exclude}
+    return quantize_bsq_activations_(model, acts.bits, clip=acts.clip, range=acts.range, **places)
 
 
 def read_bits(net: NetOptions) -> tuple[nn.Module, Saved, dict[str, Any]]:

@@ -49,7 +49,7 @@ def prune(
             load.check_activations(saved, model)
             to_bit_form_(load.load_planes_(model, saved))
         evaluator = Evaluator(session, net, opened.recipes[1])
-        evaluator.calibrate_unset(model, sgd.train_batch)
+        evaluator.calibrate(model, sgd.train_batch, only_unset=True)
         if evaluate:
             return evaluator.run(COMMAND, model)
         return _train(evaluator, opened, acts, sgd, bits)

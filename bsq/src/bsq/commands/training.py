@@ -44,8 +44,7 @@ def training_job(
     kept, held = session.train_and_held()
     batch = of_job(sgd.train_batch, session.accelerator.num_processes, accumulate=options.accumulate)
     loader = session.loader(kept, recipe, batch)
-    stage = Stage(objective, sgd.epochs, {"main": stated_schedule(sgd)})
-    shared = sgd.compared
+    stage, shared = Stage(objective, sgd.epochs, {"main": stated_schedule(sgd)}), sgd.compared
     for group in groups:
         for name, value in asdict(group).items():
             shared[flag_of(f"{type(group).__name__}.{name}")] = list(value) if isinstance(value, tuple) else value
@@ -70,10 +69,10 @@ def check(job: Job) -> None:
         said = check_widths(job.run.resume.get("Nbit_dict", {}))
         for name, bits in check_widths(held).items():
             if said.get(name) != bits:
-                raise InputError(
-                    f"layer {name} holds {bits} bits (weight, bias), and the checkpoint's Nbit_dict says "
-                    f"{said.get(name)}: name the --model that the run was started with, or another checkpoint"
+                both = f"layer {name} holds {bits} bits (weight, bias), and Nbit_dict of the file says {said.get(name)}"
+                    f"layer {name} holds {bits} bits (weight, bias), the checkpoint's Nbit_dict says {said.get(name)}"
                 )
+                raise InputError(f"{both}: name the --model that the run was started with, or another checkpoint")
 
 
 class Validation:
@@ -113,6 +112,6 @@ def finish(job: Job, folder: RunFolder | None, result: Result, values: Mapping[s
     if result.best:
         job.session.say("Best acc:", f"{result.best[str(job.run.best)]:.2f}")
     job.write_result(folder, result, values)
-    net, header = job.stages[0].objective.get_submodule("student"), job.run.header
-    arch, cfg = str(header["arch"]), header["pretrained_cfg"]
-    job.export(folder, result, lambda path: save_backbone(net, path / "backbone.safetensors", arch, cfg))
+    net = job.stages[0].objective.get_submodule("student")
+    said = [job.run.header[key] for key in ("arch", "pretrained_cfg")]
+    job.export(folder, result, lambda path: save_backbone(net, path / "backbone.safetensors", *said))

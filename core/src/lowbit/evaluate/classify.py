@@ -37,6 +37,10 @@ class Scores(NamedTuple):
     pictures: int
     seconds: float
 
+    def results(self) -> dict[str, float]:
+        """As entries of `result.json`."""
+        return {**self._asdict(), "images_per_second": self.pictures / max(self.seconds, 1e-9)}
+
 
 @contextmanager
 def evaluating(model: nn.Module, accelerator: Accelerator | None = None) -> Iterator[None]:

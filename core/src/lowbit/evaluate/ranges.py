@@ -19,6 +19,12 @@ EVAL_BATCH = 100
 log = logging.getLogger(__name__)
 
 
+def open_ranges(model: nn.Module, session: Session) -> None:
+    """Read the training pictures if a net has ranges to set, before a folder records which were chosen."""
+    if has_ranges(model):
+        session.pictures("train")
+
+
 def set_ranges_(model: nn.Module, session: Session, recipe: Recipe, batch: int = BATCH) -> None:
     """Set running ranges on training pictures as evaluation prepares them: the first batches of a seeded order.
 
