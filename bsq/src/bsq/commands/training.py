@@ -70,8 +70,6 @@ def check(job: Job) -> None:
         for name, bits in check_widths(held).items():
             if said.get(name) != bits:
                 both = f"layer {name} holds {bits} bits (weight, bias), and Nbit_dict of the file says {said.get(name)}"
-                    f"layer {name} holds {bits} bits (weight, bias), the checkpoint's Nbit_dict says {said.get(name)}"
-                )
                 raise InputError(f"{both}: name the --model that the run was started with, or another checkpoint")
 
 
