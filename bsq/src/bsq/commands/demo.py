@@ -5,7 +5,6 @@ BSQ trains in bits with re-quantisations until the net has a twelfth of its bits
 features in front of the last layer, which needs no training of its own.
 """
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -29,6 +28,7 @@ from lowbit.evaluate.features import Features, extract
 from lowbit.loading import load
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions, SgdOptions
+from lowbit.train import console
 from lowbit.train.folder import RunFolder
 from lowbit.train.process import make_accelerator
 
@@ -81,7 +81,7 @@ def demo(options: RunOptions) -> int:
         facts = {"top1_float": rows[0]["top1"], "rows": rows, "layers": layers, "seed": options.seed}
         facts["global_batch"] = FLOAT.train_batch
         folder.write_result({**facts, **figures, "seconds": time.perf_counter() - start})
-    sys.stdout.write("\n".join([*lines, "", said, f"written to {folder.path}"]) + "\n")
+    console.say(*lines, "", said, f"written to {folder.path}")
     return EXIT_DONE if useful else EXIT_FAULT
 
 

@@ -3,7 +3,6 @@
 Magnitude bits and stored bits (with the sign) are both given; the compressions are those of `bsq.compression`.
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from lowbit.cost import cost
 from lowbit.files import write_json
 from lowbit.options import RunOptions
 from lowbit.quant.places import quantized_activations
+from lowbit.train import console
 from lowbit.train.folder import RunFolder
 
 COMPRESSIONS = {
@@ -130,5 +130,5 @@ def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
         with RunFolder.open(options.output, config, overwrite=options.overwrite, files=opening.FILES) as folder:
             write_json(folder.path / "report.json", found)
             draw(found, folder.path / "report.png")
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    console.say(*lines)
     return found

@@ -68,8 +68,8 @@ def check(job: Job) -> None:
     with job.resuming():
         said = check_widths(job.run.resume.get("Nbit_dict", {}))
         for name, bits in check_widths(held).items():
-            if said.get(name) != bits:
-                both = f"layer {name} holds {bits} bits (weight, bias), and Nbit_dict of the file says {said.get(name)}"
+            if (told := said.get(name)) != bits:
+                both = f"layer {name} holds {bits} bits (weight, bias), and the checkpoint's Nbit_dict says {told}"
                 raise InputError(f"{both}: name the --model that the run was started with, or another checkpoint")
 
 

@@ -5,7 +5,6 @@ picture, `result.json`. The random weights of the start, swept alike, tell what 
 useless (`lowbit.demo`, by the float probe of the table), or has collapsed, the demo ends with 1.
 """
 
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from lowbit.demo import NEEDED, explain_stop, prepare, run_stage, save_random_ba
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
 from lowbit.evaluate.table import Row, plot, side_by_side
 from lowbit.options import RunOptions
+from lowbit.train import console
 from lowbit.train.folder import RunFolder
 from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
 from ssql.commands import FILES, pretrain, sweep
@@ -61,7 +61,7 @@ def demo(options: RunOptions) -> int:
         folder.write_result({**facts, "seconds": time.perf_counter() - start})
     said = [f"{name}: {net['said']}" for name, net in verdicts.items()]
     said.append(f"random weights, batch norm re-estimated: float probe {random['probe_top1_bn']:.2f} %")
-    sys.stdout.write("\n".join([*lines, "", *said, f"written to {folder.path}"]) + "\n")
+    console.say(*lines, "", *said, f"written to {folder.path}")
     return EXIT_DONE if useful else EXIT_FAULT
 
 
