@@ -68,7 +68,7 @@ def read_header(checkpoint: Mapping[str, Any], package: str, newest: int, kind: 
     """
     if checkpoint.get("package") != package:
         return None
-    version = checkpoint.get("format")
+    version = checkpoint.get("format", 1)  # files that state none are of the first
     if type(version) is not int or version > newest:
         raise InputError(
             f"the checkpoint has format {version!r:.80}, this version reads {newest}: update lowbit-{package}"
