@@ -12,14 +12,14 @@ convolutions, and the output of each ReLU but that of a stem at 8 bits, over ran
 import argparse
 import importlib.util
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from lowbit.data.batch import Batch
 from lowbit.data.loader import Loader
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train
@@ -27,7 +27,7 @@ from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
 from lowbit.quant.bitwidths import quantize_uniform_, set_bits_, set_mode_
 from lowbit.quant.calibrate import calibrate_
-from lowbit.train.protocol import Clock, Objective, Pass
+from lowbit.train.protocol import Objective
 from lowbit.train.supervised import Supervised
 from ssql.bit_policy import derive_policy
 
@@ -105,26 +105,6 @@ def training(model: nn.Module) -> Objective:
     return Supervised(model, lambda m: SGD(m.parameters(), 0.01, 0.9, weight_decay=1e-4))
 
 
-def stepper(objective: Objective, batch: Batch) -> Callable[[], float]:
-    """Seconds of one step."""
-    objective.to(batch.views[0].device).train()
-    optimizers = objective.optimizers()
-    clock, one = Clock(0, 0, 1, 0, 10**6, 0), Pass()
-
-    def step() -> float:
-        start = time.perf_counter()
-        for optimizer in optimizers.values():
-            optimizer.zero_grad()
-        objective(batch, clock, one, None).loss.backward()
-        for optimizer in optimizers.values():
-            optimizer.step()
-        if batch.views[0].is_cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
-
-    return step
-
-
 def points(x: Tensor) -> None:
     """One activation point by itself, in ms: ReLU, and ours calibrated on `x`."""
     ours = quantize_activation(x)
@@ -159,6 +139,9 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--points", action="store_true")
     options = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from tools.bench_bsq_step import stepper
+
     device = torch.device(options.device)
     pictures = torch.randint(256, (options.batch, 3, 32, 32), dtype=torch.uint8)
     made_up = MemoryPictures("made up", list("0123456789"), pictures, torch.randint(10, (options.batch,)))
