@@ -1,0 +1,1 @@
+"""The commands of US3L, one file each: what is special about it."""
