@@ -30,9 +30,9 @@ class LrScheduler(Node):
 
 
 class Optimizer(Node):
-    """`sgd`, or `lars` for the ImageNet probes; pretraining is always SGD."""
+    """`sgd`, or `lars` for the ImageNet probes."""
 
-    NAME: Literal["", "sgd", "lars"] = ""
+    NAME: Literal["", "sgd", "lars", "adamw"] = ""  # adamw is ours
     EPS: Amount | None = None
     BETAS: tuple[Fraction, Fraction] | None = None
     MOMENTUM: Annotated[float, Field(ge=0, lt=1)] = 0

@@ -1,0 +1,187 @@
+"""US3L's tree of keys: the authors' YAML keys with their defaults, checked, and the few that are ours.
+
+Cao, Sun, Zhou, "Three Guidelines You Should Know for Universally Slimmable Self-Supervised Learning", CVPR 2023 (arXiv
+2303.06870). Ours: `MODEL.OFA.STEP_PER`, `MODEL.OFA.CALIBRATION_PICTURES`, `TRAIN.GLOBAL_BATCH`, the method `MoCo_v3`.
+
+Deviations: choices are those of the working parts. `US_SimSiam`, which no class of theirs has, is SimSiam.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field
+
+from lowbit.config.keys import quant, root, train
+from lowbit.config.load import load_config
+from lowbit.config.tree import Node, leaves
+from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, HeadWidth, Positive, Share, UserPath, ascending
+from us3l.unused_keys import Command, unused_keys
+
+SslType = Literal[
+    "SimCLR", "SimCLR_Momentum", "BYOL", "SimSiam", "US_SimSiam", "SimSiam_Momentum", "MoCo", "MoCo_v3",
+    "SEED", "SEED_MSE", "SEED_SimCLR",
+]  # fmt: skip
+Kind = Literal["plain", "universal", "switchable"]
+TIMM = {"mobilenetv2": "mobilenetv2_100"}  # the authors' name of a net -> timm's
+LIST = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
+
+
+class Net(NamedTuple):
+    """What `MODEL.ARCH` names: timm's net, and whether its batch norm is shared by all widths or private to each."""
+
+    name: str
+    kind: Kind
+
+
+def net_of(arch: str) -> Net:
+    """Of the authors' name (`us_cifar_resnet18`: universally slimmable, `s_...`: switchable, else plain) or timm's."""
+    prefix, _, rest = arch.partition("_")
+    kind: Kind = "universal" if prefix == "us" else "switchable" if prefix == "s" else "plain"
+    name = arch if kind == "plain" else rest
+    return Net(TIMM.get(name, name), kind)
+
+
+class Ofa(Node):
+    """Widths: which are trained, what sub-networks learn from, group regularization, batch-norm statistics."""
+
+    WIDTH_MULT: Share = 1.0  # trained where NUM_SAMPLE_TRAINING is 1, and evaluated
+    WIDTH_MULT_RANGE: Annotated[tuple[Share, Share], AfterValidator(ascending)] = (0.25, 1.0)
+    NUM_SAMPLE_TRAINING: Annotated[int, Field(ge=1, le=64)] = 1  # widths of a step, the largest and smallest included
+    SANDWICH: bool = True  # the largest and the smallest are among them
+    SAMPLE_SCHEDULER: Literal["", "A"] = ""  # A: stage by stage from 1.0 alone down to the whole range
+    MOMENTUM_UPDATE: bool = True  # also before each further pass, whose head is then the base one
+    STEP_PER: Literal["width", "batch"] = "width"  # ours: batch accumulates the gradients of all widths
+    DISTILL: bool = True
+    DISTILL_CRITERION: Literal["CosineSimilarity", "InfoNCEv2_distill", "InfoNCE", "MSELoss"] = "CosineSimilarity"
+    DISTILL_LAMBDA: Amount = 1.0
+    DISTILL_STUDENT_TEMP: Positive = 1.0
+    DISTILL_TEACHER_TEMP: Positive = 1.0
+    DISTILL_FEATURE: bool = False
+    DISTILL_FEATURE_CRITERION: Literal["", "MSELoss", "CosineSimilarity", "AMSELoss"] = ""
+    DISTILL_FEATURE_LAMBDA: Amount = 1.0
+    DISTILL_FEATURE_NAME: tuple[str, ...] = ("layer3.0.bn2",)
+    DISTILL_FEATURE_DIM: tuple[AtLeastOne, ...] = (256,)
+    REGULARIZER: bool = False  # instead of weight decay
+    REGULARIZER_CRITERION: Literal["L2Reg", "GroupReg"] = "L2Reg"
+    REGULARIZER_LAMBDA: Amount = 5e-4  # half the weight decay that it stands for
+    REGULARIZER_L1_LAMBDA: Any = 0
+    REGULARIZER_DECAY_ALPHA: Fraction = 0.2
+    REGULARIZER_DECAY_TYPE: Literal["exp", "linear"] = "exp"
+    REGULARIZER_DECAY_BINS: AtLeastOne = 4
+    REGULARIZER_WARMUP_EPOCHS: Count = 0
+    USE_SLIMMABLE: bool = False  # the widths are those of the list
+    WIDTH_MULT_LIST: Annotated[tuple[Share, ...], Field(min_length=1)] = LIST
+    CALIBRATE_BN: bool = False
+    CALIBRATION_PICTURES: AtLeastOne = 1024  # ours: of the training set, that statistics are re-estimated on
+    BN_CAL_BATCH_NUM: Any = 5
+    CUMULATIVE_BN_STATS: Any = True
+    BN_TRACK_STATS: Any = False
+
+
+class Model(root.Model):
+    """The net, its weights and its widths."""
+
+    OFA: Ofa = Ofa()
+
+    @property
+    def net(self) -> Net:
+        """What `ARCH` names."""
+        return net_of(self.ARCH)
+
+
+class Criterion(train.Criterion):
+    """The base loss; "" is the one that belongs to `SSL.TYPE`."""
+
+    NAME: Literal[
+        "", "CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "InfoNCEv2_distill", "InfoNCE", "MSELoss",
+        "CrossEntropy", "soft_distill",
+    ] = ""  # fmt: skip
+
+
+class Loss(train.Loss):
+    """The criterion."""
+
+    CRITERION: Criterion = Criterion()
+
+
+class Train(train.Train):
+    """How long, on what, and with which optimizer."""
+
+    USE_AMP: bool = False  # half precision on a GPU: --mixed-precision fp16
+    DROP_LAST: bool = False
+    LOSS: Loss = Loss()
+
+
+class Prune(Node):
+    """A baseline that is not here: filters left out by their norm."""
+
+    ENABLE_PRUNE: bool = False
+    TYPE: Any = "structed"
+    STRATEGY: Any = ""
+    GLOBAL_FACTOR: Any = 1.0
+    ENABLE_RETRAIN: Any = False
+    GRANULARITY: Any = "channelwise"
+    RETRAIN_GRANULARITY: Any = "model"
+    PRUNE_NUM: Any = ()
+    PRUNE_PROB: Any = ()
+    SLIMMING_FACTOR: Any = 0
+
+
+class Distill(Node):
+    """The frozen teacher of the SEED methods; its heads as `SSL.SETTING` has the student's."""
+
+    TEACHER_ARCH: str = ""
+    TEACHER_PRETRAINED: UserPath = ""
+    TEACHER_DIM: HeadWidth = 128
+    TEACHER_HIDDEN_DIM: HeadWidth = 2048
+
+
+class Setting(root.Setting):
+    """Heads and loss of a self-supervised method."""
+
+    PREDICTOR: bool = True  # SimCLR: sub-networks have a distillation head
+    NEW_DISTILL_HEAD: bool = True  # BYOL, SimSiam_Momentum: sub-networks have a predictor of their own
+
+
+class Ssl(Node):
+    """The self-supervised method."""
+
+    TYPE: SslType | None = None
+    SETTING: Setting = Setting()
+
+
+class Config(root.Root):
+    """The whole tree."""
+
+    MODEL: Model = Model()
+    TRAIN: Train = Train()
+    QUANT: quant.Quant = quant.Quant()
+    PRUNE: Prune = Prune()
+    DISTILL: Distill = Distill()
+    SSL: Ssl = Ssl()
+
+    @property
+    def method(self) -> str:
+        """`SSL.TYPE`, its missing class replaced; "" without one."""
+        return {"US_SimSiam": "SimSiam", None: ""}.get(self.SSL.TYPE, self.SSL.TYPE or "")
+
+
+def without_effect(command: Command, config: Config) -> set[str]:
+    """Keys, and whole sections, that `command` does not read under this config."""
+    return unused_keys(command, tuple(leaves(Config)), kind=config.method, probe=config.TRAIN.LINEAR_EVAL)
+
+
+def read_config(
+    command: Command, name: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+) -> Config:
+    """The config of a command: a file or a shipped name, `KEY.PATH=VALUE` arguments, and explicitly given flags by key.
+
+    `-j`, `-p` and `--output` have the defaults of the authors' command line (4, 50, ./train_log).
+
+    Raises:
+        InputError: see `lowbit.config.load.load_config`.
+    """
+    unused = partial(without_effect, command)
+    return load_config(Config, name, overrides, shipped="us3l", unused=unused, flags=flags, defaults=root.DEFAULTS)
