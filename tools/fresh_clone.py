@@ -66,7 +66,7 @@ def main() -> int:
             said = "differs from what the demo wrote: run --update" if method in differing else "is what the demo wrote"
             print(f"the table in {name} {said}")
         if not args.skip_tests:
-            timed(with_pip + "uv run --quiet pytest -q", folder)
+            timed(with_pip + "uv run --quiet pytest -q -n 2 --dist loadfile", folder)
     return 1 if differing else 0
 
 
