@@ -38,6 +38,7 @@ def monitor_pretraining(
     session: Session,
     *,
     every: int,
+    variant: str = "",
     context: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext,
 ) -> Probe:
     """For `Run.probes`: the figures of `knn_probe` and `collapse_probe`, and a line of the record.
@@ -50,6 +51,7 @@ def monitor_pretraining(
         test: test pictures likewise; the only place where labels are read.
         session: of the command.
         every: epochs between two evaluations; the last epoch always has one.
+        variant: of the net, which the names of the figures and the line carry.
         context: given the net, a context manager around its forwards.
     """
 
@@ -68,8 +70,8 @@ def monitor_pretraining(
         if values:
             top1 = f"k-NN Acc@1 {values['knn_top1']:.3f} " if "knn_top1" in values else ""
             std, rank = values["z_std_relative"], values["effective_rank"]
-            session.say(f" * {top1}z_std*sqrt(D) {std:.3f} effective rank {rank:.1f}")
-        return values
+            session.say(f" * {top1}z_std*sqrt(D) {std:.3f} effective rank {rank:.1f}" + (variant and f" at {variant}"))
+        return {f"{key}_{variant}" if variant else key: value for key, value in values.items()}
 
     return probe
 

@@ -5,22 +5,19 @@ collapse figures are taken on the way (labels are read for them alone); log line
 without times; copies by epoch (`checkpoint_0020.pth.tar`) hold the weights alone.
 """
 
-import logging
 from pathlib import Path
 
 from lowbit.checkpoint.write import write_checkpoint
 from lowbit.config.keys.root import RESUME
-from lowbit.data.views import side_of
 from lowbit.errors import InputError
-from lowbit.evaluate.monitor import monitor_pretraining, monitored_pictures, report_collapse
+from lowbit.evaluate.pretraining import Monitored, open_pictures, run_pretraining
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import check_arch
 from lowbit.models.pretrained_cfg import Cfg, pretrained_cfg
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan
 from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
-from lowbit.train.copies import keep_copies
-from lowbit.train.epochs import after_multiples, print_epoch_lines
+from lowbit.train.epochs import after_multiples
 from lowbit.train.job import Job
 from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
@@ -32,10 +29,9 @@ from ssql.methods import build
 from ssql.objective import SelfSupervised
 from ssql.optim import AUTHORS, rates
 from ssql.options import PretrainOptions
-from ssql.pictures import views_of
+from ssql.pictures import channels_of
 
 COPIES = after_multiples(20, 50)  # the authors'
-log = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -59,43 +55,30 @@ def pretrain(
         check(options, config)
         batch = batch_of(config.TRAIN, session, own.keep_global_batch)
         check_batch(config, batch, session.accelerator.num_processes)
-        labels = config.TRAIN.DATASET != "folder"  # which need not be sorted by class
-        train = session.pictures("train", labels=labels)
-        test = monitored_pictures(session, labels) if own.probe_every else None
-        side = side_of(train, config.MODEL.side)
-        size = (3, side, side)
-        found = {} if train.classes else {"classes": 0}
-        views, shown = views_of(config, train, side)
-        loader = session.loader(train, views, batch, n_views=2, labels=False, drop_last=config.method == "MoCo")
-        objective = build(config, size, optim)
+        channels, side = channels_of(config), config.MODEL.side
+        pictures = open_pictures(session, config.TRAIN.DATASET, side, channels, figures=own.probe_every > 0)
+        last = {"drop_last": config.method == "MoCo"}
+        loader = session.loader(pictures.train, pictures.views, batch, n_views=2, labels=False, **last)
+        objective = build(config, pictures.size, optim)
         session.place(objective, sync_batchnorm=config.TRAIN.SYNC_BN)
         if own.authors_layout:
             check_layout(config, objective)
-        cfg = pretrained_cfg(shown, size)
+        cfg = pretrained_cfg(pictures.plain, pictures.size)
         header = load.header(config, cfg)
         job = Job(
             session, "ssl", [Stage(objective, config.TRAIN.EPOCHS, rates(config, "ssl", optim))], loader, batch,
             header=header, shared=shared(config, without_effect("ssl", config, optim.sched), optim),
             described=described(name, own, optim, header["config"]), log_every=config.TRAIN.PRINT_FREQ,
-            prefixes=load.PREFIXES, resume_option=RESUME, facts=found,
+            prefixes=load.PREFIXES, resume_option=RESUME, facts=pictures.facts,
         )  # fmt: skip
-        job.check()
-        if job.planned({"method": config.SSL.TYPE, "dataset": config.TRAIN.DATASET, **found}):
-            return None
-        with job.open() as folder:
-            assert folder is not None  # --output has a default
-            if not train.classes and session.accelerator.is_main_process:
-                log.info("%s: %d pictures, no classes, so no figure of k-NN", train.name, len(train))
-            probes = [print_epoch_lines(session, folder, {"Loss": "loss", config.criterion: "loss"})]
-            if test is not None:
-                bank, queries = session.eval_loader(train, shown), session.eval_loader(test, shown)
-                probes.append(monitor_pretraining("encoder_q", bank, queries, session, every=own.probe_every))
-            probes.append(keep_copies(folder, session.accelerator, COPIES, header, load.PREFIXES))
-            result = job.fit(folder, probes)
-            collapse = report_collapse(result.eval, config.SSL.SETTING.DIM, session)
-            job.write_result(folder, result, {"loss": result.train.get("loss"), **collapse})
-            job.export(folder, result, lambda path: export(config, objective, path, cfg, own.authors_layout))
-    return result
+        monitored = Monitored(encoder="encoder_q", dim=config.SSL.SETTING.DIM, pictures=pictures, every=own.probe_every)
+        return run_pretraining(
+            job, monitored, facts={"method": config.SSL.TYPE, "dataset": config.TRAIN.DATASET, **pictures.facts},
+            lines={"Loss": "loss", config.criterion: "loss"}, copies=COPIES,
+            finish=lambda folder, result: job.export(
+                folder, result, lambda path: export(config, objective, path, cfg, own.authors_layout)
+            ),
+        )  # fmt: skip
 
 
 def check(options: RunOptions, config: Config) -> None:
