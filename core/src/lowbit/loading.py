@@ -4,6 +4,7 @@ Methods register a function (checkpoint dict -> net, or None if it is not theirs
 `lowbit.methods`; core knows none of them by name.
 """
 
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -13,18 +14,22 @@ from torch import nn
 from lowbit.checkpoint.read import is_safetensors, read_checkpoint
 from lowbit.errors import InputError
 from lowbit.export.packed import load_packed
+from lowbit.models.create import check_size, create_model
 from lowbit.models.pretrained_cfg import ENTRY, set_pretrained_cfg_
-from lowbit.models.weight_file import read_weights
-from lowbit.models.weights import backbone_of
+from lowbit.models.resized import resize_
+from lowbit.models.weight_file import CLASSES, SIZES, Weights, read_weights
+from lowbit.models.weights import backbone_of, branch_of, load_
+from lowbit.options import MOST_CLASSES
 
 GROUP = "lowbit.methods"
+LARGER = 64  # times a slimmed net at most: at an eighth of the width
 
 
 def load(path: Path | str) -> nn.Module:
     """Build the net of a file, in evaluation mode on the CPU; its `pretrained_cfg` says how pictures are shown to it.
 
     Args:
-        path: a checkpoint (`*.pth.tar`), a packed export or a `backbone.safetensors`.
+        path: a checkpoint (`*.pth.tar`), a packed export, a `backbone.safetensors` or another export to safetensors.
 
     Raises:
         InputError: missing, damaged, or of no installed method; no code of the file is run.
@@ -35,7 +40,7 @@ def load(path: Path | str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):  # building a net draws weights
             if not weights.ours:
                 return load_packed(path)
-            return _described(backbone_of(weights).model, weights.said.get(ENTRY), path)
+            return _described(_network(weights), weights.said.get(ENTRY), path)
     checkpoint = read_checkpoint(path)
     methods = entry_points(group=GROUP)
     for method in methods:
@@ -51,6 +56,28 @@ def load(path: Path | str) -> nn.Module:
     raise InputError(
         f"{path} belongs to none of the installed methods ({', '.join(m.name for m in methods) or 'none'}): {needed}"
     )
+
+
+def _network(weights: Weights) -> nn.Module:
+    """The net of a float export: of a whole net with the last layer and the sizes that the file states.
+
+    Raises:
+        InputError: what it states is no net, or its tensors are not all those of the net.
+    """
+    classes, sizes = weights.said.get(CLASSES, 0), weights.said.get(SIZES) or {}
+    if not (sizes or classes):
+        return backbone_of(weights).model
+    try:
+        if type(classes) is not int or not 0 <= classes <= MOST_CLASSES:
+            raise ValueError(f"{classes!r} classes")
+        create = partial(create_model, weights.choose_arch(None), num_classes=classes)
+        check_size(create, LARGER * sum(value.numel() for value in weights.tensors.values()))
+        model = resize_(create(), sizes)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{weights.name}: its description of its net is damaged ({reason}); name another") from error
+    load_(model, weights, branch_of(weights, model))
+    return model.eval()
 
 
 def _described(model: nn.Module, said: object, path: Path) -> nn.Module:

@@ -1,19 +1,24 @@
 """Packed files and cost of layers that no method has yet: binary, evenly spaced around 0, slimmed; own input grids."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lowbit.cost import Cost, cost
 from lowbit.errors import InputError
+from lowbit.export.backbone import save_network
 from lowbit.export.codes import KEY
 from lowbit.export.packed import load_packed, save_packed
+from lowbit.loading import load
 from lowbit.models.create import create_model
 from lowbit.models.surgery import conv_like, replace_
+from lowbit.models.weight_file import digest_of, read_weights
 from lowbit.quant.activations import ActivationConfig, QuantActivation
 from lowbit.quant.calibrate import calibrate_
 from lowbit.quant.conv import QuantConv2d, QuantLinear, with_tensors
@@ -231,3 +236,37 @@ def test_what_a_packed_file_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"conv1.input_quantizer: a packed file cannot hold a Unknown"):
         save_packed(net_of(Binary, own_input=lambda: Unknown(ActivationConfig(3))), tmp_path / "net", RECIPE)
     assert not list(tmp_path.iterdir())
+
+
+CFG = {"input_size": [3, 16, 16], "mean": [0.5] * 3, "std": [0.2] * 3, "crop_pct": 1.0, "crop_mode": "center"}
+CFG |= {"interpolation": "bilinear", "label_names": ["a", "b", "c"]}
+
+
+@torch.no_grad()
+def test_a_whole_slimmed_net_as_floats(tmp_path: Path) -> None:
+    net, path = slimmed(), tmp_path / "net.safetensors"
+    save_network(net, path, "cifar_resnet8_1x1", 3, CFG)
+    loaded: Any = load(path)
+    assert torch.equal(loaded(X), net(X)) and loaded.bn1.num_features == 8
+    assert loaded.pretrained_cfg["label_names"] == ("a", "b", "c") and loaded.pretrained_cfg["num_classes"] == 3
+    save_network(net, path, "cifar_resnet8_1x1", 0, CFG)
+    assert torch.equal(load(path)(X), net.forward_head(net.forward_features(X), pre_logits=True))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("classes", -1), ("classes", "3"), ("sizes", {"conv1": {"out_channels": 99}}), ("sizes", [1]),
+        ("sizes", {"nobody": {}}), ("sizes", {"conv1": {"out_channels": "8"}}), ("sizes", {"conv1": 8}),
+        ("sizes", {"fc": {"in_features": 8}}), ("sizes", {"relu": {}}), ("arch", "vit_giant_patch14_224"),
+    ],
+)  # fmt: skip
+def test_a_damaged_description_of_a_whole_net(tmp_path: Path, entry: str, value: Any) -> None:
+    path = tmp_path / "net.safetensors"
+    save_network(slimmed(), path, "cifar_resnet8_1x1", 3, CFG)
+    tensors, said = load_file(path), read_weights(path).said
+    said = {key: said[key] for key in ("arch", "classes", "sizes", "pretrained_cfg")} | {entry: value}
+    save_file(tensors, path, {"lowbit.backbone": json.dumps(said | {"digest": digest_of(said, tensors)})})
+    with pytest.raises(InputError, match=r"net\.safetensors") as found:
+        load(path)
+    assert "\n" not in str(found.value)

@@ -1,7 +1,7 @@
-"""`backbone.safetensors`: a net without its last layer, float weights, keys as timm's.
+"""Float weights as safetensors, keys as timm's: a backbone without its last layer, or a whole net, narrower or not.
 
-`timm.create_model(arch, num_classes=0, checkpoint_path=path)` loads it strictly. One metadata key, a JSON string, says
-which net it is and holds a checksum (with several keys safetensors writes them in random order).
+`timm.create_model(arch, num_classes=0, checkpoint_path=path)` loads `backbone.safetensors` strictly. One metadata key,
+a JSON string, says which net it is and holds a checksum (with several keys safetensors writes them in random order).
 """
 
 import json
@@ -14,10 +14,12 @@ import safetensors.torch
 from torch import nn
 
 from lowbit.errors import InputError
+from lowbit.export.rebuild import describe_sizes
 from lowbit.files import replace_file
 from lowbit.models.create import create_model
-from lowbit.models.pretrained_cfg import ENTRY, without_head
-from lowbit.models.weight_file import KEY, digest_of
+from lowbit.models.pretrained_cfg import ENTRY, Cfg, without_head
+from lowbit.models.resized import resize_
+from lowbit.models.weight_file import CLASSES, KEY, SIZES, digest_of
 from lowbit.quant.layers import to_plain_
 
 
@@ -34,15 +36,42 @@ def save_backbone(model: nn.Module, path: Path, arch: str, cfg: Mapping[str, Any
         InputError: the net's tensors are not those of `arch` (it has no running statistics, or is slimmed), so that
             timm could not load them; or the file cannot be written.
     """
-    have = to_plain_(deepcopy(model)).state_dict()
-    wanted = create_model(arch, num_classes=0).state_dict()
-    for key, like in wanted.items():
-        if key not in have or have[key].shape != like.shape:
-            found = f"has shape {tuple(have[key].shape)}, not {tuple(like.shape)}" if key in have else "is missing"
-            raise InputError(
-                f"{path.name}: the net is no {arch} as timm has it: its {key} {found}; nothing was written"
-            )
-    tensors = {key: have[key].detach().cpu().to(like.dtype).contiguous() for key, like in wanted.items()}
     said: dict[str, Any] = {"arch": arch} | ({} if cfg is None else {ENTRY: without_head(cfg)})
+    _write(to_plain_(deepcopy(model)), create_model(arch, num_classes=0), path, said)
+
+
+def save_network(model: nn.Module, path: Path, arch: str, classes: int, cfg: Cfg) -> None:
+    """Write a whole net as it computes; slimmed layers at their sizes, which the file states for `lowbit.load`.
+
+    Args:
+        model: a timm net, quantized and slimmed layers allowed.
+        path: file to write or replace.
+        arch: timm name.
+        classes: of its last layer; 0: it has none, or what is in its place is left out.
+        cfg: how pictures are shown to it, and the classes' names.
+
+    Raises:
+        InputError: as `save_backbone`.
+    """
+    plain, built = to_plain_(deepcopy(model)), create_model(arch, num_classes=classes)
+    sizes = describe_sizes(model, plain, built)
+    said = {"arch": arch, CLASSES: classes, SIZES: sizes, ENTRY: cfg if classes else without_head(cfg)}
+    _write(plain, resize_(built, sizes), path, said)
+
+
+def _write(plain: nn.Module, like: nn.Module, path: Path, said: dict[str, Any]) -> None:
+    """The tensors of `plain` that `like` has, with a description.
+
+    Raises:
+        InputError: one is missing or has another shape, or the file cannot be written.
+    """
+    have, wanted = plain.state_dict(), like.state_dict()
+    for key, other in wanted.items():
+        if key not in have or have[key].shape != other.shape:
+            found = f"has shape {tuple(have[key].shape)}, not {tuple(other.shape)}" if key in have else "is missing"
+            raise InputError(
+                f"{path.name}: the net is no {said['arch']} as timm has it: its {key} {found}; nothing was written"
+            )
+    tensors = {key: have[key].detach().cpu().to(other.dtype).contiguous() for key, other in wanted.items()}
     said["digest"] = digest_of(said, tensors)
     replace_file(path, safetensors.torch.save(tensors, {KEY: json.dumps(said)}))

@@ -6,17 +6,15 @@ whose weight has the architecture's shape, and which compute with a part of it.
 
 import json
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.models.surgery import conv_like, replace_
+from lowbit.models.resized import Sizes, resize_, sizes_of
+from lowbit.models.surgery import replace_
 from lowbit.options import MAX_SIDE, MOST_CLASSES
 from lowbit.quant.activations import FUNCTIONS, ActivationConfig, QuantActivation
 from lowbit.quant.conv import QuantConv2d, QuantLinear
@@ -45,7 +43,6 @@ ARGUMENTS: dict[str, Callable[[Any], bool]] = {  # of `timm.create_model`: wheth
     "drop_rate": _share,
     "drop_path_rate": _share,
 }
-SIZES = ("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features")
 OF_INPUT = "input_quantizer"  # a layer's own quantizer
 Activations = list[tuple[str, dict[str, Any], list[str]]]  # (kind, settings, names)
 
@@ -98,21 +95,21 @@ def describe_sizes(model: nn.Module, plain: nn.Module, built: nn.Module) -> dict
     there = dict(built.named_modules())
     for name, layer in model.named_modules():
         full, old = layer._parameters.get("weight"), there.get(name)
-        if not isinstance(layer, QuantizedLayer) or full is None or old is None:
+        if not isinstance(layer, QuantizedLayer) or full is None or old is None or not sizes_of(old):
             continue
         new: Any = plain.get_submodule(name)
         if full.shape == getattr(old, "weight", full).shape != new.weight.shape:
-            sizes[name] = {size: getattr(new, size) for size in SIZES if hasattr(new, size)}
+            sizes[name] = sizes_of(new)
     return sizes
 
 
-def dress_(model: nn.Module, activations: Activations, sizes: Mapping[str, Mapping[str, int]]) -> nn.Module:
+def dress_(model: nn.Module, activations: Activations, sizes: Sizes) -> nn.Module:
     """Give a net of `build` its slimmed layers and its activation quantizers; returns it.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: what was described does not fit the net.
     """
-    replace_(model, {name: _resized(model.get_submodule(name), said) for name, said in sizes.items()})
+    resize_(model, sizes)
     new: dict[str, nn.Module] = {}
     for kind, settings, names in activations:
         for name in names:
@@ -141,22 +138,3 @@ def _observed(settings: Mapping[str, Any]) -> nn.Module:
 
 
 KINDS = {"largest": _largest, "observed": _observed}
-
-
-def _resized(layer: Any, sizes: Mapping[str, int]) -> nn.Module:
-    """A layer of the same kind and other sizes, its tensors not yet set."""
-    if set(sizes) - set(SIZES) or any(not 0 < size <= getattr(layer, name) for name, size in sizes.items()):
-        raise ValueError(f"sizes {dict(sizes)} are not those of a slimmed {type(layer).__name__}")
-    if isinstance(layer, nn.Conv2d):
-        return conv_like(layer, **sizes).to_empty(device="cpu")
-    if isinstance(layer, nn.Linear):
-        return nn.Linear(sizes["in_features"], sizes["out_features"], layer.bias is not None)
-    if not isinstance(layer, _BatchNorm):
-        raise ValueError(f"{type(layer).__name__} has no other size")
-    norm = deepcopy(layer)
-    norm.num_features = sizes["num_features"]
-    for name, old in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
-        if old.dim():
-            new: Tensor = torch.empty(norm.num_features)
-            setattr(norm, name, nn.Parameter(new) if isinstance(old, nn.Parameter) else new)
-    return norm

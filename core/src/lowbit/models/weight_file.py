@@ -16,6 +16,7 @@ from lowbit.checkpoint.read import METADATA, read_file
 from lowbit.errors import InputError
 
 KEY = "lowbit.backbone"  # in the metadata of our own safetensors: JSON, {"arch": timm name, "digest": of the file}
+CLASSES, SIZES = "classes", "sizes"  # there, of a whole net: of its last layer; of layers that are slimmed
 
 
 @dataclass(frozen=True)
