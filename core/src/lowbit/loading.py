@@ -73,9 +73,9 @@ def _network(weights: Weights) -> nn.Module:
         create = partial(create_model, weights.choose_arch(None), num_classes=classes)
         check_size(create, LARGER * sum(value.numel() for value in weights.tensors.values()))
         model = resize_(create(), sizes)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (InputError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{weights.name}: its description of its net is damaged ({reason}); name another") from error
+        raise InputError(f"{weights.name}: its description of its net is wrong ({reason}); name another") from error
     load_(model, weights, branch_of(weights, model))
     return model.eval()
 
