@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lowbit.losses.contrastive import crossed_nt_xent, info_nce, nt_xent, queue_logits
+from lowbit.losses.contrastive import crossed_info_nce, crossed_nt_xent, info_nce, nt_xent, queue_logits
 
 
 def slow_nt_xent(first: Tensor, second: Tensor, temperature: float) -> float:
@@ -64,3 +64,17 @@ def test_keys_get_no_gradient_and_the_queue_may_not_move_before_the_backward() -
     queue.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_moco_v3_asks_each_view_among_the_keys_of_the_other() -> None:
+    q1, q2, k1, k2 = torch.randn(4, 5, 6, dtype=torch.float64).unbind()
+    loss = 0.0
+    for q, k in ((q1, k2), (q2, k1)):
+        for i in range(5):
+            e = [math.exp(F.cosine_similarity(q[i], k[j], dim=0).item() / 0.3) for j in range(5)]
+            loss -= 2 * 0.3 * math.log(e[i] / sum(e)) / 5
+    k1.requires_grad_()
+    found = crossed_info_nce((q1.requires_grad_(), q2), (k1, k2), 0.3)
+    assert found.item() == pytest.approx(loss, rel=1e-12)
+    found.backward()
+    assert q1.grad is not None and k1.grad is None

@@ -1,7 +1,9 @@
-"""Contrastive losses: NT-Xent over the batch (SimCLR), InfoNCE over a queue (MoCo).
+"""Contrastive losses: NT-Xent over the batch (SimCLR), InfoNCE over a queue (MoCo) or over the batch (MoCo v3).
 
 SimCLR: Chen, Kornblith, Norouzi, Hinton, "A Simple Framework for Contrastive Learning of Visual Representations",
 ICML 2020 (arXiv 2002.05709), Eq. 1. MoCo: He et al., CVPR 2020 (arXiv 1911.05722), Eq. 1.
+MoCo v3: Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021 (arXiv
+2104.02057), Alg. 1.
 
 Deviation: negatives come from the rank's own batch, unless a layout of ranks is given (in the paper, from all).
 """
@@ -76,3 +78,24 @@ def queue_logits(query: Tensor, key: Tensor, queue: Tensor, temperature: float) 
 def info_nce(logits: Tensor) -> Tensor:
     """Cross-entropy of `queue_logits` with the positive in column 0; scalar."""
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+
+
+def crossed_info_nce(
+    queries: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], temperature: float, layout: Ranks | None = None
+) -> Tensor:
+    """MoCo v3: 2 T times the cross-entropy of each view's queries among the other view's keys, summed over both pairs.
+
+    Args:
+        queries: of view 1 and view 2, each (B, D); row i belongs to row i of the other view's keys.
+        keys: likewise; detached here.
+        temperature: T > 0.
+        layout: keys of all these ranks; None: of this one.
+    """
+    (q1, q2), (k1, k2) = queries, keys
+    layout = layout or Ranks((len(q1),))
+    own = torch.arange(len(q1), device=q1.device) + layout.start
+    loss = q1.new_zeros(())
+    for q, k in ((q1, k2), (q2, k1)):
+        logits = F.normalize(q, dim=1) @ gather_rows(F.normalize(k.detach(), dim=1), layout).T / temperature
+        loss = loss + 2 * temperature * F.cross_entropy(logits, own)
+    return loss

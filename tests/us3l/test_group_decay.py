@@ -1,0 +1,52 @@
+"""Group regularization: recorded lambdas, values and gradients, and the term whose gradient it is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from us3l.group_decay import GroupDecay
+
+
+def slow_value(p: Tensor, lambdas: tuple[float, ...], base: float) -> Tensor:
+    """R of one parameter, group by group."""
+    if p.dim() not in (1, 4):
+        return base * (p * p).sum()
+    k, size = len(lambdas), len(p) // len(lambdas)
+    blocks = [p[i * size : (i + 1) * size if i < k - 1 else len(p)] for i in range(k)]
+    return sum((value * (block * block).sum() for value, block in zip(lambdas, blocks, strict=True)), p.new_zeros(()))
+
+
+def test_recorded_lambdas_values_and_gradients(golden: Callable[[str], Path]) -> None:
+    facts = json.loads((golden("us3l") / "group_reg.json").read_text())["per_block"]
+    arrays: dict[str, Any] = dict(np.load(golden("us3l") / "group_reg.npz"))
+    assert len(facts) > 20
+    for row in facts:
+        decay = GroupDecay(row["base"], row["alpha"], row["type"], row["bins"], row["warmup"])
+        lambdas = decay.lambdas(row["epoch"], row["epochs"])
+        assert lambdas == pytest.approx(row["lambdas"], rel=1e-12), row["tag"]
+        for name in ("conv", "vec", "vec5", "mat"):
+            p = nn.Parameter(torch.tensor(arrays[f"p/{name}"]).double())
+            where = f"{row['tag']}/{name}"
+            value = slow_value(p, lambdas, row["base"])
+            assert value.item() == pytest.approx(arrays[f"{where}/value"].item(), rel=1e-6), where
+            decay.add_({name: p}, row["epoch"], row["epochs"])
+            assert p.grad is not None
+            assert torch.allclose(p.grad, torch.tensor(arrays[f"{where}/grad"]).double(), rtol=1e-6, atol=1e-12)
+            (slow,) = torch.autograd.grad(value, p)
+            assert torch.allclose(p.grad, slow, rtol=1e-12, atol=0), where
+
+
+def test_it_is_added_to_what_is_there_and_follows_the_epoch() -> None:
+    p, decay = nn.Parameter(torch.ones(8)), GroupDecay(0.5, 0.1, "linear", 4)
+    p.grad = torch.full((8,), 2.0)
+    decay.add_({"p": p}, 10, 10)
+    assert torch.allclose(p.grad, 2 + torch.tensor([1.0, 1.0, 0.9, 0.9, 0.8, 0.8, 0.7, 0.7]))
+    p.grad = None
+    decay.add_({"p": p}, 0, 10)
+    assert torch.equal(p.grad, torch.ones(8))

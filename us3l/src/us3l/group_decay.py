@@ -1,0 +1,83 @@
+"""Group regularization: output channels that only wide nets have are decayed less.
+
+Cao, Sun, Zhou, "Three Guidelines You Should Know for Universally Slimmable Self-Supervised Learning", CVPR 2023 (arXiv
+2303.06870): R = sum over parameters and groups of lambda_i ||p_i||^2, where group i is the i-th block of floor(C / K)
+output channels, the last one with the rest, and
+
+    lambda_i = lambda (1 - alpha(t) i)  (linear)   or   lambda alpha(t)^i  (exp),    i = 0 .. K - 1.
+
+alpha(t) is 0 up to the warm-up, then rises to alpha at half of the epochs. It replaces weight decay, of twice lambda.
+
+Deviations from the authors' program: the gradient 2 lambda_i p is added before the optimizer steps, not a term to the
+loss, which under DDP reaches heads that the pass did not use and stops it; vectors of the parameters' own type.
+As theirs: every pass decays all channels, used or not; a pass at full width leaves the heads out; a matrix has lambda.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class GroupDecay:
+    """The regularization of one objective.
+
+    Attributes:
+        strength: lambda, half of the weight decay that it stands for.
+        alpha: how much less a group has than the one before it.
+        kind: of the two formulas.
+        bins: K, groups of a parameter.
+        warmup: epochs of equal groups.
+    """
+
+    strength: float
+    alpha: float = 0.2
+    kind: Literal["linear", "exp"] = "exp"
+    bins: int = 4
+    warmup: int = 0
+    _made: tuple[tuple[float, ...], dict[str, Tensor]] = field(default=((), {}), init=False, repr=False)
+
+    def lambdas(self, epoch: int, epochs: int) -> tuple[float, ...]:
+        """Of each group, in an epoch (0-based) of a run of `epochs`."""
+        if epoch < self.warmup:
+            return (self.strength,) * self.bins
+        rise = (epoch - self.warmup) / (epochs / 2 - self.warmup) if epoch < epochs / 2 else 1.0
+        alpha = self.alpha * rise
+        factors = ((1 - alpha * i if self.kind == "linear" else alpha**i) for i in range(self.bins))
+        return tuple(self.strength * factor for factor in factors)
+
+    @torch.no_grad()
+    def add_(self, parameters: Mapping[str, nn.Parameter], epoch: int, epochs: int) -> None:
+        """Add 2 lambda p to the gradients; a parameter without one gets it.
+
+        Args:
+            parameters: by name, always the same ones under a name until `reset_`.
+            epoch: 0-based.
+            epochs: of the run.
+        """
+        lambdas = self.lambdas(epoch, epochs)
+        if self._made[0] != lambdas:
+            self._made = lambdas, {}
+        factors = self._made[1]
+        for name, p in parameters.items():
+            if name not in factors:
+                factors[name] = self._factor(p, lambdas)
+            if p.grad is None:
+                p.grad = p * factors[name]
+            else:
+                p.grad.addcmul_(p, factors[name])
+
+    def reset_(self) -> None:
+        """Forget what was made for the parameters, which are others now or lie elsewhere."""
+        self._made = ((), {})
+
+    def _factor(self, p: Tensor, lambdas: tuple[float, ...]) -> Tensor:
+        """2 lambda of each output channel, in a shape that multiplies p."""
+        if p.dim() not in (1, 4):
+            return torch.tensor(2 * self.strength, dtype=p.dtype, device=p.device)
+        size, last = len(p) // self.bins, self.bins - 1  # fewer channels than groups: all are in the last one
+        values = [2 * lambdas[min(channel // size, last) if size else last] for channel in range(len(p))]
+        return torch.tensor(values, dtype=p.dtype, device=p.device).view(-1, *[1] * (p.dim() - 1))
