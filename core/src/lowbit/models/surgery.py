@@ -95,6 +95,7 @@ def run_blank(
     input_size: tuple[int, int, int],
     handles: Iterable[RemovableHandle] = (),
     setting: str = "their size",
+    values: bool = True,
 ) -> None:
     """One forward of a blank picture in evaluation mode, for the hooks of `handles`; they go, and modes come back.
 
@@ -106,13 +107,14 @@ def run_blank(
         input_size: (C, H, W) of a picture.
         handles: of hooks on its modules.
         setting: what sets the size of pictures, for the message.
+        values: whether tensors have any; without them the forward takes no time.
 
     Raises:
         InputError: the net does not take pictures of this size.
     """
     modes, reference = {module: module.training for module in model.modules()}, next(model.parameters())
     model.eval()
-    large = input_size[1] * input_size[2] > MOST_PIXELS
+    large = not values or input_size[1] * input_size[2] > MOST_PIXELS
     device = torch.device("meta") if large else reference.device
     picture = torch.zeros(1, *input_size, device=device, dtype=reference.dtype)
     try:

@@ -79,7 +79,7 @@ def check_untied(model: nn.Module, names: Collection[str]) -> None:
             raise InputError(f"layers {one} and {other} share one {key}, which bits would untie: exclude both")
 
 
-def convolve(conv: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(conv: Any, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int | None = None) -> Tensor:
     """What a convolution computes with this weight and bias, (B, in, H, W) -> (B, out, H', W').
 
     Args:
@@ -87,13 +87,14 @@ def convolve(conv: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
         x: input.
         weight: (out, in / groups, kH, kW).
         bias: (out,).
+        groups: None: the convolution's.
     """
     padding = conv.padding
     if conv.same:
         x, padding = pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation)), 0
     elif conv.padding_mode != "zeros":
         x, padding = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode), 0
-    return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+    return F.conv2d(x, weight, bias, conv.stride, padding, conv.dilation, groups or conv.groups)
 
 
 def with_tensors(layer: Layer, weight: Tensor, bias: Tensor | None) -> Layer:

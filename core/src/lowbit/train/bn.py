@@ -5,7 +5,7 @@ centred squares are each summed over all ranks by a function whose backward is t
 derivatives are those of one process holding the whole batch, also where ranks hold different numbers of pictures.
 """
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -73,30 +73,56 @@ class SyncBatchNorm(_BatchNorm):
 
     def _over_ranks(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        dims = [d for d in range(x.dim()) if d != 1]
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        here = wide.new_tensor([x.numel() // x.shape[1]])
-        sums = sum_over_ranks(torch.cat([wide.sum(dims), here]))
-        count = sums[-1].detach()
-        mean = sums[:-1] / count
-        centred = wide - mean.view(shape)
-        variance = sum_over_ranks(centred.square().sum(dims)) / count
-        if self.training and self.running_mean is not None and self.running_var is not None:
-            self._track(mean.detach(), variance.detach() * (count / (count - 1)))
-        y = centred * torch.rsqrt(variance + self.eps).view(shape)
-        if self.affine:
-            y = y * self.weight.view(shape) + self.bias.view(shape)
-        return y.to(x.dtype)
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        running = None
+        if self.training and self.track_running_stats and self.running_mean is not None:
+            assert self.running_var is not None
+            running = self.running_mean, self.running_var
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
         rate = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked or 1)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), rate)
+        return batch_norm_over_ranks(x, self.weight, self.bias, running, rate, self.eps)
+
+
+def batch_norm_over_ranks(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, running: tuple[Tensor, Tensor] | None,
+    rate: float, eps: float,
+) -> Tensor:  # fmt: skip
+    """Batch norm in training mode whose batch is that of all ranks.
+
+    Args:
+        x: (B, C, ...); B may differ between ranks.
+        weight: (C,).
+        bias: (C,).
+        running: mean and variance, (C,) each, moved in place by `rate`; None: there are none.
+        rate: torch's `momentum`.
+        eps: added to the variance.
+    """
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    dims = [d for d in range(x.dim()) if d != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    here = wide.new_tensor([x.numel() // x.shape[1]])
+    sums = sum_over_ranks(torch.cat([wide.sum(dims), here]))
+    count = sums[-1].detach()
+    mean = sums[:-1] / count
+    centred = wide - mean.view(shape)
+    variance = sum_over_ranks(centred.square().sum(dims)) / count
+    if running is not None:
+        unbiased = variance.detach() * (count / (count - 1))
+        for buffer, value in zip(running, (mean.detach(), unbiased), strict=True):
+            buffer.lerp_(value.to(buffer.dtype), rate)
+    y = centred * torch.rsqrt(variance + eps).view(shape)
+    if weight is not None and bias is not None:
+        y = y * weight.view(shape) + bias.view(shape)
+    return y.to(x.dtype)
+
+
+@runtime_checkable
+class Synchronisable(Protocol):
+    """A batch norm with a forward of its own that can normalise by the batch of all ranks."""
+
+    def synchronise_(self) -> None:
+        """Do so from now on."""
+        ...
 
 
 # Batch norms whose training is torch's: statistics and normalisation of the whole input, `momentum` None a mean over
@@ -107,12 +133,16 @@ TORCHS = (_BatchNorm.forward, nn.SyncBatchNorm.forward, BatchNormAct2d.forward, 
 def sync_batchnorm_(model: nn.Module) -> nn.Module:
     """Replace every batch norm inside `model` in place; keys of the state dict and parameters stay. Returns it.
 
-    timm's `BatchNormAct2d` keeps its activation and dropout. A subclass of `SyncBatchNorm` stays as it is.
+    timm's `BatchNormAct2d` keeps its activation and dropout. A subclass of `SyncBatchNorm` stays as it is; so
+    does one that is `Synchronisable`.
 
     Raises:
         InputError: a batch norm that computes in a way of its own.
     """
     if isinstance(model, _BatchNorm) and not isinstance(model, SyncBatchNorm):
+        if isinstance(model, Synchronisable):
+            model.synchronise_()
+            return model
         if type(model).forward not in TORCHS:
             raise InputError(
                 f"{type(model).__name__} computes batch norm in a way of its own, which cannot be done over all "

@@ -1,0 +1,70 @@
+"""Shared by US3L's tests: numbers of the original program, its fills and pictures."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+class Recorded:
+    """One set of recorded numbers (their README is beside the specification): `recorded["layers"]["conv_tt/x"]`.
+
+    Pictures and fills differ between the two sets; which one this is can be seen from the widths in macs.json.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cache: dict[str, dict[str, Tensor]] = {}
+        first = "0.25" in self.json("macs")["us_cifar_resnet18"]["widths"]
+        self.phase_per_key, self.frequency, self.shift = (1.3, 0.010, 0.3) if first else (1.7, 0.013, 1.1)
+
+    def __getitem__(self, file: str) -> dict[str, Tensor]:
+        if file not in self.cache:
+            with np.load(self.folder / f"{file}.npz") as arrays:
+                self.cache[file] = {name: torch.as_tensor(arrays[name]) for name in arrays.files}
+        return self.cache[file]
+
+    def json(self, file: str) -> Any:
+        return json.loads((self.folder / f"{file}.json").read_text())
+
+    def pictures(self, shape: Sequence[int], shift: float) -> Tensor:
+        """x[i] = sin(c i i + shift) over the whole batch, float64 then float32."""
+        i = torch.arange(int(np.prod(shape)), dtype=torch.float64)
+        return torch.sin(self.frequency * i * i + shift).float().reshape(tuple(shape))
+
+    def fill(self, which: str) -> dict[str, Tensor]:
+        """Values of the keys of a list of keys.json ("train_byol_dim64"), float32."""
+        values = {}
+        for k, (key, shape, kind) in enumerate(self.json("keys")[which]["keys"]):
+            count = int(np.prod(shape))
+            s = torch.sin(0.7 * torch.arange(count).double() + self.phase_per_key * k + 0.1)
+            if kind in ("conv", "linear"):
+                s = (2 / (count / shape[0])) ** 0.5 * s
+            elif kind in ("bn_weight", "bn_running_var"):
+                s = 1 + 0.1 * s
+            else:
+                s = 0.1 * s
+            values[key] = torch.tensor(0) if kind == "int" else s.reshape(tuple(shape)).float()
+        return values
+
+
+@pytest.fixture(scope="session")
+def recorded(golden: Callable[[str], Path]) -> Recorded:
+    return Recorded(golden("us3l"))
+
+
+@pytest.fixture(scope="session")
+def filled() -> Callable[[nn.Module, dict[str, Tensor]], nn.Module]:
+    """Give a net the recorded values of its keys; those it has besides must be statistics of batch norm."""
+
+    def fill(net: nn.Module, values: dict[str, Tensor]) -> nn.Module:
+        missing, unexpected = net.load_state_dict(values, strict=False)
+        assert not unexpected and all(key.rpartition(".")[2].startswith(("running", "num_")) for key in missing)
+        return net
+
+    return fill
