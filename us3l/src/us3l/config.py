@@ -23,6 +23,20 @@ SslType = Literal[
     "SimCLR", "SimCLR_Momentum", "BYOL", "SimSiam", "US_SimSiam", "SimSiam_Momentum", "MoCo", "MoCo_v3",
     "SEED", "SEED_MSE", "SEED_SimCLR",
 ]  # fmt: skip
+TWO_VIEWS = ("CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "InfoNCEv2_distill", "MSELoss")
+CRITERIA = {  # base losses by method; the first is the one that belongs to it
+    "SimCLR": ("InfoNCEv2", *TWO_VIEWS),
+    "SimCLR_Momentum": ("InfoNCEv2_distill", *TWO_VIEWS),
+    "BYOL": TWO_VIEWS,
+    "SimSiam": TWO_VIEWS,
+    "SimSiam_Momentum": TWO_VIEWS,
+    "MoCo": ("CrossEntropy",),
+    "MoCo_v3": ("InfoNCE",),
+    "SEED": ("soft_distill",),
+    "SEED_MSE": TWO_VIEWS,
+    "SEED_SimCLR": ("InfoNCEv2_distill", *TWO_VIEWS),
+}
+MOVED = ("SimCLR_Momentum", "BYOL", "SimSiam_Momentum", "MoCo", "MoCo_v3")  # methods with a momentum copy
 Kind = Literal["plain", "universal", "switchable"]
 TIMM = {"mobilenetv2": "mobilenetv2_100"}  # the authors' name of a net -> timm's
 LIST = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
@@ -163,14 +177,53 @@ class Config(root.Root):
     SSL: Ssl = Ssl()
 
     @property
+    def widths(self) -> tuple[float, float]:
+        """The narrowest and the widest that are trained."""
+        ofa = self.MODEL.OFA
+        if ofa.USE_SLIMMABLE:
+            return min(ofa.WIDTH_MULT_LIST), max(ofa.WIDTH_MULT_LIST)
+        return ofa.WIDTH_MULT_RANGE if ofa.NUM_SAMPLE_TRAINING > 1 else (ofa.WIDTH_MULT, ofa.WIDTH_MULT)
+
+    @property
+    def criterion(self) -> str:
+        """The base loss's name."""
+        return self.TRAIN.LOSS.CRITERION.NAME or CRITERIA[self.method][0]
+
+    @property
     def method(self) -> str:
         """`SSL.TYPE`, its missing class replaced; "" without one."""
         return {"US_SimSiam": "SimSiam", None: ""}.get(self.SSL.TYPE, self.SSL.TYPE or "")
 
 
+def switched_on(command: Command, config: Config) -> set[str]:
+    """Of `us3l.unused_keys.SWITCHED`, what a command has under this config."""
+    ofa, method = config.MODEL.OFA, config.method
+    if command in ("linear", "calibrate"):
+        return {"single"}
+    if command == "slimmable":
+        return {"listed", "several"}
+    several = ofa.USE_SLIMMABLE or ofa.NUM_SAMPLE_TRAINING > 1
+    distilled = several and ofa.DISTILL and command == "ssl"
+    found = {
+        "drawn": several and not ofa.USE_SLIMMABLE,
+        "listed": ofa.USE_SLIMMABLE,
+        "single": not several,
+        "several": several,
+        "moved": several and method in MOVED,
+        "distilled": distilled,
+        "features": distilled and ofa.DISTILL_FEATURE,
+        "queued": method == "SEED",
+        "regularized": ofa.REGULARIZER,
+    }
+    return {name for name, on in found.items() if on}
+
+
 def without_effect(command: Command, config: Config) -> set[str]:
     """Keys, and whole sections, that `command` does not read under this config."""
-    return unused_keys(command, tuple(leaves(Config)), kind=config.method, probe=config.TRAIN.LINEAR_EVAL)
+    return unused_keys(
+        command, tuple(leaves(Config)), kind=config.method, probe=config.TRAIN.LINEAR_EVAL,
+        on=switched_on(command, config),
+    )  # fmt: skip
 
 
 def read_config(

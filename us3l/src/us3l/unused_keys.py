@@ -9,9 +9,22 @@ from typing import Literal
 from lowbit.config.unused import paths
 
 Command = Literal["ssl", "linear", "slimmable", "distill", "calibrate"]
+OFA = "MODEL.OFA"
+SWITCHED = {  # what keys of MODEL.OFA are for, where a command reads them at all
+    "drawn": "WIDTH_MULT_RANGE SANDWICH SAMPLE_SCHEDULER",
+    "listed": "WIDTH_MULT_LIST",
+    "single": "WIDTH_MULT",
+    "several": "STEP_PER",
+    "moved": "MOMENTUM_UPDATE",
+    "distilled": "DISTILL_CRITERION DISTILL_LAMBDA DISTILL_FEATURE",
+    "features": "DISTILL_FEATURE_CRITERION DISTILL_FEATURE_LAMBDA DISTILL_FEATURE_NAME DISTILL_FEATURE_DIM",
+    "queued": "DISTILL_STUDENT_TEMP DISTILL_TEACHER_TEMP",
+    "regularized": "REGULARIZER_CRITERION REGULARIZER_LAMBDA REGULARIZER_WARMUP_EPOCHS REGULARIZER_DECAY_ALPHA "
+    "REGULARIZER_DECAY_TYPE REGULARIZER_DECAY_BINS",
+}
 EVERYWHERE = {  # section: its keys; what accelerate or the command decides here included
     "": "DEVICE RANK WORLD_SIZE LOCAL_RANK EVALUATOR EVALUATION_DOMAIN AUG QUANT",
-    "MODEL.OFA": "REGULARIZER_L1_LAMBDA BN_CAL_BATCH_NUM CUMULATIVE_BN_STATS BN_TRACK_STATS",
+    OFA: "REGULARIZER_L1_LAMBDA BN_CAL_BATCH_NUM CUMULATIVE_BN_STATS BN_TRACK_STATS",
     "TRAIN": "USE_DDP RESUME PRETRAIN START_EPOCH LABEL_SMOOTHING RUNNER METER",
     "TRAIN.LR_SCHEDULER": "WARMUP_LR FC_LR MIN_LR SPECIFIC_LRS DECAY_EPOCH DECAY_RATE",
     "TRAIN.OPTIMIZER": "EPS BETAS",
@@ -20,40 +33,23 @@ EVERYWHERE = {  # section: its keys; what accelerate or the command decides here
     "PRUNE": "TYPE STRATEGY GLOBAL_FACTOR ENABLE_RETRAIN GRANULARITY RETRAIN_GRANULARITY PRUNE_NUM PRUNE_PROB "
     "SLIMMING_FACTOR",
 }
-TRAINED_WIDTHS = (
-    "WIDTH_MULT_RANGE NUM_SAMPLE_TRAINING SANDWICH SAMPLE_SCHEDULER MOMENTUM_UPDATE STEP_PER DISTILL "
-    "DISTILL_CRITERION DISTILL_LAMBDA DISTILL_STUDENT_TEMP DISTILL_TEACHER_TEMP DISTILL_FEATURE "
-    "DISTILL_FEATURE_CRITERION DISTILL_FEATURE_LAMBDA DISTILL_FEATURE_NAME DISTILL_FEATURE_DIM REGULARIZER "
-    "REGULARIZER_CRITERION REGULARIZER_LAMBDA REGULARIZER_DECAY_ALPHA REGULARIZER_DECAY_TYPE REGULARIZER_DECAY_BINS "
-    "REGULARIZER_WARMUP_EPOCHS"
-)
-PRETRAINING = {
-    "MODEL": "NUM_CLASSES",
-    "MODEL.OFA": "CALIBRATE_BN",
-    "TRAIN": "LINEAR_EVAL WARMUP_FC",
-}
-IN_COMMAND = {
-    "ssl": {**PRETRAINING, "": "DISTILL"},
-    "distill": PRETRAINING,
-    "linear": {
-        "": "SSL DISTILL",
-        "MODEL.OFA": f"{TRAINED_WIDTHS} USE_SLIMMABLE",
-        "TRAIN": "LOSS USE_AMP DROP_LAST",
-        "TRAIN.LR_SCHEDULER": "WARMUP_EPOCHS",
-    },
-    "slimmable": {
-        "": "SSL DISTILL",
-        "MODEL.OFA": "WIDTH_MULT WIDTH_MULT_RANGE NUM_SAMPLE_TRAINING SANDWICH SAMPLE_SCHEDULER MOMENTUM_UPDATE "
-        "USE_SLIMMABLE CALIBRATE_BN",
-        "TRAIN": "LINEAR_EVAL WARMUP_FC LOSS USE_AMP DROP_LAST",
-        "TRAIN.LR_SCHEDULER": "WARMUP_EPOCHS",
-    },
-    "calibrate": {
-        "": "SSL DISTILL",
-        "MODEL": "NUM_CLASSES",
-        "MODEL.OFA": f"{TRAINED_WIDTHS} USE_SLIMMABLE CALIBRATE_BN",
-        "TRAIN": "LINEAR_EVAL WARMUP_FC EPOCHS LR_SCHEDULER OPTIMIZER LOSS SYNC_BN USE_AMP DROP_LAST",
-    },
+EVALUATED = {"": "SSL DISTILL", OFA: "NUM_SAMPLE_TRAINING DISTILL REGULARIZER USE_SLIMMABLE"}
+PRETRAINED = {"MODEL": "NUM_CLASSES", OFA: "CALIBRATE_BN", "TRAIN": "LINEAR_EVAL WARMUP_FC"}
+LABELLED = {"TRAIN": "LOSS USE_AMP", "TRAIN.LR_SCHEDULER": "WARMUP_EPOCHS"}
+IN_COMMAND: dict[str, tuple[dict[str, str], ...]] = {
+    "ssl": (PRETRAINED, {"": "DISTILL"}),
+    "distill": (PRETRAINED, {"TRAIN.LR_SCHEDULER": "WARMUP_EPOCHS"}),
+    "linear": (EVALUATED, LABELLED, {"TRAIN": "DROP_LAST"}),
+    "slimmable": (
+        LABELLED,
+        {"": "SSL DISTILL", OFA: "NUM_SAMPLE_TRAINING REGULARIZER USE_SLIMMABLE CALIBRATE_BN CALIBRATION_PICTURES"},
+        {"TRAIN": "LINEAR_EVAL WARMUP_FC"},
+    ),
+    "calibrate": (
+        EVALUATED,
+        PRETRAINED,
+        {"TRAIN": "EPOCHS LR_SCHEDULER OPTIMIZER LOSS SYNC_BN USE_AMP DROP_LAST"},
+    ),
 }
 SETTING = {  # the keys of SSL.SETTING that each method reads
     "SimCLR": "DIM HIDDEN_DIM T MLP PREDICTOR",
@@ -62,23 +58,25 @@ SETTING = {  # the keys of SSL.SETTING that each method reads
     "SimSiam": "DIM HIDDEN_DIM T MLP",
     "SimSiam_Momentum": "DIM HIDDEN_DIM T MLP MOMENTUM NEW_DISTILL_HEAD",
     "MoCo": "DIM HIDDEN_DIM T MLP MOMENTUM MOCO_K",
-    "MoCo_v3": "DIM HIDDEN_DIM T MLP MOMENTUM NEW_DISTILL_HEAD",
+    "MoCo_v3": "DIM HIDDEN_DIM T MOMENTUM NEW_DISTILL_HEAD",
     "SEED": "DIM HIDDEN_DIM MLP MOCO_K",
     "SEED_MSE": "DIM HIDDEN_DIM T MLP",
     "SEED_SimCLR": "DIM HIDDEN_DIM T MLP",
 }
 
 
-def unused_keys(command: Command, known: Collection[str], *, kind: str, probe: bool) -> set[str]:
+def unused_keys(command: Command, known: Collection[str], *, kind: str, probe: bool, on: Collection[str]) -> set[str]:
     """Keys, and whole sections, that `command` does not read.
 
     Args:
         command: its name.
         known: every key of the tree.
-        kind: SSL.TYPE.
+        kind: the method.
         probe: TRAIN.LINEAR_EVAL.
+        on: those of `SWITCHED` that the command has and other keys switch on.
     """
-    unused = paths(EVERYWHERE) | paths(IN_COMMAND[command])
+    unused = paths(EVERYWHERE).union(*map(paths, IN_COMMAND[command]))
+    unused |= paths({OFA: " ".join(keys for name, keys in SWITCHED.items() if name not in on)})
     if command == "linear" and probe:
         unused |= {"TRAIN.SYNC_BN"}
     if command in ("ssl", "distill") and kind:

@@ -28,6 +28,12 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+def has_gpu() -> bool:
+    """Whether runs compute on a GPU."""
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return kind is not None and kind.type != "mps"
+
+
 def make_accelerator(
     mixed_precision: str | None = None, trackers: Sequence[str] = (), folder: Path | None = None, *, cpu: bool = False
 ) -> Accelerator:
@@ -48,9 +54,7 @@ def make_accelerator(
         raise InputError(f"--mixed-precision {wanted} is not known: choose one of {', '.join(allowed)}")
     if trackers and folder is None:
         raise InputError("--tracker needs a folder to write to: give --output")
-    # without being told, accelerate leaves CPU ranks that torchrun started alone, each a run of its own
-    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    cpu = cpu or kind is None or kind.type == "mps"
+    cpu = cpu or not has_gpu()  # untold, accelerate leaves CPU ranks that torchrun started alone, each its own run
     torch.backends.cudnn.deterministic = True  # else a resumed run on a GPU would differ from an unbroken one
     try:
         accelerator = Accelerator(
