@@ -45,7 +45,7 @@ class Recorded:
             s = torch.sin(0.7 * torch.arange(count).double() + self.phase_per_key * k + 0.1)
             if kind in ("conv", "linear"):
                 s = (2 / (count / shape[0])) ** 0.5 * s
-            elif kind in ("bn_weight", "bn_running_var"):
+            elif kind in ("bn_weight", "running_var"):
                 s = 1 + 0.1 * s
             else:
                 s = 0.1 * s

@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lowbit.errors import InputError
+from lowbit.train.protocol import Clock
 from us3l.group_decay import GroupDecay
+
+
+def add_(decay: GroupDecay, epoch: int, epochs: int, width: float = 0.5, **parameters: nn.Parameter) -> None:
+    """To the gradients of a module with these parameters."""
+    module = nn.Module()
+    for name, p in parameters.items():
+        module.register_parameter(name, p)
+    decay.add_(module, width, Clock(0, epoch, epochs, 0, 1, seed=0))
 
 
 def slow_value(p: Tensor, lambdas: tuple[float, ...], base: float) -> Tensor:
@@ -35,7 +45,7 @@ def test_recorded_lambdas_values_and_gradients(golden: Callable[[str], Path]) ->
             where = f"{row['tag']}/{name}"
             value = slow_value(p, lambdas, row["base"])
             assert value.item() == pytest.approx(arrays[f"{where}/value"].item(), rel=1e-6), where
-            decay.add_({name: p}, row["epoch"], row["epochs"])
+            add_(decay, row["epoch"], row["epochs"], **{name: p})
             assert p.grad is not None
             assert torch.allclose(p.grad, torch.tensor(arrays[f"{where}/grad"]).double(), rtol=1e-6, atol=1e-12)
             (slow,) = torch.autograd.grad(value, p)
@@ -45,8 +55,30 @@ def test_recorded_lambdas_values_and_gradients(golden: Callable[[str], Path]) ->
 def test_it_is_added_to_what_is_there_and_follows_the_epoch() -> None:
     p, decay = nn.Parameter(torch.ones(8)), GroupDecay(0.5, 0.1, "linear", 4)
     p.grad = torch.full((8,), 2.0)
-    decay.add_({"p": p}, 10, 10)
+    add_(decay, 10, 10, p=p)
     assert torch.allclose(p.grad, 2 + torch.tensor([1.0, 1.0, 0.9, 0.9, 0.8, 0.8, 0.7, 0.7]))
     p.grad = None
-    decay.add_({"p": p}, 0, 10)
+    add_(decay, 0, 10, p=p)
     assert torch.equal(p.grad, torch.ones(8))
+
+
+def test_which_parameters(golden: Callable[[str], Path]) -> None:
+    """At full width without the heads, never the momentum copy; a recorded value and list of names for each width."""
+    recorded = json.loads((golden("us3l") / "group_reg.json").read_text())["names_regularised"]
+    assert {width: row["gets_gradient"] for width, row in recorded.items()} == {
+        "1.0": ["encoder_q_w", "other_w"],
+        "0.999": ["encoder_q_w", "predictor_w", "predictor_new_w", "other_w"],
+        "0.25": ["encoder_q_w", "predictor_w", "predictor_new_w", "other_w"],
+    }
+    for width, row in recorded.items():
+        names = ("encoder_q", "encoder_k", "predictor", "predictor_new", "proj_conv", "other")
+        module = nn.ModuleDict({name: nn.Linear(2, 2) for name in names})
+        module["other"].requires_grad_(False)
+        GroupDecay(0.5).add_(module, float(width), Clock(0, 0, 10, 0, 1, seed=0))
+        found = {name.partition(".")[0] for name, p in module.named_parameters() if p.grad is not None}
+        assert found == {name.removesuffix("_w") for name in row["gets_gradient"]} - {"other"}
+
+
+def test_a_decay_that_would_turn_into_growth_is_refused() -> None:
+    with pytest.raises(InputError, match=r"0\.2.*8"):
+        GroupDecay(1e-4, 0.2, "linear", 8)

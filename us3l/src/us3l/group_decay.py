@@ -13,12 +13,16 @@ loss, which under DDP reaches heads that the pass did not use and stops it; vect
 As theirs: every pass decays all channels, used or not; a pass at full width leaves the heads out; a matrix has lambda.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from lowbit.errors import InputError
+from lowbit.train.protocol import Clock
+
+LEFT_OUT, HEADS = ("encoder_k.", "proj_conv."), ("predictor.", "predictor_new.")  # beginnings of names
 
 
 @dataclass
@@ -38,7 +42,15 @@ class GroupDecay:
     kind: Literal["linear", "exp"] = "exp"
     bins: int = 4
     warmup: int = 0
-    _made: tuple[tuple[float, ...], dict[str, Tensor]] = field(default=((), {}), init=False, repr=False)
+    _lambdas: tuple[float, ...] = field(default=(), init=False, repr=False)
+    _factors: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)  # by name, for these lambdas
+
+    def __post_init__(self) -> None:
+        if self.kind == "linear" and self.alpha * (self.bins - 1) > 1:
+            raise InputError(
+                f"group regularization: {self.alpha} less for each of {self.bins} groups turns decay into growth; "
+                "lower one of them"
+            )
 
     def lambdas(self, epoch: int, epochs: int) -> tuple[float, ...]:
         """Of each group, in an epoch (0-based) of a run of `epochs`."""
@@ -50,29 +62,28 @@ class GroupDecay:
         return tuple(self.strength * factor for factor in factors)
 
     @torch.no_grad()
-    def add_(self, parameters: Mapping[str, nn.Parameter], epoch: int, epochs: int) -> None:
-        """Add 2 lambda p to the gradients; a parameter without one gets it.
+    def add_(self, objective: nn.Module, width: float, clock: Clock) -> None:
+        """Add 2 lambda p to the gradients of a pass; a parameter without one gets it.
 
         Args:
-            parameters: by name, always the same ones under a name until `reset_`.
-            epoch: 0-based.
-            epochs: of the run.
+            objective: the same one always.
+            width: of the pass.
+            clock: its time.
         """
-        lambdas = self.lambdas(epoch, epochs)
-        if self._made[0] != lambdas:
-            self._made = lambdas, {}
-        factors = self._made[1]
-        for name, p in parameters.items():
-            if name not in factors:
-                factors[name] = self._factor(p, lambdas)
-            if p.grad is None:
-                p.grad = p * factors[name]
-            else:
-                p.grad.addcmul_(p, factors[name])
-
-    def reset_(self) -> None:
-        """Forget what was made for the parameters, which are others now or lie elsewhere."""
-        self._made = ((), {})
+        lambdas = self.lambdas(clock.epoch, clock.epochs)
+        if self._lambdas != lambdas:
+            self._lambdas, self._factors = lambdas, {}
+        factors = self._factors
+        left_out = LEFT_OUT + (HEADS if width == 1.0 else ())
+        triples = []
+        for name, p in objective.named_parameters():
+            if p.requires_grad and not name.startswith(left_out):
+                if name not in factors or factors[name].device != p.device:
+                    factors[name] = self._factor(p, lambdas)
+                if p.grad is None:
+                    p.grad = torch.zeros_like(p)
+                triples.append((p.grad, p, factors[name]))
+        torch._foreach_addcmul_(*map(list, zip(*triples, strict=True)))
 
     def _factor(self, p: Tensor, lambdas: tuple[float, ...]) -> Tensor:
         """2 lambda of each output channel, in a shape that multiplies p."""

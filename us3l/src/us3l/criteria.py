@@ -1,0 +1,38 @@
+"""Losses by the authors' names.
+
+Deviation: `CosineSimilarityv2` is 2 - 2 cos, as in the SSQL authors' program (theirs is plus cos, which repels).
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lowbit.losses.contrastive import crossed_info_nce, crossed_nt_xent, info_nce, nt_xent, queue_logits
+from lowbit.losses.cosine import SiameseLoss, cosine_loss, squared_distance_loss
+from lowbit.losses.distillation import crossed_mse
+from lowbit.losses.queue import KeyQueue
+from us3l.feature_distillation import pooled_cosine
+from us3l.plan import Loss
+
+MAPS: dict[str, SiameseLoss] = {"": crossed_mse, "MSELoss": crossed_mse, "CosineSimilarity": pooled_cosine}
+
+
+def loss_of(name: str, temperature: float, keys: KeyQueue | None = None) -> Loss:
+    """A loss by the authors' name; `keys` is MoCo's queue."""
+
+    def moco(p: Any, z: Any, _: Any) -> Tensor:
+        assert keys is not None
+        q, k = (F.normalize(x[0], dim=1) for x in (p, z))
+        return info_nce(queue_logits(q, k, keys.queue, temperature))
+
+    losses: dict[str, Loss] = {
+        "CosineSimilarity": lambda p, z, _: cosine_loss(p, z),
+        "CosineSimilarityv2": lambda p, z, _: squared_distance_loss(p, z),
+        "InfoNCEv2": lambda p, _z, _: nt_xent(p[0], p[1], temperature),
+        "InfoNCEv2_distill": lambda p, z, _: crossed_nt_xent(p, z, temperature),
+        "InfoNCE": lambda p, z, layout: crossed_info_nce(p, z, temperature, layout),
+        "MSELoss": lambda p, z, _: crossed_mse(p, z),
+        "CrossEntropy": moco,
+    }
+    return losses[name]

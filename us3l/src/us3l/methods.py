@@ -1,0 +1,208 @@
+"""From a config to the objective of `SSL.TYPE`: slimmable encoder, heads, widths, losses, momentum copy.
+
+Projectors are the authors': three layers of `HIDDEN_DIM`, of which a slimmable net's first takes as many inputs as it
+has. SimCLR's have biases in both hidden layers, the others' in the first alone; SimSiam's ends in batch norm.
+
+Deviations: heads that no pass uses are not made; statistics of batch norm are tracked by every method at a single width
+(theirs: by some); MOMENTUM_UPDATE is without effect where there is no copy.
+"""
+
+import logging
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from lowbit.errors import InputError
+from lowbit.losses.queue import KeyQueue
+from lowbit.models.captured import captured
+from lowbit.models.create import create_model
+from lowbit.models.heads import HEADS, HeadPlan, attach_projector_, build_heads, predictor
+from lowbit.models.surgery import run_blank
+from lowbit.options import OptimOptions
+from us3l.config import CRITERIA, MOVED, Config
+from us3l.criteria import MAPS, loss_of
+from us3l.feature_distillation import FeatureDistillation
+from us3l.group_decay import GroupDecay
+from us3l.norms import SlimBatchNorm2d
+from us3l.objective import UniversallySlimmable
+from us3l.optim import AUTHORS, optimizer
+from us3l.plan import Plan
+from us3l.sampling import Sampling
+from us3l.slim import slim_
+
+_THREE = HeadPlan(3, wide=False, output_bn=False, predictor=True, bias=(True, False))
+_SIMCLR = replace(_THREE, bias=(True, True))
+PROJECTORS = {
+    "SimCLR": _SIMCLR, "SimCLR_Momentum": _SIMCLR, "BYOL": _THREE, "SimSiam": replace(_THREE, output_bn=True),
+    "SimSiam_Momentum": _THREE, "MoCo": HEADS["MoCo"], "MoCo_v3": replace(_THREE, output_bn=True, bias=(False, False)),
+    "SEED": _THREE, "SEED_MSE": _THREE, "SEED_SimCLR": _THREE,
+}  # fmt: skip
+DISTILLED = ("SEED", "SEED_MSE", "SEED_SimCLR")  # the methods of the command `distill`
+
+log = logging.getLogger(__name__)
+
+
+def sampling_of(config: Config) -> Sampling:
+    """The widths of a step."""
+    ofa = config.MODEL.OFA
+    if ofa.USE_SLIMMABLE:
+        return Sampling(fixed=tuple(dict.fromkeys(ofa.WIDTH_MULT_LIST)))
+    if ofa.NUM_SAMPLE_TRAINING == 1:
+        return Sampling(fixed=(ofa.WIDTH_MULT,))
+    low, high = ofa.WIDTH_MULT_RANGE
+    return Sampling(low, high, ofa.NUM_SAMPLE_TRAINING, ofa.SANDWICH, ofa.SAMPLE_SCHEDULER)
+
+
+def decay_of(config: Config) -> GroupDecay | None:
+    """Group regularization; `L2Reg` has equal groups."""
+    ofa = config.MODEL.OFA
+    if not ofa.REGULARIZER:
+        return None
+    alpha = ofa.REGULARIZER_DECAY_ALPHA if ofa.REGULARIZER_CRITERION == "GroupReg" else 0.0
+    kind = ofa.REGULARIZER_DECAY_TYPE if alpha else "linear"
+    warmup = ofa.REGULARIZER_WARMUP_EPOCHS
+    return GroupDecay(ofa.REGULARIZER_LAMBDA, alpha, kind, ofa.REGULARIZER_DECAY_BINS, warmup)
+
+
+def encoder_of(config: Config, size: tuple[int, int, int]) -> nn.Module:
+    """A net drawn from `SEED` with the projector of `SSL.TYPE` at its end, slimmable where it runs at other widths.
+
+    Args:
+        config: resolved.
+        size: (C, H, W) of the pictures.
+
+    Raises:
+        InputError: an unknown net, one without a linear classifier, for other pictures, or that cannot be slimmed.
+    """
+    net, sampling, setting = config.MODEL.net, sampling_of(config), config.SSL.SETTING
+    method = config.method
+    torch.manual_seed(config.SEED or 0)
+    encoder = create_model(net.name, num_classes=1)
+    hidden = setting.HIDDEN_DIM
+    attach_projector_(
+        encoder,
+        lambda features: build_heads(
+            PROJECTORS[method], features, setting.DIM,
+            max(hidden, features, setting.DIM) if method == "MoCo" else hidden, mlp=setting.MLP,
+        ),
+    )  # fmt: skip
+    if net.kind == "plain" and sampling.fixed == (1.0,):
+        run_blank(encoder, size, setting="MODEL.INPUTSHAPE")
+        return encoder
+    slim_(encoder, size, sampling.fixed if net.kind == "switchable" else ())
+    if len(sampling.fixed) != 1 and method != "SimSiam":
+        for module in encoder.modules():
+            if isinstance(module, SlimBatchNorm2d):
+                module.track_running_stats = False
+    return encoder
+
+
+def heads_of(config: Config) -> tuple[str, str]:
+    """The submodules that make the predictions of the base loss and of the distillation; "": none."""
+    method, setting = config.method, config.SSL.SETTING
+    base = "" if method in ("MoCo", "SimCLR", "SimCLR_Momentum") else "predictor"
+    distilled = config.MODEL.OFA.DISTILL and len(sampling_of(config).fixed) != 1
+    if method in ("MoCo", "SimSiam") or moves_per_pass(config) or not distilled:
+        return base, base
+    if base == "":
+        return base, "predictor" if setting.PREDICTOR else ""
+    return base, "predictor_new" if setting.NEW_DISTILL_HEAD else base
+
+
+def moves_per_pass(config: Config) -> bool:
+    """Whether the momentum copy moves before each pass, and all of them have the base head."""
+    return config.MODEL.OFA.MOMENTUM_UPDATE and config.method in MOVED
+
+
+def check(config: Config) -> None:
+    """What does not go together, before any data is read.
+
+    Raises:
+        InputError: see the messages.
+    """
+    method, ofa = config.method, config.MODEL.OFA
+    if not method:
+        raise InputError("SSL.TYPE is missing: name a method, such as SimCLR_Momentum")
+    if config.criterion not in CRITERIA[method]:
+        other = ", or SSL.TYPE=SEED_MSE, which compares two views" if method == "SEED" else ""
+        allowed = " or ".join(dict.fromkeys(CRITERIA[method]))
+        raise InputError(
+            f"TRAIN.LOSS.CRITERION.NAME={config.criterion} is no loss of SSL.TYPE={method}: take {allowed}{other}"
+        )
+    sampling = sampling_of(config)
+    if not config.SSL.SETTING.MLP and method != "MoCo":
+        raise InputError(f"SSL.SETTING.MLP=False: the projector of {method} has three layers; leave it out")
+    if config.MODEL.net.kind == "switchable" and 1.0 not in sampling.fixed:
+        raise InputError(
+            f"{config.MODEL.ARCH} has a batch norm for each width of a list that holds 1.0: set "
+            "MODEL.OFA.USE_SLIMMABLE=True and MODEL.OFA.WIDTH_MULT_LIST"
+        )
+    if ofa.DISTILL_FEATURE and ofa.DISTILL_FEATURE_CRITERION not in MAPS:
+        raise InputError(
+            f"MODEL.OFA.DISTILL_FEATURE_CRITERION={ofa.DISTILL_FEATURE_CRITERION} is not there: take MSELoss or "
+            "CosineSimilarity"
+        )
+    if method == "MoCo" and len(sampling.fixed) != 1 and (ofa.DISTILL_FEATURE or not ofa.DISTILL):
+        raise InputError(
+            "MoCo at several widths needs MODEL.OFA.DISTILL=True (one key for all of them) and no DISTILL_FEATURE, "
+            "since each encoder sees one view"
+        )
+
+
+def build(config: Config, size: tuple[int, int, int], optim: OptimOptions = AUTHORS) -> UniversallySlimmable:
+    """The objective of `SSL.TYPE`, drawn from `SEED` (the queue too).
+
+    Args:
+        config: resolved.
+        size: (C, H, W) of the pictures.
+        optim: what replaces the authors' optimizer.
+
+    Raises:
+        InputError: see `check` and `encoder_of`, or a method of the command `distill`.
+    """
+    check(config)
+    method, ofa, setting, sampling = config.method, config.MODEL.OFA, config.SSL.SETTING, sampling_of(config)
+    if method in DISTILLED:
+        raise InputError(f"SSL.TYPE={method} learns from a teacher: run `us3l distill`")
+    if method != config.SSL.TYPE:
+        log.info("SSL.TYPE=%s is no method of its own: %s is run", config.SSL.TYPE, method)
+    encoder, generator = encoder_of(config, size), torch.Generator().manual_seed(config.SEED or 0)
+    keys = KeyQueue(setting.DIM, setting.MOCO_K, generator) if method == "MoCo" else None
+    distillation = config.criterion if method in ("MoCo", "MoCo_v3") else ofa.DISTILL_CRITERION
+    plan = Plan(
+        sampling,
+        loss_of(config.criterion, setting.T, keys),
+        loss_of(distillation, setting.T, keys) if ofa.DISTILL else None,
+        weight=ofa.DISTILL_LAMBDA,
+        heads=heads_of(config),
+        momentum=setting.MOMENTUM if method in MOVED else None,
+        moves_per_pass=moves_per_pass(config),
+        step_per_batch=ofa.STEP_PER == "batch",
+        decay=decay_of(config),
+    )
+    made = {name: predictor(setting.DIM, setting.HIDDEN_DIM) for name in dict.fromkeys(plan.heads) if name}
+    distilled = ofa.DISTILL_FEATURE and ofa.DISTILL and len(sampling.fixed) != 1
+    features = features_of(config, encoder, size) if distilled else None
+    optimize = partial(optimizer, config, command="ssl", optim=optim)
+    return UniversallySlimmable(encoder, plan, optimize, heads=made, features=features, keys=keys)
+
+
+def features_of(config: Config, encoder: nn.Module, size: tuple[int, int, int]) -> FeatureDistillation:
+    """Distillation of the maps of `DISTILL_FEATURE_NAME`.
+
+    Raises:
+        InputError: a module that is not there, or has not the channels of `DISTILL_FEATURE_DIM`.
+    """
+    ofa = config.MODEL.OFA
+    names, dims = ofa.DISTILL_FEATURE_NAME, ofa.DISTILL_FEATURE_DIM
+    with captured(encoder, names) as maps:
+        run_blank(encoder, size)
+    found = tuple(maps[name][0].shape[1] if maps[name] and maps[name][0].dim() == 4 else 0 for name in names)
+    if found != tuple(dims):
+        raise InputError(
+            f"MODEL.OFA.DISTILL_FEATURE_DIM={list(dims)}: {', '.join(names)} of {config.MODEL.ARCH} have "
+            f"{', '.join(map(str, found))} channels; give these"
+        )
+    return FeatureDistillation(names, dims, MAPS[ofa.DISTILL_FEATURE_CRITERION], ofa.DISTILL_FEATURE_LAMBDA)

@@ -1,0 +1,131 @@
+"""US3L: one self-supervised net that runs at any width.
+
+Cao, Sun, Zhou, "Three Guidelines You Should Know for Universally Slimmable Self-Supervised Learning", CVPR 2023 (arXiv
+2303.06870). A batch is shown to the encoder once per width, the widest first, with an optimizer step after each:
+
+    widest:    L = base(g(f), t),              t = k(x), of the momentum copy k at full width, or f itself, stopped
+    narrower:  L = distillation(h(f_w), t),    with a head h of its own, + a loss on feature maps
+
+so that sub-networks learn from one target that is stable in time. Methods differ by data: heads by role (g, h), losses,
+whether there is a momentum copy; MoCo asks with view 1 for the key of view 2 among a queue of keys, at each width.
+
+Deviations from the authors' program: `Plan.step_per_batch` accumulates the gradients of all widths (as Yu and Huang,
+ICCV 2019); `Plan.moves_per_pass` (their MOMENTUM_UPDATE, which also gives all passes the base head) moves the copy
+again before each further pass, but does not run it again, since they drop what it gives; without distillation each
+width has its own target from the copy at that width, whatever that key says (theirs, where it is False, uses f itself);
+MoCo at several widths is ours.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import Optimizer
+
+from lowbit.data.batch import Batch
+from lowbit.evaluate.collapse import unit_std
+from lowbit.losses.queue import KeyQueue
+from lowbit.losses.ranks import Ranks, Shuffle, ranks_of
+from lowbit.models.captured import Captured, captured
+from lowbit.models.momentum import momentum_copy, update_momentum_
+from lowbit.train.protocol import Clock, Objective, Out, Pass
+from us3l.feature_distillation import FeatureDistillation
+from us3l.layers import at_width
+from us3l.plan import Outputs, Plan
+
+
+class UniversallySlimmable(Objective):
+    """Every method at several widths, or at one. Logs the loss of each width and `z_std` of its outputs.
+
+    Args:
+        encoder_q: slimmable, (B, C, H, W) -> (B, D); or any net, at width 1 alone.
+        plan: of the method.
+        optimize: builds the optimizer of this objective's trained parameters.
+        heads: `predictor` and `predictor_new`, as far as the plan names them.
+        features: distillation of feature maps, in narrower passes.
+        keys: MoCo's queue.
+    """
+
+    n_views = 2
+    compiled = {"encoder_q": False}  # noqa: RUF012 (read-only)
+
+    def __init__(
+        self, encoder_q: nn.Module, plan: Plan, optimize: Callable[[nn.Module], Optimizer], *,
+        heads: Mapping[str, nn.Module], features: FeatureDistillation | None = None, keys: KeyQueue | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.encoder_q, self.plan, self._optimize = encoder_q, plan, optimize
+        for name, head in heads.items():
+            self.add_module(name, head)
+        if plan.momentum is not None:
+            self.encoder_k = momentum_copy(encoder_q)
+        self.proj_conv, self.keys = features, keys
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One, named "main"."""
+        return {"main": self._optimize(self)}
+
+    def passes(self, clock: Clock) -> Sequence[Pass]:
+        """One for each width of this batch, the widest first."""
+        return self.plan.passes(clock)
+
+    def before_batch(self, clock: Clock) -> None:
+        """The copy moves before its outputs are taken and before this batch's first step."""
+        if self.plan.momentum is not None:
+            update_momentum_(self.encoder_k, self.encoder_q, self.plan.momentum)
+
+    def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
+        """`loss`; the targets are carried from the widest pass to the others, and to the queue."""
+        net, plan, layout = pas.variant, self.plan, ranks_of(len(batch.index), batch.share)
+        with at_width(self.encoder_q, net.width), captured(self.encoder_q, self._features) as maps:
+            f = tuple(self.encoder_q(x) for x in (batch.views if self.keys is None else batch.views[:1]))
+        if net.base:
+            carry = (*self._targets(batch, clock, layout, net.width, f, maps), layout)
+        targets, target_maps, _ = carry
+        head = plan.heads[0 if net.base else 1]
+        p = tuple(map(self.get_submodule(head), f)) if head else f
+        if net.base or plan.distillation is None:
+            loss = plan.base(p, targets, layout)
+        else:
+            loss = plan.weight * plan.distillation(p, targets, layout)
+            if self.proj_conv is not None:
+                loss = loss + self.proj_conv(maps, target_maps)
+        end = f"_{net.name}" if net.name else ""
+        parts = {f"z_std{'' if net.base else end}": unit_std(f[0].detach())}
+        return Out(loss, {**parts, f"loss{end}": loss.detach()} if end else parts, carry)
+
+    @torch.no_grad()
+    def _targets(
+        self, batch: Batch, clock: Clock, layout: Ranks, width: float, f: Outputs, maps: Captured
+    ) -> tuple[Outputs, Captured]:
+        """Outputs and feature maps that a pass at this width, with these own ones, is compared with."""
+        if self.plan.momentum is None:
+            return tuple(z.detach() for z in f), {name: [x.detach() for x in pair] for name, pair in maps.items()}
+        full = 1.0 if self.plan.distillation else width
+        with at_width(self.encoder_k, full), captured(self.encoder_k, self._features) as maps:
+            if self.keys is None:
+                return tuple(self.encoder_k(x) for x in batch.views), maps
+            shuffle = Shuffle(layout, clock.generator("shuffle"))
+            return (shuffle.back(self.encoder_k(shuffle.here(batch.views[1]))),), maps
+
+    @property
+    def _features(self) -> Sequence[str]:
+        return () if self.proj_conv is None else self.proj_conv.names
+
+    def before_step(self, clock: Clock, pas: Pass) -> None:
+        """Group regularization."""
+        if self.plan.decay is not None:
+            self.plan.decay.add_(self, pas.variant.width, clock)
+
+    def after_step(self, clock: Clock, pas: Pass) -> None:
+        """The copy moves before each further pass where the plan says so."""
+        if self.plan.moves_per_pass and not pas.variant.last:
+            self.before_batch(clock)
+
+    def after_batch(self, clock: Clock, carries: Sequence[Any]) -> None:
+        """Enqueue the keys of the whole batch, of all processes."""
+        if self.keys is not None:
+            for (key,), _, layout in carries:
+                self.keys.enqueue_(F.normalize(key, dim=1), layout)
