@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from lowbit.cost import cost
 from lowbit.models.create import create_model
+from lowbit.train.bn_statistics import fixed_statistics
 from us3l.layers import at_width
 from us3l.slim import slim_
 
 ARCHS = {"us_mobilenetv2": "mobilenetv2_100"}  # timm's names of the authors' others are theirs without us_
+NAMES = ["cifar_resnet18", "cifar_resnet50", "cifar_mobilenetv2", "resnet18", "resnet50", "mobilenetv2"]
 
 
-@pytest.mark.parametrize(
-    "name", ["us_cifar_resnet18", "us_cifar_resnet50", "us_resnet18", "us_resnet50", "us_mobilenetv2"]
-)
+@pytest.mark.parametrize("name", [f"us_{name}" for name in NAMES])
 def test_recorded_costs(recorded: Any, name: str) -> None:
     figures = recorded.json("macs")[name]
     net = slim_(create_model(ARCHS.get(name, name.removeprefix("us_")), num_classes=0)).eval()
@@ -56,32 +56,34 @@ def resnet18(recorded: Any, filled: Callable[..., nn.Module]) -> nn.Module:
 WATCHED = ("bn1", "layer2.0.downsample.1", "layer4.1.bn2")
 
 
-@pytest.mark.parametrize("how", ["train", "cal3", "cal1"])
-def test_recorded_features(recorded: Any, resnet18: nn.Module, how: str) -> None:
-    arrays = recorded["features"]
-    pictures = recorded.pictures((4, 3, 32, 32), recorded.shift).double()
-    widths = sorted({key.split("/")[1] for key in arrays if key.startswith(f"{how}/")})
+def test_recorded_features(recorded: Any, resnet18: Any) -> None:
+    """By batch statistics, then after one and after three passes of calibration."""
+    arrays, net = recorded["features"], resnet18
+    widths = sorted({key.split("/")[1] for key in arrays if key.startswith("train/")})
     assert len(widths) >= 4
-    net: Any = resnet18
     for width in widths:
         net.apply(lambda m: m.reset_running_stats() if isinstance(m, nn.BatchNorm2d) else None)
-        with at_width(net, float(width[1:])), torch.no_grad():
-            net.train()
-            for _ in range({"train": 0, "cal1": 1, "cal3": 3}[how]):
-                for batch in arrays["cal_pictures"].double().split(4):
+        with at_width(net, float(width[1:])), torch.no_grad(), fixed_statistics(net):
+            check_features(recorded, net.train(), f"train/{width}")
+        for how, passes in (("cal1", 1), ("cal3", 2)):
+            with at_width(net, float(width[1:])), torch.no_grad():
+                net.train()
+                for batch in [*arrays["cal_pictures"].double().split(4)] * passes:
                     net(batch)
-            kept = {
-                name: {key: value.clone() for key, value in net.get_submodule(name).named_buffers()} for name in WATCHED
-            }
-            features = net.train(how == "train").forward_head(net.forward_features(pictures), pre_logits=True)
-            logits = net.fc(features)
-        close(features, arrays[f"f64/{how}/{width}/features"], 1e-8)
-        close(features, arrays[f"{how}/{width}/features"].double(), 1e-4)
-        close(logits, arrays[f"{how}/{width}/logits"].double(), 1e-4)
-        for name in WATCHED:
-            for key in ("running_mean", "running_var"):
-                if f"{how}/{width}/{name}.{key}" in arrays:
-                    close(kept[name][key], arrays[f"{how}/{width}/{name}.{key}"].double(), 1e-4)
+                check_features(recorded, net.eval(), f"{how}/{width}")
+            for name in WATCHED:
+                for key in ("running_mean", "running_var"):
+                    got = getattr(net.get_submodule(name), key)
+                    close(got, arrays[f"{how}/{width}/{name}.{key}"].double(), 1e-4)
+
+
+def check_features(recorded: Any, net: Any, where: str) -> None:
+    arrays = recorded["features"]
+    pictures = recorded.pictures((4, 3, 32, 32), recorded.shift).double()
+    features = net.forward_head(net.forward_features(pictures), pre_logits=True)
+    close(features, arrays[f"f64/{where}/features"], 1e-8)
+    close(features, arrays[f"{where}/features"].double(), 1e-4)
+    close(net.fc(features), arrays[f"{where}/logits"].double(), 1e-4)
 
 
 def close(got: Tensor, wanted: Tensor, atol: float) -> None:

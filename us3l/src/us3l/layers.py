@@ -42,6 +42,10 @@ class Slimmable(Protocol):
         """Run at these widths from now on."""
         ...
 
+    def sides(self) -> list[tuple[int, int]]:
+        """(channels, ratio) of each side that is slimmed."""
+        ...
+
 
 class NoCodes:
     """What slimmable layers say to the layer protocol (`lowbit.quant.layers`): all is float."""
@@ -69,16 +73,25 @@ class _Slim(NoCodes):
         self.weight, self.bias, self.slim, self.ratio = layer.weight, layer.bias, slim, ratio
         self.set_width_(1.0, 1.0)
 
-    def _sides(self) -> tuple[int, int]:
+    def _full(self) -> tuple[int, int]:
         raise NotImplementedError
+
+    def sides(self) -> list[tuple[int, int]]:
+        """(channels, ratio) of each side that is slimmed."""
+        return [side for side, slim in zip(zip(self._full(), self.ratio, strict=True), self.slim, strict=True) if slim]
+
+    def channels(self, of_input: float, of_output: float) -> tuple[int, int]:
+        """Numbers of channels (in, out) at these widths."""
+        (inputs, outputs), (times_in, times_out) = self._full(), self.ratio
+        return (
+            channels_at(inputs, of_input, times_in) if self.slim[0] else inputs,
+            channels_at(outputs, of_output, times_out) if self.slim[1] else outputs,
+        )
 
     def set_width_(self, of_input: float, of_output: float) -> None:
         """Run at these widths from now on."""
         self.width = of_input, of_output
-        self.active_in, self.active_out = (
-            channels_at(channels, width, ratio) if slim else channels
-            for channels, width, ratio, slim in zip(self._sides(), self.width, self.ratio, self.slim, strict=True)
-        )
+        self.active_in, self.active_out = self.channels(of_input, of_output)
 
     def _weight(self) -> Tensor:
         """(out, in / groups, ...) of the channels that run."""
@@ -116,7 +129,7 @@ class SlimConv2d(_Slim, nn.Conv2d):
         self.same = isinstance(conv, Conv2dSame)
         self._take_(conv, slim, ratio)
 
-    def _sides(self) -> tuple[int, int]:
+    def _full(self) -> tuple[int, int]:
         return self.in_channels, self.out_channels
 
     def _groups(self) -> int:
@@ -147,7 +160,7 @@ class SlimLinear(_Slim, nn.Linear):
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self._take_(linear, slim, ratio)
 
-    def _sides(self) -> tuple[int, int]:
+    def _full(self) -> tuple[int, int]:
         return self.in_features, self.out_features
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,11 +197,11 @@ def set_width_(net: nn.Module, width: Width) -> nn.Module:
             layer.set_width_(width, width)
         return net
     first: dict[str, tuple[str, float]] = {}
-    of = {name: layer for name, layer in layers.items() if layer.groups_of[1]}
+    of: dict[str, Any] = {name: layer for name, layer in layers.items() if layer.groups_of[1]}
     _check_names(width, list(of))
     for name, layer in of.items():
         other, there = first.setdefault(layer.groups_of[1], (name, check_width(width[name])))
-        counts = [_outputs(layers[which], width[which]) for which in (other, name)]
+        counts = [of[which].channels(1.0, width[which])[1] for which in (other, name)]
         if counts[0] != counts[1]:
             raise InputError(
                 f"{other} and {name} must have the same number of channels, since their outputs meet: widths "
@@ -197,10 +210,6 @@ def set_width_(net: nn.Module, width: Width) -> nn.Module:
     for layer in layers.values():
         layer.set_width_(*(first[group][1] if group else 1.0 for group in layer.groups_of))
     return net
-
-
-def _outputs(layer: Any, width: float) -> int:
-    return channels_at(layer.out_channels, width, layer.ratio[1])
 
 
 def _check_names(widths: Mapping[str, float], names: list[str]) -> None:

@@ -87,6 +87,10 @@ class SlimBatchNorm2d(NoCodes, nn.BatchNorm2d):
         self.width = of_input, of_output
         self.active = channels_at(self.num_features, of_input, self.ratio)
 
+    def sides(self) -> list[tuple[int, int]]:
+        """(channels, ratio)."""
+        return [(self.num_features, self.ratio)]
+
     def synchronise_(self) -> None:
         """Normalise by the batch of all ranks from now on (`lowbit.train.bn`)."""
         self.over_ranks = True
@@ -128,7 +132,7 @@ class SwitchableBatchNorm2d(NoCodes, nn.Module):
     def __init__(self, norm: nn.BatchNorm2d, widths: Sequence[float], ratio: int = 1) -> None:
         check_ordinary(norm)
         super().__init__()
-        self.widths = tuple(widths)
+        self.widths, self.num_features, self.ratio = tuple(widths), norm.num_features, ratio
         self.bn = nn.ModuleList(leading_norm(norm, channels_at(norm.num_features, w, ratio)) for w in self.widths)
         self.groups_of = "", ""
         self.index, self.width = 0, (self.widths[0],) * 2
@@ -144,6 +148,10 @@ class SwitchableBatchNorm2d(NoCodes, nn.Module):
             known = ", ".join(map(show_width, self.widths))
             raise InputError(f"width {of_input:g} has no batch norm of its own: take one of {known}")
         self.index, self.width = near, (of_input, of_output)
+
+    def sides(self) -> list[tuple[int, int]]:
+        """(channels, ratio)."""
+        return [(self.num_features, self.ratio)]
 
     def forward(self, x: Tensor) -> Tensor:
         """The batch norm of the width at hand."""

@@ -10,8 +10,9 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
+import lowbit.models.cifar_mobilenet
 import lowbit.models.cifar_resnet
-import lowbit.models.cifar_resnet_wide  # noqa: F401  (both register their nets)
+import lowbit.models.cifar_resnet_wide  # noqa: F401  (they register their nets)
 from lowbit.errors import InputError
 
 SLACK = 1 << 24  # numbers of a net that a file need not hold
