@@ -1,7 +1,9 @@
 """US3L's tree, the authors' files in it, and the shipped configs against the authors' values."""
 
+import itertools
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,10 +15,35 @@ import yaml
 
 from lowbit.config.tree import leaves, value_of
 from lowbit.config.unused import is_unused
-from us3l.config import Config, net_of, read_config, without_effect
-from us3l.unused_keys import Command
+from lowbit.errors import InputError
+from us3l.config import Config, net_of, read_config
+from us3l.unused_keys import Command, without_effect
 
 ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "us3l" / "src" / "us3l" / "configs"
+NAMES = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.rglob("*.yaml") if path.parent.name != "base")
+OURS = {"vit/us_vit_tiny_cifar10.yaml"}  # without a file of the authors'
+LEFT_OUT = {  # of theirs: pruning, SEED with losses that do not fit it, a net of one width without the full one
+    "cifar/resnet18_linear_eval_cifar_prune.yaml",
+    "cifar/resnet18_finetune_cifar.yaml",
+    "cifar/us_resnet18_seed_mse_cifar.yaml",
+    "cifar/us_resnet50_seed_cifar.yaml",
+    "cifar/us_mobilenetv2_seed_cifar.yaml",
+    "cifar/us_resnet_seed_infonce_cifar.yaml",
+    "cifar/s_mobilenetv2_byol_cifar.yaml",
+}
+TRANSFER = {"aircraft", "dtd", "flowers", "pets"}
+DIFFERENT = {  # everywhere: paths of the authors' machines, a key of ours, the log
+    "MODEL.PRETRAINED",
+    "MODEL.CHECKPOINT",
+    "DISTILL.TEACHER_PRETRAINED",
+    "TRAIN.GLOBAL_BATCH",
+    "TRAIN.PRINT_FREQ",
+}
+DIFFERENT_IN = {
+    "cifar/resnet18_simsiam_cifar.yaml": {"SSL.TYPE": ("US_SimSiam", "SimSiam")},
+    "cifar/s_resnet18_byol_cifar.yaml": {"MODEL.OFA.DISTILL_FEATURE_CRITERION": ("", "MSELoss")},
+}
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -83,6 +110,65 @@ def test_every_file_of_the_authors_resolves_to_its_values(
         named = set(caplog.messages[0].rpartition(": ")[2].split(", "))
         assert named == set(values) - set(live(command_of(name), config)), name
         assert {key for key in values if key.startswith(("AUG.", "QUANT."))} <= named
+
+
+def test_ours_have_the_values_of_the_authors_in_every_live_key(raw: dict[str, dict[str, Any]], theirs: Path) -> None:
+    assert {name for name in raw if name.split("/")[0] not in TRANSFER} - LEFT_OUT == set(NAMES) - OURS
+    for name in set(NAMES) - OURS:
+        command = command_of(name)
+        ours, other = read_config(command, f"configs/{name}"), read_config(command, theirs / name)
+        a, b = flat(ours), flat(other)
+        keys = {*live(command, ours), *live(command, other)} - DIFFERENT
+        assert {key: (b[key], a[key]) for key in keys if a[key] != b[key]} == DIFFERENT_IN.get(name, {}), name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_config_works_from_anywhere_and_says_what_it_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.WARNING)
+    config = read_config(command_of(name), f"./configs/{name}")
+    assert caplog.messages == []
+    header = "".join(
+        itertools.takewhile(lambda line: line.startswith("#"), (SHIPPED / name).read_text().splitlines(keepends=True))
+    )
+    assert f"--config configs/{name} --output OUT" in header
+    assert re.search(r"us3l (\w+)", header[header.index("Command: ") :])[1] == command_of(name)  # type: ignore[index]
+    if "--num_processes" in header:
+        processes = re.search(r"--num_processes (\d+)", header)[1]  # type: ignore[index]
+        assert int(processes) * config.TRAIN.BATCH_SIZE == config.TRAIN.GLOBAL_BATCH
+    else:
+        assert command_of(name) == "calibrate"
+
+
+def test_the_table_names_every_shipped_config_once_and_no_other() -> None:
+    table = (ROOT / "us3l" / "CONFIGS.md").read_text()
+    commands = re.findall(r"(?:RUN4|RUN8|us3l) (\w+) --config \./configs/(\S+)[^`]*`", table)
+    assert sorted(commands) == sorted((command_of(name), name) for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [
+        ("MODEL.OFA.WIDTH_MULT_RANGE=[1.0, 0.25]", "ascending"),
+        ("MODEL.OFA.WIDTH_MULT_RANGE=[0, 1.0]", "greater than 0"),
+        ("MODEL.OFA.NUM_SAMPLE_TRAINING=0", "greater than or equal to 1"),
+        ("MODEL.OFA.SAMPLE_SCHEDULER=B", "'' or 'A'"),
+        ("MODEL.OFA.STEP_PER=pass", "'width' or 'batch'"),
+        ("MODEL.OFA.WIDTH_MULTI=0.5", "'MODEL.OFA.WIDTH_MULT'"),
+        ("MODEL.OFA.REGULARIZER_DECAY_BINS=0", "greater than or equal to 1"),
+        ("TRAIN.LOSS.CRITERION.NAME=DINOLoss", "'InfoNCEv2_distill'"),
+        ("SSL.TYPE=SimCLR_Momentun", "'SimCLR_Momentum'"),
+        ("SSL.SETTING.MOMENTUM=2", "less than or equal to 1"),
+        ("TRAIN.DATASET=cifar-10", "'cifar10'"),
+    ],
+)
+def test_what_is_refused(argument: str, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_config("ssl", "configs/cifar/us_resnet18_simclr_featdistill_cifar.yaml", [argument])
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_authors_names_of_nets() -> None:

@@ -15,9 +15,9 @@ from pydantic import AfterValidator, Field
 
 from lowbit.config.keys import quant, root, train
 from lowbit.config.load import load_config
-from lowbit.config.tree import Node, leaves
+from lowbit.config.tree import Node
 from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, HeadWidth, Positive, Share, UserPath, ascending
-from us3l.unused_keys import Command, unused_keys
+from us3l.unused_keys import Command, without_effect
 
 SslType = Literal[
     "SimCLR", "SimCLR_Momentum", "BYOL", "SimSiam", "US_SimSiam", "SimSiam_Momentum", "MoCo", "MoCo_v3",
@@ -186,8 +186,13 @@ class Config(root.Root):
 
     @property
     def criterion(self) -> str:
-        """The base loss's name."""
-        return self.TRAIN.LOSS.CRITERION.NAME or CRITERIA[self.method][0]
+        """The base loss's name; "" without a method."""
+        return self.TRAIN.LOSS.CRITERION.NAME or CRITERIA.get(self.method, ("",))[0]
+
+    @property
+    def schedule(self) -> str:
+        """Of the learning rate: "cosine" or "step"."""
+        return "cosine" if self.TRAIN.LR_SCHEDULER.TYPE == "cosine" else "step"
 
     @property
     def method(self) -> str:
@@ -195,46 +200,20 @@ class Config(root.Root):
         return {"US_SimSiam": "SimSiam", None: ""}.get(self.SSL.TYPE, self.SSL.TYPE or "")
 
 
-def switched_on(command: Command, config: Config) -> set[str]:
-    """Of `us3l.unused_keys.SWITCHED`, what a command has under this config."""
-    ofa, method = config.MODEL.OFA, config.method
-    if command in ("linear", "calibrate"):
-        return {"single"}
-    if command == "slimmable":
-        return {"listed", "several"}
-    several = ofa.USE_SLIMMABLE or ofa.NUM_SAMPLE_TRAINING > 1
-    distilled = several and ofa.DISTILL and command == "ssl"
-    found = {
-        "drawn": several and not ofa.USE_SLIMMABLE,
-        "listed": ofa.USE_SLIMMABLE,
-        "single": not several,
-        "several": several,
-        "moved": several and method in MOVED,
-        "distilled": distilled,
-        "features": distilled and ofa.DISTILL_FEATURE,
-        "queued": method == "SEED",
-        "regularized": ofa.REGULARIZER,
-    }
-    return {name for name, on in found.items() if on}
-
-
-def without_effect(command: Command, config: Config) -> set[str]:
-    """Keys, and whole sections, that `command` does not read under this config."""
-    return unused_keys(
-        command, tuple(leaves(Config)), kind=config.method, probe=config.TRAIN.LINEAR_EVAL,
-        on=switched_on(command, config),
-    )  # fmt: skip
-
-
 def read_config(
-    command: Command, name: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    command: Command,
+    name: str | Path,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    sched: str | None = None,
 ) -> Config:
     """The config of a command: a file or a shipped name, `KEY.PATH=VALUE` arguments, and explicitly given flags by key.
 
+    `sched` is `--sched`, which decides what keys have an effect.
     `-j`, `-p` and `--output` have the defaults of the authors' command line (4, 50, ./train_log).
 
     Raises:
         InputError: see `lowbit.config.load.load_config`.
     """
-    unused = partial(without_effect, command)
+    unused = partial(without_effect, command, sched=sched)
     return load_config(Config, name, overrides, shipped="us3l", unused=unused, flags=flags, defaults=root.DEFAULTS)

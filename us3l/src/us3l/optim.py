@@ -18,7 +18,7 @@ from us3l.config import Config
 from us3l.unused_keys import Command
 
 AUTHORS = OptimOptions()
-REGULARIZED = ("ssl", "distill", "slimmable")  # commands
+REGULARIZED = ("ssl", "distill")  # commands
 
 
 def optimizer(config: Config, module: nn.Module, command: Command, optim: OptimOptions = AUTHORS) -> Optimizer:
@@ -31,8 +31,7 @@ def optimizer(config: Config, module: nn.Module, command: Command, optim: OptimO
 def rates(config: Config, command: Command, optim: OptimOptions = AUTHORS) -> dict[str, Schedule]:
     """The learning rate by epoch, "main"."""
     keys = config.TRAIN.LR_SCHEDULER
-    name = optim.sched or ("cosine" if keys.TYPE == "cosine" else "step")
-    main = schedule_of(config.TRAIN, name, optim.warmup_epochs)
+    main = schedule_of(config.TRAIN, optim.sched or config.schedule, optim.warmup_epochs)
     if command == "ssl" and keys.WARMUP_EPOCHS and not optim.warmup_epochs:
         main = rising(main, keys.BASE_LR, keys.WARMUP_EPOCHS)
     return {"main": main}

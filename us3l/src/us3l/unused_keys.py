@@ -3,24 +3,30 @@
 Their transforms are fixed in the code: all of AUG is without effect, and nothing reads QUANT.
 """
 
-from collections.abc import Collection
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from lowbit.config.tree import leaves
 from lowbit.config.unused import paths
+
+if TYPE_CHECKING:
+    from us3l.config import Config
 
 Command = Literal["ssl", "linear", "slimmable", "distill", "calibrate"]
 OFA = "MODEL.OFA"
-SWITCHED = {  # what keys of MODEL.OFA are for, where a command reads them at all
+SWITCHED = {  # what keys are for, where a command reads them at all: of MODEL.OFA
     "drawn": "WIDTH_MULT_RANGE SANDWICH SAMPLE_SCHEDULER",
     "listed": "WIDTH_MULT_LIST",
     "single": "WIDTH_MULT",
-    "several": "STEP_PER",
-    "moved": "MOMENTUM_UPDATE",
+    "several": "STEP_PER MOMENTUM_UPDATE",
     "distilled": "DISTILL_CRITERION DISTILL_LAMBDA DISTILL_FEATURE",
     "features": "DISTILL_FEATURE_CRITERION DISTILL_FEATURE_LAMBDA DISTILL_FEATURE_NAME DISTILL_FEATURE_DIM",
     "queued": "DISTILL_STUDENT_TEMP DISTILL_TEACHER_TEMP",
     "regularized": "REGULARIZER_CRITERION REGULARIZER_LAMBDA REGULARIZER_WARMUP_EPOCHS REGULARIZER_DECAY_ALPHA "
     "REGULARIZER_DECAY_TYPE REGULARIZER_DECAY_BINS",
+}
+SWITCHES = {  # others, likewise
+    "temperature": "SSL.SETTING.T",
+    "stepped": "TRAIN.LR_SCHEDULER.DECAY_MILESTONES",
 }
 EVERYWHERE = {  # section: its keys; what accelerate or the command decides here included
     "": "DEVICE RANK WORLD_SIZE LOCAL_RANK EVALUATOR EVALUATION_DOMAIN AUG QUANT",
@@ -65,21 +71,38 @@ SETTING = {  # the keys of SSL.SETTING that each method reads
 }
 
 
-def unused_keys(command: Command, known: Collection[str], *, kind: str, probe: bool, on: Collection[str]) -> set[str]:
-    """Keys, and whole sections, that `command` does not read.
+def switched_on(command: Command, config: "Config", sched: str | None) -> set[str]:
+    """Of `SWITCHED` and `SWITCHES`, what a command has under this config and `--sched`."""
+    ofa, method = config.MODEL.OFA, config.method
+    several = ofa.USE_SLIMMABLE or ofa.NUM_SAMPLE_TRAINING > 1
+    distilled = several and ofa.DISTILL
+    losses = config.criterion + (ofa.DISTILL_CRITERION if distilled else "")
+    pretraining = {
+        "drawn": several and not ofa.USE_SLIMMABLE,
+        "listed": ofa.USE_SLIMMABLE,
+        "single": not several,
+        "several": several,
+        "distilled": distilled,
+        "features": distilled and ofa.DISTILL_FEATURE,
+        "queued": method == "SEED",
+        "regularized": ofa.REGULARIZER,
+        "temperature": "NCE" in losses or method == "MoCo",
+    }
+    found = {name for name, on in pretraining.items() if on} if command in ("ssl", "distill") else {"single"}
+    if command == "slimmable":
+        found = {"listed", "several"}
+    return found | ({"stepped"} if (sched or config.schedule) == "step" else set())
 
-    Args:
-        command: its name.
-        known: every key of the tree.
-        kind: the method.
-        probe: TRAIN.LINEAR_EVAL.
-        on: those of `SWITCHED` that the command has and other keys switch on.
-    """
+
+def without_effect(command: Command, config: "Config", sched: str | None = None) -> set[str]:
+    """Keys, and whole sections, that `command` does not read under this config and `--sched`."""
+    method, on = config.method, switched_on(command, config, sched)
     unused = paths(EVERYWHERE).union(*map(paths, IN_COMMAND[command]))
     unused |= paths({OFA: " ".join(keys for name, keys in SWITCHED.items() if name not in on)})
-    if command == "linear" and probe:
+    unused |= {key for name, key in SWITCHES.items() if name not in on}
+    if command == "linear" and config.TRAIN.LINEAR_EVAL:
         unused |= {"TRAIN.SYNC_BN"}
-    if command in ("ssl", "distill") and kind:
-        used = SETTING[kind].split()
-        unused |= {key for key in known if key.startswith("SSL.SETTING.") and key.rpartition(".")[2] not in used}
+    if command in ("ssl", "distill") and method:
+        known, used = leaves(type(config.SSL.SETTING)), SETTING[method].split()
+        unused |= {f"SSL.SETTING.{key}" for key in known if key not in used}
     return unused
