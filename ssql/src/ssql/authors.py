@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lowbit.checkpoint.check import check_kinds, without_prefix
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.models.heads import Heads, attach_projector_, projector
+from lowbit.models.heads import Heads, attach_projector_, projector_like
 from lowbit.models.layouts import blocks_of, resnet_of
 from lowbit.quant.bitwidths import activations
 from ssql.bit_policy import derive_policy, quantize_encoder_, short
@@ -113,11 +113,9 @@ def _with_head(arch: str, state: Mapping[str, Tensor]) -> nn.Module:
     """A net whose `fc` has the shapes of the file."""
     if "fc.weight" in state:
         return create_model(arch, num_classes=state["fc.weight"].shape[0])
-    numbers = [int(key.split(".")[1]) for key, value in state.items() if key.startswith("fc.") and value.dim() == 2]
-    hidden, dim = (state[f"fc.{number}.weight"].shape[0] for number in (min(numbers), max(numbers)))
-    ends = f"fc.{max(numbers) + 1}.running_mean" in state
+    inner = {key.removeprefix("fc."): value for key, value in state.items() if key.startswith("fc.")}
     encoder = create_model(arch, num_classes=1)
-    attach_projector_(encoder, lambda features: Heads(projector(features, hidden, dim, len(numbers), ends), None))
+    attach_projector_(encoder, lambda features: Heads(projector_like(inner), None))
     return encoder
 
 

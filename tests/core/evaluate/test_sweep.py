@@ -80,6 +80,19 @@ def training(sets: tuple[Any, Any]) -> Callable[[], Iterator[Batch]]:
     return lambda: (batch._replace(views=(batch.views[0] * 1.5 + 1,)) for batch in sets[0])
 
 
+def test_variants_of_one_net_are_evaluated_once(accelerator: Accelerator, net: Toy, sets: tuple[Any, Any]) -> None:
+    entered: list[int] = []
+
+    def narrow(width: int) -> Callable[[], AbstractContextManager[Any]]:
+        entered.append(width)
+        return at(net, width=width)()  # type: ignore[return-value]
+
+    variants = [Variant(str(width), lambda width=width: narrow(width), key=width // 2) for width in (8, 5, 4, 2)]  # type: ignore[misc]
+    rows = sweep(net, variants, *sets, accelerator, OPTIONS, reference=variants[0])
+    assert entered == [8, 5, 2] and [row["variant"] for row in rows] == ["8", "5", "4", "2"]
+    assert {**rows[1], "variant": "4"} == rows[2] != rows[3]
+
+
 def test_k_is_at_most_the_pictures_that_can_be_read(
     accelerator: Accelerator, net: Toy, clouds: tuple[Features, Features], cut: Any
 ) -> None:

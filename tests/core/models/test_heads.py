@@ -9,7 +9,7 @@ from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.losses.queue import KeyQueue
-from lowbit.models.heads import HEADS, build_heads
+from lowbit.models.heads import HEADS, build_heads, projector_like
 from lowbit.models.momentum import momentum_copy, update_momentum_
 
 
@@ -32,6 +32,18 @@ def test_shapes_and_layers(kind: str) -> None:
     else:
         assert heads.predictor is not None and kinds(heads.predictor) == "LBRL" and heads.predictor(z).shape == (4, 8)
         assert heads.predictor[0].out_features == 5 and heads.predictor[0].bias is None
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_projector_like_another(kind: str) -> None:
+    one = build_heads(HEADS[kind], features=12, dim=8, hidden=5).projector
+    state = one.state_dict()
+    other = projector_like(state)
+    assert kinds(other) == kinds(one)
+    other.load_state_dict(state)
+    assert projector_like({key: value for key, value in state.items() if key != "0.bias"})[0].bias is None
+    with pytest.raises(InputError, match="no projector"):
+        projector_like({"weight": state["0.weight"]})
 
 
 def test_output_bn_wins_over_the_plan() -> None:

@@ -29,9 +29,8 @@ def check_pictures(net: nn.Module, count: int, described: str) -> None:
         raise InputError(f"batch norm is re-estimated from {described}: give 2 or more")
 
 
-@contextmanager
-def reestimated_batchnorm(net: nn.Module, batches: Iterable[Batch], accelerator: Accelerator) -> Iterator[None]:
-    """Inside the block statistics are those of `batches`; the old ones come back at the end.
+def reestimate_(net: nn.Module, batches: Iterable[Batch], accelerator: Accelerator) -> None:
+    """Set a net's statistics to those of `batches`, as evaluation runs it.
 
     Args:
         net: on the accelerator's device.
@@ -40,12 +39,18 @@ def reestimated_batchnorm(net: nn.Module, batches: Iterable[Batch], accelerator:
         accelerator: of the run.
 
     Raises:
-        Stopped: a stop signal came (to any process).
+        Stopped: a stop signal came (to any process); the net is as it was.
     """
+    moved = (batch.to(accelerator.device) for batch in until_stopped(batches, accelerator))
+    reestimate_batchnorm_(AsEvaluated(net, accelerator), moved)
+
+
+@contextmanager
+def reestimated_batchnorm(net: nn.Module, batches: Iterable[Batch], accelerator: Accelerator) -> Iterator[None]:
+    """Inside the block statistics are those of `batches`, as by `reestimate_`; the old ones come back at the end."""
     old = [(buffer, buffer.clone()) for norm in batchnorms(net) for buffer in norm.buffers(recurse=False)]
     try:
-        moved = (batch.to(accelerator.device) for batch in until_stopped(batches, accelerator))
-        reestimate_batchnorm_(AsEvaluated(net, accelerator), moved)
+        reestimate_(net, batches, accelerator)
         yield
     finally:
         with torch.no_grad():

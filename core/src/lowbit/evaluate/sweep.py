@@ -13,7 +13,7 @@ own statistics mean nothing where they are those of another width.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,11 +49,18 @@ class Variant(NamedTuple):
         name: what the table calls it; unique in a sweep.
         enter: puts the net into the variant; what it returns is a context manager that takes it out again, or None.
         macs: multiply-accumulates of a picture, where variants differ in them.
+        key: variants of one key are one net, which is evaluated once; None: the name.
     """
 
     name: str
     enter: Callable[[], AbstractContextManager[Any] | None]
     macs: float | None = None
+    key: Hashable = None
+
+    @property
+    def net(self) -> Hashable:
+        """What tells this variant's net from others."""
+        return self.name if self.key is None else self.key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +144,16 @@ def sweep(
     k = min(K, bank) if options.k is None else options.k
     check_neighbours(k, options.temperature, bank)
     heads = {suffix: _trained(pair, options, accelerator) for suffix, pair in first.items()}
-    rows = []
+    figures: dict[Hashable, dict[str, float]] = {}
     for variant in variants:
-        figures: dict[str, float] = {}
-        for suffix, pair in (first if variant == reference else see(variant)).items():
+        if variant.net in figures:
+            continue
+        own = figures[variant.net] = {}
+        for suffix, pair in (first if variant.net == reference.net else see(variant)).items():
             found = _figures(heads[suffix], pair, options, accelerator, k)
-            figures |= {key + suffix: value for key, value in found.items()}
-        log.info("%s: %s", variant.name, ", ".join(f"{key} {value:.2f}" for key, value in figures.items()))
-        rows.append(_row(variant, figures, options, k))
-    return rows
+            own |= {key + suffix: value for key, value in found.items()}
+        log.info("%s: %s", variant.name, ", ".join(f"{key} {value:.2f}" for key, value in own.items()))
+    return [_row(variant, figures[variant.net], options, k) for variant in variants]
 
 
 def plan_sweep(
@@ -176,7 +184,7 @@ def plan_sweep(
     with variants[-1].enter() or nullcontext():
         extract(net, session.eval_loader(some, shown), session.accelerator)
     seconds = (time.perf_counter() - start) / (len(some) + entering)
-    passes = looks * len({variant.name for variant in (reference, *variants)})
+    passes = looks * len({variant.net for variant in (reference, *variants)})
     return {
         "variants": ", ".join(variant.name for variant in variants),
         "training pictures": len(pictures[0]),

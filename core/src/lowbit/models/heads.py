@@ -11,11 +11,11 @@ The last batch norm has no weight or bias, and the bias of the linear layer befo
 Deviation: BYOL's projector has two layers in its paper.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.models.surgery import replace_
@@ -96,6 +96,21 @@ def projector(
         last.bias.requires_grad_(False)
         parts.append(nn.BatchNorm1d(dim, affine=False))
     return nn.Sequential(*parts)
+
+
+def projector_like(state: Mapping[str, Tensor]) -> nn.Sequential:
+    """A projector with the layers of another, by its tensors (`0.weight`, ...).
+
+    Raises:
+        InputError: they are those of no projector.
+    """
+    numbers = [int(key.partition(".")[0]) for key, value in state.items() if value.dim() == 2 and key[0].isdigit()]
+    if not numbers or f"{min(numbers)}.weight" not in state or f"{max(numbers)}.weight" not in state:
+        raise InputError(f"{', '.join(list(state)[:3]) or 'nothing'} is no projector of linear layers")
+    first, last = state[f"{min(numbers)}.weight"], state[f"{max(numbers)}.weight"]
+    bias = tuple(f"{number}.bias" in state for number in sorted(numbers)[:-1])
+    ends = f"{max(numbers) + 1}.running_mean" in state
+    return projector(first.shape[1], first.shape[0], last.shape[0], len(numbers), ends, bias)
 
 
 def predictor(dim: int, hidden: int) -> nn.Sequential:

@@ -6,13 +6,15 @@ more keys (`class Train(train.Train): DROP_LAST: bool = False`) or fewer values 
 No file outside this folder holds a path of keys.
 """
 
-from typing import Any, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar, get_args
 
 from pydantic import model_validator
 
 from lowbit.config.keys.aug import Aug
-from lowbit.config.keys.train import Train
-from lowbit.config.tree import Node
+from lowbit.config.keys.train import Dataset, Train
+from lowbit.config.tree import Node, with_values
 from lowbit.config.values import Count, Fraction, HeadWidth, Positive, QueueLength, Seed, Size, UserPath
 from lowbit.errors import InputError
 from lowbit.options import WORKERS
@@ -112,3 +114,27 @@ class Root(Node):
                 raise InputError(f"{key} is empty: name it in the config, or as {key}=NAME after the command")
         if self.TRAIN.EPOCHS < 1:
             raise InputError(f"TRAIN.EPOCHS={self.TRAIN.EPOCHS}: give 1 or more")
+
+
+Tree = TypeVar("Tree", bound=Root)
+
+
+def with_options(config: Tree, dataset: str | None, said: Mapping[str, Any], checkpoint: Path) -> Tree:
+    """A checkpoint's config with what a command line says.
+
+    Args:
+        config: of the checkpoint, else the default one.
+        dataset: of the command line; None: the config's.
+        said: values by their keys; None: the config's.
+        checkpoint: the file, for the message.
+
+    Raises:
+        InputError: nobody says which dataset, or an unknown one.
+    """
+    names = get_args(Dataset)
+    if dataset not in (None, *names):
+        raise InputError(f"--dataset {dataset}: give one of {', '.join(names)}")
+    if not (dataset or config.TRAIN.DATASET):
+        raise InputError(f"{checkpoint} does not say what it was trained on: give --dataset")
+    given = {**said, "TRAIN.DATASET": dataset}
+    return with_values(config, {key: value for key, value in given.items() if value is not None})
