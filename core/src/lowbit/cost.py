@@ -2,7 +2,8 @@
 
 One function for every method, through the layer protocol alone. MACs are those of convolutions and linear layers for
 one picture; products inside attention are not counted. BOPs = MACs x stored bits of the weight x bits of the input, a
-float having 32.
+float having 32. Of binary nets OPs = real MACs + binary MACs / 64 are reported (Liu et al., ECCV 2018), binary being
+those of one bit by one bit.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from lowbit.quant.layers import ActivationQuantizer, Codes, quantized_layers, qu
 from lowbit.quant.trace import Traced, trace
 
 FLOAT_BITS = 32
+BINARY_PER_OP = 64
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class LayerCost:
     def bops(self) -> int:
         """MACs x weight bits x input bits."""
         return self.macs * self.bits * (FLOAT_BITS if self.input_bits is None else self.input_bits)
+
+    @property
+    def binary_macs(self) -> int:
+        """The MACs where weight and input have one bit each, else 0."""
+        return self.macs if self.bits == self.input_bits == 1 else 0
 
     @property
     def bytes(self) -> int:
@@ -76,6 +83,26 @@ class Cost:
     def macs(self) -> int:
         """Multiply-accumulates for one picture."""
         return sum(layer.macs for layer in self.layers)
+
+    @property
+    def binary_macs(self) -> int:
+        """Those of one bit by one bit."""
+        return sum(layer.binary_macs for layer in self.layers)
+
+    @property
+    def real_macs(self) -> int:
+        """The others."""
+        return self.macs - self.binary_macs
+
+    @property
+    def ops(self) -> int:
+        """Operations as papers on binary nets count them, rounded up: 64 binary MACs take one instruction."""
+        return self.real_macs - (-self.binary_macs // BINARY_PER_OP)
+
+    @property
+    def binary_parameters(self) -> int:
+        """Of the layers whose weight has one bit, float biases included."""
+        return sum(layer.parameters for layer in self.layers if layer.bits == 1)
 
     @property
     def bops(self) -> int:

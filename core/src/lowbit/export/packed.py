@@ -43,9 +43,11 @@ def save_packed(model: nn.Module, path: Path | str, recipe: Mapping[str, Any]) -
     """
     if not any(True for _ in quantized_layers(model)):
         raise InputError("the net has no quantized layer, so there is nothing to pack: convert it first")
-    plain, coded, activations = to_plain_(deepcopy(model)), _coded(model), describe_activations(model)
+    plain, coded = to_plain_(deepcopy(model)), _coded(model)
     with _errors_of(f"recipe of {path}"):  # one that does not lead back here is found now
         built = build(recipe)
+    activations = describe_activations(model, built)
+    with _errors_of(f"recipe of {path}"):
         sizes = describe_sizes(model, plain, built)
         wanted, have = _floats(dress_(built, activations, sizes)), {**_floats(model), **_floats(plain)}
         left = _floats(plain).keys() - wanted.keys()

@@ -1,7 +1,8 @@
 """How a packed net is built again: its architecture by name, then what that does not say.
 
-That is the activation quantizers, of the net and of single layers' inputs, and the sizes of slimmed layers: layers
-whose weight has the architecture's shape, and which compute with a part of it.
+That is the activation quantizers, of the net and of single layers' inputs, the PReLUs that binary nets have in the
+places of ReLUs, and the sizes of slimmed layers: layers whose weight has the architecture's shape, and which compute
+with a part of it.
 """
 
 import json
@@ -14,9 +15,10 @@ from torch import nn
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.resized import Sizes, resize_, sizes_of
-from lowbit.models.surgery import replace_
+from lowbit.models.surgery import of_kind, replace_
 from lowbit.options import MAX_SIDE, MOST_CLASSES
 from lowbit.quant.activations import FUNCTIONS, ActivationConfig, QuantActivation
+from lowbit.quant.binary import RECTIFIERS, BinaryInput
 from lowbit.quant.conv import QuantConv2d, QuantLinear
 from lowbit.quant.layers import QuantizedLayer, quantizers
 from lowbit.quant.observers import ObservedActivation, ObserverConfig
@@ -63,16 +65,22 @@ def build(recipe: Mapping[str, Any]) -> nn.Module:
     return create_model(arch, **arguments)
 
 
-def describe_activations(model: nn.Module) -> Activations:
-    """Kind and settings of every activation quantizer; most nets have one for all.
+def describe_activations(model: nn.Module, built: nn.Module) -> Activations:
+    """Kind and settings of every activation quantizer, and of PReLUs in other places than in `built`.
 
     Raises:
         InputError: a kind that is not known here.
     """
     groups: dict[str, list[str]] = {}
+    there = dict(built.named_modules())
+    slopes = [name for name, module in of_kind(model, nn.PReLU).items() if type(there.get(name)) in RECTIFIERS]
+    if slopes:
+        groups[json.dumps(["slope", {}])] = slopes
     for name, quantizer in quantizers(model).items():
         if type(quantizer) is QuantActivation:
             said: list[Any] = ["largest", asdict(quantizer.config)]
+        elif type(quantizer) is BinaryInput:
+            said = ["binary", {}]
         elif type(quantizer) is ObservedActivation:
             grid = quantizer.grid()
             bits, observer = grid.bits if grid else 0, asdict(quantizer.observer.config)
@@ -137,4 +145,18 @@ def _observed(settings: Mapping[str, Any]) -> nn.Module:
     return quantizer
 
 
-KINDS = {"largest": _largest, "observed": _observed}
+def _without_settings(kind: type[nn.Module]) -> Callable[[Mapping[str, Any]], nn.Module]:
+    def made(settings: Mapping[str, Any]) -> nn.Module:
+        if settings:
+            raise ValueError(f"settings {settings!r:.80} of a {kind.__name__}, which has none")
+        return kind()
+
+    return made
+
+
+KINDS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "largest": _largest,
+    "observed": _observed,
+    "binary": _without_settings(BinaryInput),
+    "slope": _without_settings(nn.PReLU),
+}

@@ -89,6 +89,7 @@ class WideCifarResNet(PooledNet):
         num_classes: outputs of `fc`; 0 for none.
         in_chans: channels of a picture.
         widths: channels of each stage, before the block's expansion; the first is the stem's, too.
+        stem: 3, a 3x3 convolution of stride 1; 7, ImageNet's: 7x7 of stride 2 and 3x3 max-pooling of stride 2.
     """
 
     def __init__(
@@ -98,12 +99,14 @@ class WideCifarResNet(PooledNet):
         num_classes: int = 10,
         in_chans: int = 3,
         widths: tuple[int, ...] = WIDTHS,
+        stem: int = 3,
     ) -> None:
         super().__init__()
         self.num_features = self.head_hidden_size = widths[-1] * block.expansion
-        self.conv1 = conv(in_chans, widths[0], 3)
+        self.conv1 = conv(in_chans, widths[0], stem, 1 if stem == 3 else 2)
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.relu = nn.ReLU()
+        self.maxpool = None if stem == 3 else nn.MaxPool2d(3, 2, 1)
         self.stages = [f"layer{number}" for number in range(1, len(depths) + 1)]
         self.feature_info, channels = [], widths[0]
         for number, (name, depth, width) in enumerate(zip(self.stages, depths, widths, strict=True)):
@@ -113,12 +116,14 @@ class WideCifarResNet(PooledNet):
                 blocks.append(block(channels, width, stride))
                 channels = width * block.expansion
             self.add_module(name, nn.Sequential(*blocks))
-            self.feature_info.append({"num_chs": channels, "reduction": 2**number, "module": name})
+            reduction = 2**number * (1 if stem == 3 else 4)
+            self.feature_info.append({"num_chs": channels, "reduction": reduction, "module": name})
         self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, num_features, H / 8, W / 8)."""
+        """(B, in_chans, H, W) -> (B, num_features, H / 8, W / 8), with ImageNet's stem H / 32, W / 32."""
         x = self.relu(self.bn1(self.conv1(x)))
+        x = x if self.maxpool is None else self.maxpool(x)
         for name in self.stages:
             x = self.get_submodule(name)(x)
         return x

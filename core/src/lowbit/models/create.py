@@ -12,7 +12,10 @@ from torch import nn
 
 import lowbit.models.cifar_mobilenet
 import lowbit.models.cifar_resnet
-import lowbit.models.cifar_resnet_wide  # noqa: F401  (they register their nets)
+import lowbit.models.cifar_resnet_wide
+import lowbit.models.reactnet
+import lowbit.models.resnet_w4
+import lowbit.models.xnor_resnet  # noqa: F401  (they register their nets)
 from lowbit.errors import InputError
 
 SLACK = 1 << 24  # numbers of a net that a file need not hold

@@ -108,6 +108,8 @@ def resnet_of(state: Mapping[str, Tensor]) -> str | None:
     stem = state.get("conv1.weight")
     if depth is None or stem is None:
         return None
+    if depth == 50 and len(stem) == 4 * 64:
+        return "resnet50_w4"
     return f"cifar_resnet{depth}" if stem.shape[-1] == 3 else f"resnet{depth}"
 
 

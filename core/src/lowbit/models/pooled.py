@@ -1,8 +1,9 @@
-"""What the papers' CIFAR nets share as timm models: the classifier behind a global pool, and their configuration."""
+"""What the papers' nets share as timm models: the classifier behind a global pool, and their configuration."""
 
 from typing import Any
 
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 
@@ -54,4 +55,21 @@ def cifar_cfg(pool_size: int) -> dict[str, Any]:
         "std": (0.2023, 0.1994, 0.2010),  # the authors' (the true ones are 0.2470, 0.2435, 0.2616)
         "first_conv": "conv1",
         "classifier": "fc",
+    }
+
+
+def imagenet_cfg(side: int = 224, pool_size: int = 7, num_classes: int = 1000) -> dict[str, Any]:
+    """The same of a net for ImageNet's pictures, or smaller ones of its kind.
+
+    Args:
+        side: of a picture, in pixels.
+        pool_size: side of the last map.
+        num_classes: of the last layer.
+    """
+    return cifar_cfg(pool_size) | {
+        "num_classes": num_classes,
+        "input_size": (3, side, side),
+        "crop_pct": 0.875 if side == 224 else 1.0,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
     }
