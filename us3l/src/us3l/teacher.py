@@ -72,5 +72,11 @@ def teacher_of(config: Config) -> nn.Module:
         net, lambda features: build_heads(PROJECTORS["SEED"], features, own.TEACHER_DIM, own.TEACHER_HIDDEN_DIM)
     )
     weights = read_weights(own.TEACHER_PRETRAINED)
-    load_(net, weights, branch_of(weights, net)._replace(prefix=""))  # with its projector, as of a plain net
+    try:
+        load_(net, weights, branch_of(weights, net)._replace(prefix=""))  # with its projector, as of a plain net
+    except InputError as error:
+        raise InputError(
+            f"the teacher should be a {own.TEACHER_ARCH} with a projector of DISTILL.TEACHER_HIDDEN_DIM="
+            f"{own.TEACHER_HIDDEN_DIM} and TEACHER_DIM={own.TEACHER_DIM}: {error}"
+        ) from error
     return net.eval().requires_grad_(False)

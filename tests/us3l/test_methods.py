@@ -1,0 +1,171 @@
+"""From configs to objectives: keys of the authors' files, heads by role, widths, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lowbit.checkpoint.write import write_checkpoint
+from lowbit.errors import InputError
+from us3l.config import Config
+from us3l.layers import slimmable_layers
+from us3l.methods import build, check
+from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
+from us3l.objective import UniversallySlimmable
+from us3l.sampling import Sampling
+from us3l.teacher import build_distillation, teacher_of
+
+SIZE = (3, 32, 32)
+PARTS = ("encoder_q", "encoder_k", "predictor", "predictor_new", "proj_conv", "queue")
+SMALL = {"DIM": 8, "HIDDEN_DIM": 8, "MOCO_K": 16}
+
+
+def config_of(method: str | None, arch: str = "us_cifar_resnet8_1x1", **more: Any) -> Config:
+    """Small heads; `more` are settings of MODEL.OFA, or the sections TRAIN and (TEACHER) DISTILL."""
+    names = {"TRAIN": "TRAIN", "TEACHER": "DISTILL"}
+    sections = {section: more.pop(name) for name, section in names.items() if name in more}
+    setting = SMALL | more.pop("SETTING", {})
+    return Config.model_validate(
+        {"MODEL": {"ARCH": arch, "OFA": more}, "SSL": {"TYPE": method, "SETTING": setting}, **sections}
+    )
+
+
+def built(method: str | None, arch: str = "us_cifar_resnet8_1x1", **more: Any) -> UniversallySlimmable:
+    return build(config_of(method, arch, **more), SIZE)
+
+
+SEVERAL = {"NUM_SAMPLE_TRAINING": 3, "MOMENTUM_UPDATE": False}
+MAPS = {
+    **SEVERAL, "DISTILL_FEATURE": True, "DISTILL_FEATURE_CRITERION": "MSELoss",
+    "DISTILL_FEATURE_NAME": ("layer2.1.bn2", "layer3.1.bn2", "layer4.1.bn2"), "DISTILL_FEATURE_DIM": (128, 256, 512),
+}  # fmt: skip
+FILES: dict[str, tuple[str, str, dict[str, Any], tuple[int, int]]] = {  # DIM and HIDDEN_DIM
+    "train_simclr_momentum_dim64": ("SimCLR_Momentum", "us_cifar_resnet18", SEVERAL, (64, 64)),
+    "train_byol_dim64": ("BYOL", "us_cifar_resnet18", SEVERAL, (64, 64)),
+    "ssl_simclr_us_cifar_resnet18": ("SimCLR", "us_cifar_resnet18", SEVERAL, (256, 2048)),
+    "ssl_simclr_momentum_us_cifar_resnet18_feature_distill": (
+        "SimCLR_Momentum", "us_cifar_resnet18", MAPS, (256, 2048)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_parameters_have_the_authors_names_and_shapes(recorded: Any, file: str) -> None:
+    method, arch, ofa, (dim, hidden) = FILES[file]
+    objective = built(method, arch, SETTING={"DIM": dim, "HIDDEN_DIM": hidden}, **ofa)
+    theirs = {
+        key.removeprefix("module."): tuple(shape)
+        for key, shape, _ in recorded.json("keys")[file]["keys"]
+        if not key.rpartition(".")[2].startswith(("running", "num_"))
+    }
+    assert {name: tuple(p.shape) for name, p in objective.named_parameters()} == theirs
+
+
+def test_heads_by_role() -> None:
+    heads = {}
+    for method in ("SimCLR", "SimCLR_Momentum", "BYOL", "SimSiam", "SimSiam_Momentum", "MoCo", "MoCo_v3"):
+        objective = built(method, **SEVERAL)
+        heads[method] = objective.plan.heads
+        made = {name for name in ("predictor", "predictor_new") if hasattr(objective, name)}
+        assert made == set(heads[method]) - {""}, "no head that no pass uses"
+        assert hasattr(objective, "encoder_k") == (method not in ("SimCLR", "SimSiam"))
+    assert heads == {
+        "SimCLR": ("", "predictor"), "SimCLR_Momentum": ("", "predictor"), "BYOL": ("predictor", "predictor_new"),
+        "SimSiam": ("predictor", "predictor"), "SimSiam_Momentum": ("predictor", "predictor_new"), "MoCo": ("", ""),
+        "MoCo_v3": ("predictor", "predictor_new"),
+    }  # fmt: skip
+    moved = {"NUM_SAMPLE_TRAINING": 3, "MOMENTUM_UPDATE": True}
+    assert built("BYOL", **moved).plan.heads == ("predictor", "predictor")
+    assert built("SimCLR_Momentum", **moved).plan.heads == ("", "") and built("BYOL", **moved).plan.moves_per_pass
+    assert built("SimCLR", **moved).plan.heads == ("", "predictor"), "there is no copy to move"
+    own = {"SETTING": {"NEW_DISTILL_HEAD": False, "PREDICTOR": False}}
+    assert built("BYOL", **SEVERAL, **own).plan.heads == ("predictor", "predictor")
+    assert built("SimCLR", **SEVERAL, **own).plan.heads == ("", "")
+
+
+def test_widths_batch_norm_and_momentum() -> None:
+    several = built("BYOL", **SEVERAL, SAMPLE_SCHEDULER="A", SANDWICH=False, STEP_PER="batch", REGULARIZER=True)
+    assert several.plan.sampling == Sampling(0.25, 1.0, 3, False, "A") and several.plan.step_per_batch
+    assert several.plan.decay is not None and several.plan.decay.lambdas(9, 10) == (5e-4,) * 4, "L2Reg: equal groups"
+    assert several.optimizers()["main"].param_groups[0]["weight_decay"] == 0
+    single = built("BYOL", WIDTH_MULT=0.5)
+    assert single.plan.sampling == Sampling(fixed=(0.5,)) and single.plan.decay is None
+    listed = built("BYOL", "s_cifar_resnet8_1x1", USE_SLIMMABLE=True, WIDTH_MULT_LIST=(0.5, 1.0, 0.25))
+    assert listed.plan.sampling.widths(0, 1, lambda low, high: low) == (1.0, 0.5, 0.25)
+    assert sum(isinstance(m, SwitchableBatchNorm2d) for m in listed.encoder_q.modules()) == 9
+    plain = built("SimSiam", "cifar_resnet8_1x1")
+    assert not slimmable_layers(plain.encoder_q)
+    for objective, tracked in ((several, False), (single, True), (built("SimSiam", **SEVERAL), True)):
+        norms = [m for m in objective.encoder_q.modules() if isinstance(m, SlimBatchNorm2d)]
+        assert len(norms) == 9 and {norm.track_running_stats for norm in norms} == {tracked}
+
+
+def test_us_simsiam_is_simsiam_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        named, plain = built("US_SimSiam", "cifar_resnet8_1x1"), built("SimSiam", "cifar_resnet8_1x1")
+    assert [record.message for record in caplog.records if "US_SimSiam" in record.message] == [
+        "SSL.TYPE=US_SimSiam is no method of its own: SimSiam is run"
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(named.parameters(), plain.parameters(), strict=True)), (
+        "drawn from SEED"
+    )
+
+
+def criterion(name: str) -> dict[str, Any]:
+    return {"TRAIN": {"LOSS": {"CRITERION": {"NAME": name}}}}
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "said"),
+    [
+        (None, {}, "SSL.TYPE is missing"),
+        ("SEED", criterion("CosineSimilarity"), "take soft_distill, or SSL.TYPE=SEED_MSE"),
+        ("MoCo", criterion("CosineSimilarity"), "take CrossEntropy"),
+        ("BYOL", {"SETTING": {"MLP": False}}, "SSL.SETTING.MLP"),
+        ("BYOL", {"arch": "s_cifar_resnet8_1x1", "NUM_SAMPLE_TRAINING": 3}, "USE_SLIMMABLE"),
+        ("BYOL", {"DISTILL_FEATURE": True, "DISTILL_FEATURE_CRITERION": "AMSELoss"}, "AMSELoss"),
+        ("MoCo", {"NUM_SAMPLE_TRAINING": 3, "DISTILL": False}, "DISTILL=True"),
+    ],
+)
+def test_what_is_refused_before_any_data_is_read(method: str | None, more: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        check(config_of(method, **more))
+    assert "\n" not in str(error.value)
+
+
+def test_what_does_not_fit_the_net_or_the_command() -> None:
+    with pytest.raises(InputError, match=r"no module 'layer9.bn2'.*layer1\.0"):
+        built("BYOL", **MAPS | {"DISTILL_FEATURE_NAME": ("layer9.bn2",), "DISTILL_FEATURE_DIM": (8,)})
+    with pytest.raises(InputError, match="128, 256, 512 channels"):
+        built("BYOL", "us_cifar_resnet18", **MAPS | {"DISTILL_FEATURE_DIM": (128, 256)})
+    with pytest.raises(InputError, match="us3l distill"):
+        built("SEED")
+    with pytest.raises(InputError, match="us3l ssl"):
+        build_distillation(config_of("BYOL"), SIZE, torch.nn.Identity())
+
+
+@pytest.mark.parametrize("method", ["SEED", "SEED_MSE", "SEED_SimCLR"])
+def test_a_teacher_is_read_with_its_projector(method: str, tmp_path: Path) -> None:
+    """From a checkpoint of this or of the authors' program."""
+    trained = built("BYOL", "cifar_resnet8_1x1")
+    state = {f"module.{key}": value for key, value in trained.state_dict().items()}
+    write_checkpoint(tmp_path / "teacher.pth.tar", {"state_dict": state, "epoch": 1}, keep_previous=False)
+    own = {
+        "TEACHER_ARCH": "cifar_resnet8_1x1", "TEACHER_PRETRAINED": str(tmp_path / "teacher.pth.tar"), "TEACHER_DIM": 8,
+        "TEACHER_HIDDEN_DIM": 8,
+    }  # fmt: skip
+    config = config_of(method, WIDTH_MULT=0.25, DISTILL_STUDENT_TEMP=0.5, DISTILL_TEACHER_TEMP=0.1, TEACHER=own)
+    teacher = teacher_of(config)
+    x = torch.randn(2, *SIZE)
+    assert torch.equal(teacher(x), trained.encoder_q.eval()(x)) and not any(
+        p.requires_grad for p in teacher.parameters()
+    )
+    objective = build_distillation(config, SIZE, teacher)
+    assert (objective.width, objective.temperatures) == (0.25, (0.5, 0.1))
+    assert (objective.keys is not None, objective.n_views) == ((True, 1) if method == "SEED" else (False, 2))
+    assert (objective.predictor is not None) == (method == "SEED_MSE")
+    with pytest.raises(InputError, match=r"TEACHER_DIM=16: .*teacher\.pth\.tar"):
+        teacher_of(config_of(method, TEACHER=own | {"TEACHER_DIM": 16}))
+    with pytest.raises(InputError, match="TEACHER_PRETRAINED"):
+        teacher_of(config_of(method))
