@@ -145,7 +145,7 @@ def damaged(saved: dict[str, Any], how: str) -> dict[str, Any]:
         "an unknown key": {"config": {"NEW": 1}},
         "a later format": {"format": 99},
         "no size": {"input_size": [3, -8, 8]},
-        "another method": {"package": "us3l"},
+        "another method": {"package": "nobody"},
     }
     return saved | changes[how]
 
@@ -162,7 +162,7 @@ def damaged(saved: dict[str, Any], how: str) -> dict[str, Any]:
         ("an unknown key", "NEW"),
         ("a later format", "format 99"),
         ("no size", "input_size"),
-        ("another method", "us3l"),
+        ("another method", "nobody"),
     ],
 )
 def test_a_damaged_file_of_ours(digits_run: tuple[Path, Result], tmp_path: Path, how: str, said: str) -> None:

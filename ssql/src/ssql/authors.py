@@ -10,6 +10,7 @@ Their files do not say which net they are of: the keys say it. Only ResNets are 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from timm import is_model
 from torch import Tensor, nn
 
 from lowbit.checkpoint.check import check_kinds, without_prefix
@@ -37,7 +38,9 @@ class Theirs(NamedTuple):
 
 def parse(checkpoint: Mapping[str, Any]) -> Theirs | None:
     """The encoder of a checkpoint of theirs (of `ssl`, or of `linear` with its classifier); None if it is none."""
-    state = checkpoint.get("state_dict", checkpoint)
+    state, arch = checkpoint.get("state_dict", checkpoint), checkpoint.get("arch")
+    if isinstance(arch, str) and not is_model(arch):
+        return None  # their names are timm's or this house's; `us_resnet18` is another method's
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         return None
     state = without_prefix(state, PREFIX)

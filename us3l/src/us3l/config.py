@@ -48,6 +48,11 @@ class Net(NamedTuple):
     name: str
     kind: Kind
 
+    @property
+    def arch(self) -> str:
+        """A name that `net_of` reads."""
+        return {"universal": "us_", "switchable": "s_", "plain": ""}[self.kind] + self.name
+
 
 def net_of(arch: str) -> Net:
     """Of the authors' name (`us_cifar_resnet18`: universally slimmable, `s_...`: switchable, else plain) or timm's."""

@@ -1,11 +1,138 @@
-"""From a checkpoint of this package, or of the authors' program, to the net that it holds."""
+"""Checkpoints of US3L, ours and the authors', to nets; what ours say about themselves.
 
+`lowbit.load(path)` gives an ordinary net. Of `ssl` it is the online encoder with its projector in the classifier's
+place, at the largest width that was trained; of `calibrate` the backbone at its width, of `linear` the classifier at
+its width. Where a file has no batch-norm statistics (nets are trained at several widths without any), the net
+normalises by the batch.
+"""
+
+import json
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, Self
 
-from torch import nn
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor, nn
+
+from lowbit.checkpoint.check import load_state_
+from lowbit.checkpoint.header import Header, PictureSize, read_header
+from lowbit.config.tree import dump_config
+from lowbit.config.values import Share
+from lowbit.errors import InputError
+from lowbit.models.create import check_size
+from lowbit.models.pretrained_cfg import ENTRY
+from lowbit.options import MOST_CLASSES
+from lowbit.train.protocol import Objective
+from lowbit.train.state import on_cpu, rename
+from us3l import authors
+from us3l.config import Config, Net
+from us3l.methods import encoder_of
+from us3l.network import kind_of, network, sub_network, trained_widths, without_statistics_
+from us3l.statistics import width_of_statistics
+
+FORMAT = 1
+ENCODER = authors.ENCODER
+PREFIXES = {"keys.queue": "queue"}  # the authors' names of MoCo's queue; all other keys are the objective's own
+
+
+class Us3lHeader(Header):
+    """What ours say.
+
+    Attributes:
+        config: of the run. input_size: of the pictures, always.
+        classes: of a classifier; 0: a backbone; None: an encoder with its projector.
+        widths: trained: one, a list, or both ends of a range.
+        width: that the batch-norm statistics are of; None: there are none, or each width has its own.
+    """
+
+    input_size: PictureSize
+    config: Annotated[Config, BeforeValidator(lambda said: Config.model_validate_json(json.dumps(said)))]
+    classes: Annotated[int, Field(strict=True, ge=0, le=MOST_CLASSES)] | None = None
+    widths: Annotated[list[Share], Field(min_length=1)]
+    width: Annotated[Share, Field(strict=True)] | None = None
+
+    @model_validator(mode="after")
+    def _one_net(self) -> Self:
+        if self.arch != self.config.MODEL.net.name:
+            raise ValueError(f"arch is {self.arch!r:.80} and the config's {self.config.MODEL.ARCH!r:.80}")
+        return self
+
+    @property
+    def net(self) -> Net:
+        """Which net it is, and of what kind."""
+        net = self.config.MODEL.net
+        return net._replace(kind=kind_of(net, tuple(self.widths)))
+
+
+def header(
+    config: Config, cfg: Mapping[str, Any], classes: int | None = None, width: float | None = None
+) -> dict[str, Any]:
+    """What every checkpoint of ours says beside `state_dict`; paths of the run are left out.
+
+    Args:
+        config: of the run.
+        cfg: how pictures are shown (`lowbit.models.pretrained_cfg`).
+        classes: of a classifier; 0: of a backbone; None: pretraining's encoder.
+        width: that the batch-norm statistics are of; None: that of a training at one width, else none.
+    """
+    said, widths = dump_config(config), list(trained_widths(config))
+    said["OUTPUT"], said["MODEL"]["CHECKPOINT"] = "", ""
+    if width is None and len(widths) == 1:
+        width = widths[0]
+    facts: dict[str, Any] = {"arch": config.MODEL.net.name, "type": config.SSL.TYPE, "input_size": cfg["input_size"]}
+    if classes is not None:
+        facts |= {"type": "classifier" if classes else "backbone", "classes": classes}
+    return {"format": FORMAT, "package": "us3l", **facts, "widths": widths, "width": width, ENTRY: cfg, "config": said}
+
+
+def state_dict(objective: Objective) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, on the CPU, under the keys of the file."""
+    return dict(rename(on_cpu(objective.state_dict()), PREFIXES))
 
 
 def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
-    """The online encoder at full width; None: the checkpoint is none of ours."""
-    return None
+    """Entry point of `lowbit.methods`: an ordinary net, or None if the checkpoint is not US3L's.
+
+    Raises:
+        InputError: it is, and is damaged; or a Vision Transformer below its full width.
+    """
+    said = read_header(checkpoint, "us3l", FORMAT, Us3lHeader)
+    if said is not None:
+        width = said.width or max(said.widths)
+        return _plain(slimmable_of(said), width, has_statistics=said.width is not None or said.net.kind != "universal")
+    theirs = None if "package" in checkpoint else authors.parse(checkpoint)
+    if theirs is None or (theirs.net is None and not theirs.certain):
+        return None
+    try:
+        net = authors.build(theirs)
+        found = width_of_statistics(net)
+    except InputError:
+        if theirs.certain:
+            raise
+        return None  # `encoder_q` alone may be another method's
+    switchable = theirs.net is not None and theirs.net.kind == "switchable"
+    return _plain(net, found or 1.0, has_statistics=switchable or found is not None)
+
+
+def slimmable_of(said: Us3lHeader) -> nn.Module:
+    """The net of a checkpoint of ours, slimmable: an encoder with its projector, a classifier, or a backbone.
+
+    Raises:
+        InputError: the tensors are not those of the net that it names.
+    """
+    made = partial(_made, said)
+    check_size(made, said.numbers)
+    prefix = "" if said.classes else ENCODER
+    state = {k.removeprefix(prefix): v for k, v in said.state_dict.items() if k.startswith(prefix)}
+    return load_state_(made(), state)
+
+
+def _made(said: Us3lHeader) -> nn.Module:
+    if said.classes is not None:
+        return network(said.net, said.input_size, tuple(said.widths), said.classes)
+    return encoder_of(said.config, said.input_size)
+
+
+def _plain(net: nn.Module, width: float, has_statistics: bool) -> nn.Module:
+    plain = sub_network(net, width)
+    return plain if has_statistics else without_statistics_(plain)

@@ -1,0 +1,113 @@
+"""The layout of the authors' checkpoints, read by content: `module.encoder_q.<layer>`, its projector at `fc`.
+
+ResNets have timm's keys; MobileNet-V2 has `features.<block>`, which is renamed. Their `calibrate` leaves the first
+layer of the projector as `fc`, which is left out; their `linear` saves the classifier itself. Files name their net in
+`arch` (`us_cifar_resnet18`), else its tensors' shapes show it; no file says the width of its statistics, which the
+channels that have any show.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from lowbit.checkpoint.check import load_state_, without_prefix
+from lowbit.errors import InputError
+from lowbit.models.create import create_model
+from lowbit.models.heads import Heads, attach_projector_, projector_like
+from lowbit.models.layouts import resnet_of
+from us3l.config import Net, net_of
+from us3l.network import slimmable_
+
+PREFIX, ENCODER = "module.", "encoder_q."
+REPEATS = (1, 2, 3, 4, 3, 3, 1)  # blocks of MobileNet-V2's stages
+BLOCKS = [f"blocks.{stage}.{number}" for stage, repeats in enumerate(REPEATS) for number in range(repeats)]
+ENDS = {"0.0": "conv_stem", "0.1": "bn1", "18.0": "conv_head", "18.1": "bn2"}  # of `features`
+INSIDE = {"0": "conv_pw", "1": "bn1", "3": "conv_dw", "4": "bn2", "6": "conv_pwl", "7": "bn3"}  # of a block's `body`
+S_NETS = (1.0, 0.75, 0.5, 0.25)  # widths of a switchable net
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+FIRST = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}  # the first does not expand
+
+
+class Theirs(NamedTuple):
+    """An encoder of theirs: `state` with timm's keys; `net` None: nothing says which; `certain`: it is theirs."""
+
+    state: dict[str, Tensor]
+    net: Net | None
+    certain: bool
+
+
+def parse(checkpoint: Mapping[str, Any]) -> Theirs | None:
+    """The online encoder of a checkpoint of theirs, or the net of their `linear`; None if it is none."""
+    state, arch = checkpoint.get("state_dict", checkpoint), checkpoint.get("arch")
+    said = net_of(arch) if isinstance(arch, str) else None
+    slimmable = said is not None and said.kind != "plain"
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        return None
+    state = without_prefix(state, PREFIX)
+    found = {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
+    if found and "fc.weight" in found:  # of `calibrate`
+        found = {key: value for key, value in found.items() if not key.startswith("fc.")}
+    found = found or (dict(state) if slimmable else {})
+    if "features.0.0.weight" in found:
+        found = dict(zip(map(_timm_key, found), found.values(), strict=True))
+    elif "conv1.weight" not in found:
+        return None
+    if not slimmable:
+        shown = resnet_of(found)
+        said = None if shown is None else Net(shown, "universal")
+    return Theirs(found, said, slimmable)
+
+
+def _timm_key(key: str) -> str:
+    """`features.2.body.3.weight` -> `blocks.1.0.conv_dw.weight`, `fc.0.bias` -> `classifier.0.bias`.
+
+    Raises:
+        InputError: no key of their MobileNet-V2.
+    """
+    parts = key.split(".")
+    try:
+        if parts[0] == "fc":
+            return ".".join(["classifier", *parts[1:]])
+        if parts[2] != "body":
+            return f"{ENDS['.'.join(parts[1:3])]}.{'.'.join(parts[3:])}"
+        number = int(parts[1])
+        names = FIRST if number == 1 else INSIDE
+        return f"{BLOCKS[number - 1]}.{names[parts[3]]}.{'.'.join(parts[4:])}"
+    except (KeyError, IndexError, ValueError) as error:
+        raise InputError(f"{key} is no tensor of the authors' MobileNet-V2: name another file") from error
+
+
+def is_statistic(key: str) -> bool:
+    """Whether a key is of batch norm's statistics, which most of their files lack."""
+    return key.endswith(STATISTICS)
+
+
+def build(theirs: Theirs) -> nn.Module:
+    """Their net, slimmable, its projector or classifier in place; batch norm without statistics has 0 and 1.
+
+    Raises:
+        InputError: none of their nets, or tensors that do not fit.
+    """
+    if theirs.net is None:
+        raise InputError("the checkpoint does not say which net it holds, and its tensors do not show it")
+    name, state = theirs.net.name, theirs.state
+    size = (3, 32, 32) if name.startswith("cifar") else (3, 224, 224)
+    try:
+        net = slimmable_(_with_head(name, state), theirs.net, size, S_NETS)
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the checkpoint's tensors are not those of a {name} of US3L's authors: {reason}") from error
+    own = net.state_dict()
+    return load_state_(net, {key: own[key] for key in own if is_statistic(key)} | state)
+
+
+def _with_head(name: str, state: Mapping[str, Tensor]) -> nn.Module:
+    """A net whose last layer is of the kind and shapes of a file: a projector, a classifier, or none."""
+    last = "fc." if "conv1.weight" in state else "classifier."
+    inner = {key.removeprefix(last): value for key, value in state.items() if key.startswith(last)}
+    if not inner or "weight" in inner:
+        return create_model(name, num_classes=len(inner["weight"]) if inner else 0)
+    encoder = create_model(name, num_classes=1)
+    attach_projector_(encoder, lambda features: Heads(projector_like(inner), None))
+    return encoder

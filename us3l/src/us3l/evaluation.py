@@ -1,0 +1,156 @@
+"""Backbones to evaluate: slimmable nets read from any file by its content, and batch-norm statistics at a width.
+
+The authors' program skips tensors that do not fit, evaluates nets without statistics as if each channel had mean 0 and
+variance 1, and knows the width of a file from the config alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from lowbit.checkpoint.header import read_header
+from lowbit.data.fixed import FixedPictures
+from lowbit.data.pictures import Pictures
+from lowbit.errors import InputError
+from lowbit.evaluate.batchnorm import check_pictures
+from lowbit.models.pretrained_cfg import ENTRY, Cfg
+from lowbit.models.weight_file import Weights, read_weights
+from lowbit.models.weights import branch_of, load_
+from lowbit.train.session import Session
+from us3l import authors
+from us3l.config import Config, Net, Ofa, net_of
+from us3l.layers import at_width
+from us3l.load import FORMAT, Us3lHeader
+from us3l.network import Size, network
+from us3l.statistics import channels_of, width_of_statistics
+from us3l.widths import show_width
+
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+CALIBRATION = "MODEL.OFA.CALIBRATION_PICTURES"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A slimmable net, and what its file says.
+
+    Attributes:
+        model: a timm net, slimmable unless `net.kind` is plain, in evaluation mode.
+        net: which one it is.
+        size: (C, H, W) of the pictures that it was trained on (where the file does not say: timm's for the net).
+        config: that the checkpoint was trained with; None where the file does not say.
+        widths: trained: one, a list, or both ends of a range; None where the file does not say.
+        width: that the batch-norm statistics are of; None: of none, or each width has its own.
+        classes: of its last layer; 0: it has none.
+        shown: how pictures are shown to it, and its classes' names (`lowbit.models.pretrained_cfg`); None: not said.
+    """
+
+    model: nn.Module
+    net: Net
+    size: Size
+    config: Config | None = None
+    widths: tuple[float, ...] | None = None
+    width: float | None = None
+    classes: int = 0
+    shown: Cfg | None = None
+
+    @property
+    def listed(self) -> tuple[float, ...]:
+        """What is evaluated by default: the list that was trained, else quarters up to the widest."""
+        if self.widths is not None and len(self.widths) != 2:
+            return tuple(sorted(self.widths))
+        return tuple(width for width in QUARTERS if self.lowest <= width <= self.widest) or (self.widest,)
+
+    @property
+    def widest(self) -> float:
+        """The largest width that was trained."""
+        return max(self.widths or (1.0,))
+
+    @property
+    def lowest(self) -> float:
+        """The smallest width that was trained."""
+        return min(self.widths or QUARTERS)
+
+    def has_statistics(self, width: float) -> bool:
+        """Whether its batch-norm statistics are those of the sub-network of a width."""
+        if self.net.kind != "universal" or self.width is None:
+            return self.net.kind != "universal"
+        with at_width(self.model, width):
+            wanted = channels_of(self.model)
+        with at_width(self.model, self.width):
+            return channels_of(self.model) == wanted
+
+    def check_width(self, width: float, option: str) -> None:
+        """Refuse a width that was not trained.
+
+        Args:
+            width: of an evaluation.
+            option: that says it, for the message.
+
+        Raises:
+            InputError: it is outside the range, or not in the list.
+        """
+        widths = self.widths or ((1.0,) if self.net.kind == "plain" else (0.0, 1.0))
+        listed = self.net.kind != "universal" or len(widths) != 2
+        if width in widths if listed else widths[0] <= width <= widths[1]:
+            return
+        shown = (", " if listed else " to ").join(map(show_width, widths))
+        raise InputError(f"{option} {show_width(width)} was not trained, only {shown}: give one of these")
+
+
+def open_pretrained(
+    path: Path | str, arch: str | None = None, size: Size | None = None, *, classifier: bool = False
+) -> Pretrained:
+    """Read any file (`lowbit.models.weights`): ours, the authors', a state dict of timm or torchvision.
+
+    Args:
+        path: the file.
+        arch: the authors' name or timm's; needed where the file does not say.
+        size: (C, H, W) of the pictures; None: what the file or timm says.
+        classifier: keep the last layer of a classifier of ours.
+
+    Raises:
+        InputError: it cannot be read, nobody says which net it is, or its tensors are not all those of the net.
+    """
+    try:
+        return _opened(read_weights(path), None if arch is None else net_of(arch), size, classifier)
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if str(path) in text else f"{path}: {text}") from error
+
+
+def _opened(weights: Weights, wanted: Net | None, size: Size | None, classifier: bool) -> Pretrained:
+    said = read_header(weights.content, "us3l", FORMAT, Us3lHeader)
+    theirs = None if "package" in weights.content else authors.parse(weights.content)
+    shown = said.net if said else theirs.net if theirs else None
+    name = weights.choose_arch(wanted and wanted.name, shown and shown.name, "MODEL.ARCH or --arch")
+    certain = shown if said or (theirs and theirs.certain) else None
+    net = Net(name, certain.kind if certain else wanted.kind if wanted else "universal")
+    if wanted is not None and wanted.kind not in ("plain", net.kind):
+        raise InputError(f"it is {net.kind}, and MODEL.ARCH or --arch says {wanted.kind}: name it as it is")
+    classes = (said.classes or 0) if said and classifier else 0
+    widths = tuple(said.widths) if said else authors.S_NETS if net.kind == "switchable" else None
+    guess = (said and said.input_size) or size or (3, 32, 32)
+    model = network(net, guess, widths or (), classes)
+    if theirs:
+        weights = Weights(weights.name, theirs.state)
+    load_(model, weights, branch_of(weights, model), may_lack=lambda key: bool(theirs) and authors.is_statistic(key))
+    width = said.width if said else None if net.kind != "universal" else width_of_statistics(model)
+    shape = size or (said and said.input_size) or resolve_model_data_config(model)["input_size"]
+    return Pretrained(
+        model=model.eval(), net=net, size=shape, config=said.config if said else None, widths=widths, width=width,
+        classes=classes, shown=weights.said.get(ENTRY) if said else None,
+    )  # fmt: skip
+
+
+def fixed_pictures(ofa: Ofa, train: Pictures, session: Session, net: nn.Module) -> FixedPictures:
+    """Training pictures that batch-norm statistics are re-estimated on, chosen by the seed.
+
+    Raises:
+        InputError: a net with batch norm, and one picture.
+    """
+    count = ofa.CALIBRATION_PICTURES
+    described = f"{CALIBRATION}={count} of {len(train)} training pictures (--calibration, --limit-train)"
+    check_pictures(net, min(count, len(train)), described)
+    return FixedPictures(train, count, session.options.seed, session.loader_options())
