@@ -21,6 +21,8 @@ from lowbit.quant.activations import FUNCTIONS, ActivationConfig, QuantActivatio
 from lowbit.quant.binary import RECTIFIERS, BinaryInput
 from lowbit.quant.conv import QuantConv2d, QuantLinear
 from lowbit.quant.layers import QuantizedLayer, quantizers
+from lowbit.quant.learned import LearnedConfig, LearnedRange
+from lowbit.quant.learned_layers import input_quantizer
 from lowbit.quant.observers import ObservedActivation, ObserverConfig
 from lowbit.quant.uniform import check_bits
 
@@ -85,6 +87,8 @@ def describe_activations(model: nn.Module, built: nn.Module) -> Activations:
             grid = quantizer.grid()
             bits, observer = grid.bits if grid else 0, asdict(quantizer.observer.config)
             said = ["observed", {"function": quantizer.function, "bits": bits, "observer": observer}]
+        elif isinstance(quantizer, LearnedRange):
+            said = ["learned", asdict(quantizer.config)]
         else:
             raise InputError(f"{name}: a packed file cannot hold a {type(quantizer).__name__}")
         groups.setdefault(json.dumps(said), []).append(name)
@@ -145,6 +149,13 @@ def _observed(settings: Mapping[str, Any]) -> nn.Module:
     return quantizer
 
 
+def _learned(settings: Mapping[str, Any]) -> nn.Module:
+    quantizer = input_quantizer(LearnedConfig(**settings))
+    if quantizer is None:
+        raise ValueError("a quantizer of 0 bits")
+    return quantizer
+
+
 def _without_settings(kind: type[nn.Module]) -> Callable[[Mapping[str, Any]], nn.Module]:
     def made(settings: Mapping[str, Any]) -> nn.Module:
         if settings:
@@ -157,6 +168,7 @@ def _without_settings(kind: type[nn.Module]) -> Callable[[Mapping[str, Any]], nn
 KINDS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
     "largest": _largest,
     "observed": _observed,
+    "learned": _learned,
     "binary": _without_settings(BinaryInput),
     "slope": _without_settings(nn.PReLU),
 }

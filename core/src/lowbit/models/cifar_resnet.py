@@ -34,7 +34,7 @@ class Block(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = conv3x3(out, out)
         self.bn2 = nn.BatchNorm2d(out)
-        self.downsample = None
+        self.downsample: nn.Module | None = None
         if stride != 1 or channels != out:
             shortcut = nn.Conv2d(channels, out, 1, stride, bias=False)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(out))

@@ -12,7 +12,9 @@ from torch import nn
 
 import lowbit.models.cifar_mobilenet
 import lowbit.models.cifar_resnet
+import lowbit.models.cifar_resnet_pad
 import lowbit.models.cifar_resnet_wide
+import lowbit.models.cifar_vgg
 import lowbit.models.reactnet
 import lowbit.models.resnet_w4
 import lowbit.models.xnor_resnet  # noqa: F401  (they register their nets)

@@ -5,7 +5,7 @@ computed from other tensors, or that computes something else with it, is refused
 """
 
 from collections.abc import Collection
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,15 @@ class WeightQuantizer(Protocol):
 
     def codes(self, weight: Tensor) -> Codes | None:
         """The same as codes; None where it is float."""
+        ...
+
+
+@runtime_checkable
+class BiasScaler(Protocol):
+    """A weight quantizer whose scale is the layer's output's, and so the bias's, too."""
+
+    def bias(self, bias: Tensor) -> Tensor:
+        """The bias to compute with."""
         ...
 
 
@@ -134,9 +143,13 @@ class _Quantized:
         """The input quantizer's."""
         return self.input_quantizer.grid() if isinstance(self.input_quantizer, ActivationQuantizer) else None
 
+    def _bias(self) -> Tensor | None:
+        quantizer, bias = self.weight_quantizer, self.bias
+        return quantizer.bias(bias) if bias is not None and isinstance(quantizer, BiasScaler) else bias
+
     def _plain_weight(self) -> Tensor:
         codes = self.weight_codes()
-        return self.weight if codes is None else codes.values().to(self.weight.dtype)
+        return self._weight() if codes is None else codes.values().to(self.weight.dtype)
 
 
 class QuantConv2d(_Quantized, nn.Conv2d):
@@ -166,12 +179,16 @@ class QuantConv2d(_Quantized, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H', W')."""
-        return convolve(self, self._input(x), self._weight(), self.bias)
+        return self.compute(self._input(x), self._weight(), self._bias())
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The convolution with other tensors, likewise."""
+        return convolve(self, x, weight, bias)
 
     @torch.no_grad()
     def to_plain(self) -> nn.Conv2d:
         """The ordinary convolution with the values of the codes; with the float weight where there are none."""
-        return with_tensors(conv_like(self), self._plain_weight(), self.bias)
+        return with_tensors(conv_like(self), self._plain_weight(), self._bias())
 
 
 class QuantLinear(_Quantized, nn.Linear):
@@ -194,10 +211,14 @@ class QuantLinear(_Quantized, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return F.linear(self._input(x), self._weight(), self.bias)
+        return self.compute(self._input(x), self._weight(), self._bias())
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The product with other tensors, likewise."""
+        return F.linear(x, weight, bias)
 
     @torch.no_grad()
     def to_plain(self) -> nn.Linear:
         """The ordinary linear layer with the values of the codes; with the float weight where there are none."""
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        return with_tensors(plain, self._plain_weight(), self.bias)
+        return with_tensors(plain, self._plain_weight(), self._bias())

@@ -1,0 +1,204 @@
+"""The one function of the learned quantizers: clip, round to even levels, and the gradients of x, interval and step.
+
+    v = (x - low) rate,   n = round(clip(v, lowest, highest)), half to even,   y = (n - zero_point) step
+
+Backward is g_x = g_q + mu (x - Q(x)), in the interval's units: with t = v / (highest - lowest), t_q = n / (...),
+
+    dx = step rate (g + mu (t - t_q)),  mu = delta |g|,  inside the clip; 0 outside
+    dlow = - sum dx,   drate = sum dx v / rate^2,   dstep = sum g (n - zero_point)
+
+mu = 0 is the straight-through rule; mu = delta |g| element-wise gradient scaling (Lee, Kim, Ham, CVPR 2021, arXiv
+2104.00903, Eq. 7). Where one step both divides and multiplies (rate = 1 / step), dstep = sum g (n - v) inside and
+sum g n outside, the rule of Esser et al., "Learned Step Size Quantization", ICLR 2020 (arXiv 1902.08153), Eq. 3; with
+`clip_step` the rounding counts as the identity, which leaves sum g clip(v) outside (PACT).
+
+What counts as inside is an explicit mask (`edge`): the rule of torch's `clamp` changed between its releases, and after
+a ReLU half of all values lie on a bound. On a CPU the operations run over parts that stay in its caches, and backward
+computes v again instead of keeping it.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lowbit.quant.parts import in_parts, parts, scratch
+
+
+class Levels(NamedTuple):
+    """The codes of a quantizer, as 0-dimensional float tensors, and its rules at the ends.
+
+    Attributes:
+        lowest, highest: the ends of the clip, in steps.
+        zero_point: the code of the value 0.
+        edge: where x gets a gradient. "closed": lowest <= v <= highest; "open": without the bounds; "code": where
+            round(v) is a code, half a step further.
+        clip_step: the step's gradient is that of the clip alone.
+    """
+
+    lowest: Tensor
+    highest: Tensor
+    zero_point: Tensor
+    edge: str = "closed"
+    clip_step: bool = False
+
+
+def even_levels(bits: int, like: Tensor, centred: bool = False) -> Levels:
+    """2^b codes from 0, for v that lies in [0, 2^b - 1].
+
+    Args:
+        bits: b.
+        like: of the dtype and device of what is quantized.
+        centred: the value 0 is in the middle of the codes, at (2^b - 1) / 2, instead of at the first.
+    """
+    top = like.new_full((), float(2**bits - 1), dtype=_wide(like.dtype))
+    return Levels(torch.zeros_like(top), top, top / 2 if centred else torch.zeros_like(top))
+
+
+def quantize_evenly(
+    x: Tensor,
+    step: Tensor,
+    levels: Levels,
+    low: Tensor | None = None,
+    rate: Tensor | None = None,
+    delta: Tensor | None = None,
+) -> Tensor:
+    """`x` (any shape) on the grid, with the gradients stated above; half precision is computed in single.
+
+    Args:
+        x: what is quantized.
+        step: 0-dimensional: distance of two values.
+        levels: the codes.
+        low: 0-dimensional: x of v = 0; None: 0.
+        rate: 0-dimensional: v per x; None: 1 / step, and the step gets both gradients.
+        delta: 0-dimensional, no gradient; None: straight through.
+    """
+    y: Tensor = _Quantize.apply(x.to(_wide(x.dtype)), step, low, rate, delta, levels)
+    return y.to(x.dtype)
+
+
+@torch.no_grad()
+def even_codes(
+    x: Tensor, step: Tensor, levels: Levels, low: Tensor | None = None, rate: Tensor | None = None
+) -> Tensor:
+    """The codes of `x`, int32: `quantize_evenly` is (codes - zero_point) * step."""
+    v = x.to(_wide(x.dtype)).clone()
+    _position_(v, low, 1 / step if rate is None else rate)
+    return _clip_(v, levels.lowest, levels.highest).round_().to(torch.int32)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _position_(x: Tensor, low: Tensor | None, rate: Tensor, out: Tensor | None = None) -> Tensor:
+    """V of x, into `out` (x itself if None)."""
+    out = x if out is None else out
+    return torch.mul(x, rate, out=out) if low is None else torch.sub(x, low, out=out).mul_(rate)
+
+
+def _clip_(v: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
+    """The clip in two operations (`clamp` with tensors is five times as slow)."""
+    out = torch.maximum(v, lowest, out=v if out is None else out)
+    return torch.minimum(out, highest, out=out)
+
+
+def _inside(levels: Levels) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest v that x gets a gradient at; rounded, they are the lowest and the highest code."""
+    lowest, highest = levels.lowest, levels.highest
+    if levels.edge == "open":
+        return torch.nextafter(lowest, highest), torch.nextafter(highest, lowest)
+    if levels.edge == "code":  # ties go to the even code: the lowest is even, the highest odd
+        return lowest - 0.5, torch.nextafter(highest + 0.5, lowest)
+    return lowest, highest
+
+
+class _Quantize(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        step: Tensor,
+        low: Tensor | None,
+        rate: Tensor | None,
+        delta: Tensor | None,
+        levels: Levels,
+    ) -> Tensor:
+        ctx.levels = levels
+        ctx.save_for_backward(x, step, low, rate, delta)
+        scale = 1 / step if rate is None else rate
+        centred = rate is not None
+        y = torch.empty_like(x)
+        for part, out in zip(*_split(x, y), strict=True):
+            _clip_(_position_(part, low, scale, out), levels.lowest, levels.highest).round_()
+            (out.sub_(levels.zero_point) if centred else out).mul_(step)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, step, low, rate, delta = ctx.saved_tensors
+        g, levels, tied = grads[0], ctx.levels, rate is None
+        if torch.is_grad_enabled():  # second derivatives, for the trace of the Hessian: those of a linear map of g
+            return _twice(x.detach(), g, step, low, rate, delta, levels)
+        g = g if g.stride() == x.stride() else torch.empty_like(x).copy_(g)
+        scale, slope = (1 / step, None) if tied else (rate, step * rate)
+        first, last = _inside(levels)
+        dx, sums = torch.empty_like(x), x.new_zeros(3)  # of dstep, of dx, of dx v (the latter two before `slope`)
+        wants_step, wants_low, wants_rate = (need and t is not None for need, t in zip(
+            ctx.needs_input_grad[1:4], (step, low, rate), strict=True))  # fmt: skip
+        buffers = scratch(x), scratch(x), scratch(x)
+        for part, up, out in zip(*_split(x, g, dx), strict=True):
+            v, n, inside = (buffer[: len(part)].view(part.shape) for buffer in buffers)
+            _position_(part, low, scale, v)
+            _clip_(v, first, last, n)
+            torch.eq(n, v, out=inside)
+            if delta is not None or not levels.clip_step:
+                n.round_()
+            if delta is None:
+                torch.mul(up, inside, out=out)
+            else:
+                spread = delta / (levels.highest - levels.lowest)
+                torch.sub(v, n, out=out).mul_(up.abs()).mul_(spread).add_(up).mul_(inside)
+            if wants_step:
+                error = n.addcmul_(v, inside, value=-1) if tied else n.sub_(levels.zero_point)
+                sums[0] += _dot(up, error)
+            if wants_low or wants_rate:
+                sums[1] += out.sum()
+                sums[2] += _dot(out, v)
+            if slope is not None:
+                out.mul_(slope)
+        total = sums if slope is None else torch.stack([sums[0], sums[1] * slope, sums[2] * slope])
+        return (
+            dx,
+            total[0].to(step.dtype) if wants_step else None,
+            -total[1] if wants_low else None,
+            total[2] / rate**2 if wants_rate else None,
+            None,
+            None,
+        )
+
+
+def _split(*tensors: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+    """The parts of each tensor; on other devices than a CPU they are one."""
+    return tuple(parts(t) if in_parts(tensors[0]) else (t,) for t in tensors)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.dot(a, b) if a.dim() == 1 else (a * b).sum()
+
+
+def _twice(
+    x: Tensor, g: Tensor, step: Tensor, low: Tensor | None, rate: Tensor | None, delta: Tensor | None, levels: Levels
+) -> tuple[Tensor | None, ...]:
+    """The same gradients by operations that autograd follows through g; mask and rounding error are constants."""
+    with torch.no_grad():
+        scale = 1 / step if rate is None else rate
+        v = _position_(x.clone(), low, scale)
+        clipped = _clip_(v.clone(), *_inside(levels))
+        inside, n = (clipped == v).to(x.dtype), clipped.round()
+        factor = inside if rate is None else inside * step * rate
+        spread = torch.zeros_like(v) if delta is None else delta / (levels.highest - levels.lowest) * (v - n)
+        error = (clipped if levels.clip_step else n) - v * inside if rate is None else n - levels.zero_point
+    dx = (g + g.abs() * spread) * factor
+    drate = None if rate is None else (dx * v).sum() / rate.detach() ** 2
+    return dx, (g * error).sum(), None if low is None else -dx.sum(), drate, None, None
