@@ -125,7 +125,7 @@ def test_released_steps(learned_numbers: Any, kind: str, bits: int) -> None:
         close(leaf.grad, arrays[f"{at}.{case}.g_in"], 1e-6)
         # the program makes a negative step positive in place; here its absolute value is taken
         sign = 1 if factor > 0 else -1
-        close(sign * module.of.step.grad[None], arrays[f"{at}.{case}.g_scale"], 2e-5)
+        close(sign * module.of.step.grad[None], arrays[f"{at}.{case}.g_scale"], 1e-4)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
