@@ -146,18 +146,32 @@ class SlimConv2d(_Slim, nn.Conv2d):
         return with_tensors(conv_like(self, **sizes), self._weight(), self._bias())
 
 
+class LeadingLinear(nn.Linear):
+    """A linear layer that computes with the leading features of a wider input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features or more) -> (..., out_features)."""
+        return F.linear(x[..., : self.in_features], self.weight, self.bias)
+
+
 class SlimLinear(_Slim, nn.Linear):
     """A slimmable linear layer, as `SlimConv2d`.
+
+    Args:
+        linear: an ordinary one. slim, ratio: as of `SlimConv2d`.
+        leading: the input has all features at every width, and the layer takes its part of it.
 
     Raises:
         InputError: no ordinary linear layer (`lowbit.quant.conv.check_plain`).
     """
 
     def __init__(
-        self, linear: nn.Linear, slim: tuple[bool, bool] = (True, True), ratio: tuple[int, int] = (1, 1)
-    ) -> None:
+        self, linear: nn.Linear, slim: tuple[bool, bool] = (True, True), ratio: tuple[int, int] = (1, 1),
+        leading: bool = False,
+    ) -> None:  # fmt: skip
         check_plain(linear)
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.leading = leading
         self._take_(linear, slim, ratio)
 
     def _full(self) -> tuple[int, int]:
@@ -165,12 +179,13 @@ class SlimLinear(_Slim, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., active_in) -> (..., active_out)."""
-        return F.linear(x, self._weight(), self._bias())
+        return F.linear(x[..., : self.active_in] if self.leading else x, self._weight(), self._bias())
 
     @torch.no_grad()
     def to_plain(self) -> nn.Linear:
-        """The ordinary linear layer of the features that run."""
-        plain = nn.Linear(self.active_in, self.active_out, self.bias is not None, device="meta")
+        """The ordinary linear layer of the features that run; a `LeadingLinear` where the input has more."""
+        kind = LeadingLinear if self.leading and self.active_in < self.in_features else nn.Linear
+        plain = kind(self.active_in, self.active_out, self.bias is not None, device="meta")
         return with_tensors(plain, self._weight(), self._bias())
 
 
@@ -214,6 +229,8 @@ def set_width_(net: nn.Module, width: Width) -> nn.Module:
 
 def _check_names(widths: Mapping[str, float], names: list[str]) -> None:
     """Refuse widths by layer that leave out a name, or have another one."""
+    if not names:
+        raise InputError("this net has no widths by layer: give one for all of it")
     missing = next((name for name in names if name not in widths), None)
     unknown = next((name for name in widths if name not in names), None)
     if missing is not None:

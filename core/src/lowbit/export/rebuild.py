@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
@@ -102,15 +103,25 @@ def describe_sizes(model: nn.Module, plain: nn.Module, built: nn.Module) -> dict
         model: the net to pack.
         plain: the same after `to_plain_`.
         built: of `build`.
+
+    Raises:
+        InputError: a layer that is narrower and no ordinary one, so that its sizes do not say what it computes.
     """
     sizes: dict[str, dict[str, int]] = {}
     there = dict(built.named_modules())
     for name, layer in model.named_modules():
-        full, old = layer._parameters.get("weight"), there.get(name)
-        if not isinstance(layer, QuantizedLayer) or full is None or old is None or not sizes_of(old):
+        old: Any = there.get(name)
+        full = layer._parameters.get("weight")
+        if not isinstance(layer, QuantizedLayer) or old is None or not sizes_of(old):
             continue
         new: Any = plain.get_submodule(name)
-        if full.shape == getattr(old, "weight", full).shape != new.weight.shape:
+        if full is None and isinstance(old, _BatchNorm):  # a layer that holds one for each size
+            full = old.weight
+        if full is not None and full.shape == old.weight.shape != new.weight.shape:
+            if isinstance(new, nn.Linear) and type(new).forward is not nn.Linear.forward:
+                raise InputError(
+                    f"{name} runs on a part of its inputs, which no net of ordinary layers does: no export"
+                )
             sizes[name] = sizes_of(new)
     return sizes
 

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
+from lowbit.train.compile import compile_
 from lowbit.train.log import Meter
 from lowbit.train.process import broadcast_
 from lowbit.train.protocol import Clock, Objective, Pass, Stage
@@ -134,7 +135,7 @@ class Engine:
             if not self.objective.compiled:
                 raise InputError("--compile has nothing to work on in this method: leave it out")
             for name, dynamic in self.objective.compiled.items():
-                self.objective.get_submodule(name).compile(dynamic=dynamic)
+                compile_(self.objective.get_submodule(name), dynamic=dynamic)
 
     def build(self, optimizer_state: Mapping[str, Any] | None = None) -> None:
         """Make optimizers (and restore their state), then DDP; again after a swap of parameters."""

@@ -1,0 +1,61 @@
+"""Compilation: one graph for each number of channels that runs, whatever the width is called."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
+from lowbit.models.create import create_model
+from lowbit.train.compile import compile_
+from us3l.layers import at_width
+from us3l.slim import slim_
+from us3l.subnetworks import subnetworks
+
+X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def tiny() -> nn.Module:
+    return slim_(WideCifarResNet(BasicBlock, (1,), widths=(96,), num_classes=3), (3, 8, 8))
+
+
+def step(net: nn.Module, x: Tensor, width: float) -> Tensor:
+    net.zero_grad()
+    with at_width(net, width):
+        y = net(x)
+        y.square().sum().backward()
+    return torch.cat([y.detach().flatten(), *(p.grad.flatten() for p in net.parameters())])
+
+
+def check(net: nn.Module, x: Tensor, widths: list[float], distinct: int, backend: str) -> None:
+    counter: Any = CompileCounterWithBackend(backend)
+    torch._dynamo.reset()
+    plain = [step(net, x, width) for width in widths]
+    compile_(net, dynamic=False, backend=counter, fullgraph=True)
+    torch.testing.assert_close([step(net, x, width) for width in widths], plain, rtol=1e-4, atol=1e-4)
+    assert counter.frame_count == distinct, counter.frame_count
+    for width in reversed(widths):
+        step(net, x, width)
+    assert counter.frame_count == distinct
+
+
+def test_one_graph_for_each_number_of_channels_more_than_dynamos_limit() -> None:
+    net = tiny()
+    widths = [one.width for one in subnetworks(net, (3, 8, 8), 0.15)]
+    assert len(widths) == 11
+    check(net, X, [*widths, 0.3, 0.31, 0.32], len(widths), "eager")
+
+
+@pytest.mark.slow
+def test_a_step_of_three_widths_by_aot() -> None:
+    check(tiny(), X, [1.0, 0.6, 0.25, 0.601], 3, "aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["cifar_resnet18", "cifar_mobilenetv2"])
+def test_real_nets(arch: str) -> None:
+    check(
+        slim_(create_model(arch, num_classes=10)), torch.randn(2, 3, 16, 16), [1.0, 0.6, 0.25, 0.6001], 3, "aot_eager"
+    )
