@@ -34,7 +34,7 @@ def layer_of(arrays: dict[str, Tensor], name: str) -> Any:
         if value is not None:
             setattr(layer, key, nn.Parameter(value.clone()))
     kind: Any = SlimLinear if name.startswith("lin") else SlimConv2d
-    return kind(layer, slim, RATIOS.get(name, (1, 1)))
+    return kind(layer, slim) if kind is SlimLinear else kind(layer, slim, RATIOS.get(name, (1, 1)))
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -71,16 +71,16 @@ def test_recorded_batch_norm(recorded: Any, name: str, ratio: int) -> None:
         norm = SlimBatchNorm2d(deepcopy(start), ratio)
 
         def run(norm: Any, what: str, width: str = width) -> Tensor:
-            x = arrays[f"{name}/x"][:, : norm.active].clone().requires_grad_()
+            x = arrays[f"{name}/x"][:, : norm.active_in].clone().requires_grad_()
             with torch.enable_grad():
                 y = norm(x)
-                (y * arrays[f"{name}/gy"][:, : norm.active]).sum().backward()
+                (y * arrays[f"{name}/gy"][:, : norm.active_in]).sum().backward()
             torch.testing.assert_close(y, arrays[f"{name}/{width}/{what}"], **CLOSE)
             return x
 
         with at_width(norm, float(width[1:])):
             run(norm.eval(), "y_eval")
-            assert torch.equal(norm.to_plain()(x := torch.randn(2, norm.active, 3, 3)), norm(x))
+            assert torch.equal(norm.to_plain()(x := torch.randn(2, norm.active_in, 3, 3)), norm(x))
             norm.zero_grad()
             x = run(norm.train(), "y_train")
             after = norm.to_plain()
@@ -89,7 +89,7 @@ def test_recorded_batch_norm(recorded: Any, name: str, ratio: int) -> None:
         for key in ("running_mean", "running_var"):
             got = getattr(norm, key)
             torch.testing.assert_close(got, arrays[f"{name}/{width}/{key}_after"], **CLOSE)
-            assert torch.equal(got[norm.active :], arrays[f"{name}/{key}"][norm.active :])
+            assert torch.equal(got[norm.active_in :], arrays[f"{name}/{key}"][norm.active_in :])
             assert torch.equal(getattr(after, key), got[: after.num_features])
         assert int(norm.num_batches_tracked) == 0
 
@@ -100,6 +100,6 @@ def test_recorded_statistics_after_steps_at_several_widths(recorded: Any, name: 
     norm = SlimBatchNorm2d(nn.BatchNorm2d(len(arrays[f"{name}/weight"])), ratio)
     for width in (1.0, 0.25, 0.5, 0.25):
         with at_width(norm, width):
-            norm(arrays[f"{name}/x"][:, : norm.active])
+            norm(arrays[f"{name}/x"][:, : norm.active_in])
     torch.testing.assert_close(norm.running_mean, arrays[f"{name}/seq_running_mean"], **CLOSE)
     torch.testing.assert_close(norm.running_var, arrays[f"{name}/seq_running_var"], **CLOSE)

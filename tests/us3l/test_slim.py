@@ -66,11 +66,9 @@ def test_timm_s_net_computes_at_full_width_as_before() -> None:
     before = net(x)
     assert torch.equal(slim_(net)(x), before)
     kinds = {name: type(module) for name, module in net.named_modules()}
-    assert (
-        kinds["conv_head"] is SlimConv2d and net.conv_head.slim == (True, False) and net.conv_stem.slim == (False, True)
-    )
+    assert kinds["conv_head"] is SlimConv2d and net.conv_head.ratios == (1, 0) and net.conv_stem.ratios == (0, 1)
     assert kinds["bn2"] is not SlimBatchNorm2d and kinds["classifier"] is nn.Linear  # 1280 features at every width
-    assert net.blocks[1][0].conv_pw.ratio == (1, 6) and net.blocks[1][0].conv_pwl.ratio == (6, 1)
+    assert net.blocks[1][0].conv_pw.ratios == (1, 6) and net.blocks[1][0].conv_pwl.ratios == (6, 1)
 
 
 @pytest.mark.parametrize(

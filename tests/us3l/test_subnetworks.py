@@ -34,7 +34,12 @@ def test_the_counts_of_the_papers_nets_within_a_second(name: str, count: int) ->
 def test_each_is_there_once_and_costs_what_it_costs(name: str) -> None:
     net = tiny() if name == "tiny" else slim_(create_model(name))
     found = subnetworks(net, (3, 8, 8), 0.1, 0.97)
-    sides = {side for layer in slimmable_layers(net).values() for side in layer.sides()}
+    sides = {
+        side
+        for layer in slimmable_layers(net).values()
+        for side in zip(layer.full, layer.ratios, strict=True)
+        if side[1]
+    }
 
     def numbers(width: float) -> tuple[int, ...]:
         return tuple(channels_at(channels, width, ratio) for channels, ratio in sides)

@@ -13,7 +13,7 @@ the convolution is depthwise). A number of channels never exceeds the layer's.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,73 +25,59 @@ from lowbit.models.surgery import SHAPE, conv_like
 from lowbit.quant.conv import check_plain, convolve, with_tensors
 from us3l.widths import Width, channels_at, check_width
 
+Pair = tuple[int, int]  # of a layer's input and output
 
-@runtime_checkable
-class Slimmable(Protocol):
-    """A layer that runs at a width.
+
+class Slim:
+    """What slimmable layers share. To the layer protocol (`lowbit.quant.layers`) they say that all is float.
 
     Attributes:
-        width: (of the input, of the output). groups_of: names of the groups of channels that these belong to, "" where
-            all of a side runs at any width; layers whose channels meet in a sum have the same.
+        full: channels of the input and of the output.
+        ratios: of their numbers (`us3l.widths.channels_at`); 0: all of them run at any width.
+        groups_of: names of their groups (`us3l.channels`), "" where there is none.
+        width: of each; active_in, active_out: channels that run.
     """
 
-    width: tuple[float, float]
-    groups_of: tuple[str, str]
-
-    def set_width_(self, of_input: float, of_output: float) -> None:
-        """Run at these widths from now on."""
-        ...
-
-    def sides(self) -> list[tuple[int, int]]:
-        """(channels, ratio) of each side that is slimmed."""
-        ...
-
-
-class NoCodes:
-    """What slimmable layers say to the layer protocol (`lowbit.quant.layers`): all is float."""
-
-    def weight_codes(self) -> None:
-        """None: float."""
-
-    def bias_codes(self) -> None:
-        """None: float."""
-
-    def input_grid(self) -> None:
-        """None: float."""
-
-
-class _Slim(NoCodes):
-    """What SlimConv2d and SlimLinear share: how many channels run."""
-
-    weight: Any
-    bias: Any
-    width: tuple[float, float] = (1.0, 1.0)
+    full: Pair
+    ratios: Pair
     groups_of: tuple[str, str] = ("", "")
-    groups: int = 1
+    width: tuple[float, float] = (1.0, 1.0)
 
-    def _take_(self, layer: Any, slim: tuple[bool, bool], ratio: tuple[int, int]) -> None:
-        self.weight, self.bias, self.slim, self.ratio = layer.weight, layer.bias, slim, ratio
-        self.set_width_(1.0, 1.0)
-
-    def _full(self) -> tuple[int, int]:
-        raise NotImplementedError
-
-    def sides(self) -> list[tuple[int, int]]:
-        """(channels, ratio) of each side that is slimmed."""
-        return [side for side, slim in zip(zip(self._full(), self.ratio, strict=True), self.slim, strict=True) if slim]
-
-    def channels(self, of_input: float, of_output: float) -> tuple[int, int]:
-        """Numbers of channels (in, out) at these widths."""
-        (inputs, outputs), (times_in, times_out) = self._full(), self.ratio
+    def channels(self, of_input: float, of_output: float) -> Pair:
+        """Channels that run at these widths."""
+        (inputs, outputs), (times_in, times_out) = self.full, self.ratios
         return (
-            channels_at(inputs, of_input, times_in) if self.slim[0] else inputs,
-            channels_at(outputs, of_output, times_out) if self.slim[1] else outputs,
+            channels_at(inputs, of_input, times_in) if times_in else inputs,
+            channels_at(outputs, of_output, times_out) if times_out else outputs,
         )
 
     def set_width_(self, of_input: float, of_output: float) -> None:
         """Run at these widths from now on."""
         self.width = of_input, of_output
         self.active_in, self.active_out = self.channels(of_input, of_output)
+
+    def weight_codes(self) -> None:
+        """None."""
+
+    def bias_codes(self) -> None:
+        """None."""
+
+    def input_grid(self) -> None:
+        """None."""
+
+
+class _Weighted(Slim):
+    """What SlimConv2d and SlimLinear share: the part of the tensors that runs."""
+
+    weight: Any
+    bias: Any
+    groups: int = 1
+
+    def _take_(self, layer: Any, full: Pair, slim: tuple[bool, bool], ratio: Pair) -> None:
+        check_plain(layer)
+        self.weight, self.bias, self.full = layer.weight, layer.bias, full
+        self.ratios = ratio[0] if slim[0] else 0, ratio[1] if slim[1] else 0
+        self.set_width_(1.0, 1.0)
 
     def _weight(self) -> Tensor:
         """(out, in / groups, ...) of the channels that run."""
@@ -105,32 +91,23 @@ class _Slim(NoCodes):
         return bias if bias is None or self.active_out == len(bias) else bias[: self.active_out]
 
 
-class SlimConv2d(_Slim, nn.Conv2d):
+class SlimConv2d(_Weighted, nn.Conv2d):
     """A slimmable convolution; takes over an ordinary one's parameter objects, and so the keys of its state dict.
 
     Args:
         conv: an nn.Conv2d or timm's Conv2dSame; with groups, fewer groups run.
         slim: whether (the input, the output) is slimmed.
-        ratio: of the numbers of channels (`channels_at`) of (the input, the output).
-
-    Attributes:
-        active_in, active_out: channels that run.
+        ratio: of the numbers of channels (`us3l.widths.channels_at`) of (the input, the output).
 
     Raises:
         InputError: no ordinary convolution (`lowbit.quant.conv.check_plain`).
     """
 
-    def __init__(
-        self, conv: nn.Conv2d, slim: tuple[bool, bool] = (True, True), ratio: tuple[int, int] = (1, 1)
-    ) -> None:
-        check_plain(conv)
+    def __init__(self, conv: nn.Conv2d, slim: tuple[bool, bool] = (True, True), ratio: Pair = (1, 1)) -> None:
         shape: dict[str, Any] = {name: getattr(conv, name) for name in SHAPE}
         super().__init__(**shape, bias=conv.bias is not None, device="meta")
         self.same = isinstance(conv, Conv2dSame)
-        self._take_(conv, slim, ratio)
-
-    def _full(self) -> tuple[int, int]:
-        return self.in_channels, self.out_channels
+        self._take_(conv, (conv.in_channels, conv.out_channels), slim, ratio)
 
     def _groups(self) -> int:
         return 1 if self.groups == 1 else self.active_in * self.groups // self.in_channels
@@ -154,28 +131,22 @@ class LeadingLinear(nn.Linear):
         return F.linear(x[..., : self.in_features], self.weight, self.bias)
 
 
-class SlimLinear(_Slim, nn.Linear):
+class SlimLinear(_Weighted, nn.Linear):
     """A slimmable linear layer, as `SlimConv2d`.
 
     Args:
-        linear: an ordinary one. slim, ratio: as of `SlimConv2d`.
+        linear: an ordinary one.
+        slim: whether (the input, the output) is slimmed.
         leading: the input has all features at every width, and the layer takes its part of it.
 
     Raises:
         InputError: no ordinary linear layer (`lowbit.quant.conv.check_plain`).
     """
 
-    def __init__(
-        self, linear: nn.Linear, slim: tuple[bool, bool] = (True, True), ratio: tuple[int, int] = (1, 1),
-        leading: bool = False,
-    ) -> None:  # fmt: skip
-        check_plain(linear)
+    def __init__(self, linear: nn.Linear, slim: tuple[bool, bool] = (True, True), leading: bool = False) -> None:
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.leading = leading
-        self._take_(linear, slim, ratio)
-
-    def _full(self) -> tuple[int, int]:
-        return self.in_features, self.out_features
+        self._take_(linear, (linear.in_features, linear.out_features), slim, (1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., active_in) -> (..., active_out)."""
@@ -189,9 +160,9 @@ class SlimLinear(_Slim, nn.Linear):
         return with_tensors(plain, self._weight(), self._bias())
 
 
-def slimmable_layers(net: nn.Module) -> dict[str, Slimmable]:
+def slimmable_layers(net: nn.Module) -> dict[str, Any]:
     """The slimmable layers by name, in the order of the modules."""
-    return {name: module for name, module in net.named_modules() if isinstance(module, Slimmable)}
+    return {name: module for name, module in net.named_modules() if isinstance(module, Slim)}
 
 
 def set_width_(net: nn.Module, width: Width) -> nn.Module:
@@ -212,7 +183,7 @@ def set_width_(net: nn.Module, width: Width) -> nn.Module:
             layer.set_width_(width, width)
         return net
     first: dict[str, tuple[str, float]] = {}
-    of: dict[str, Any] = {name: layer for name, layer in layers.items() if layer.groups_of[1]}
+    of = {name: layer for name, layer in layers.items() if layer.groups_of[1]}
     _check_names(width, list(of))
     for name, layer in of.items():
         other, there = first.setdefault(layer.groups_of[1], (name, check_width(width[name])))

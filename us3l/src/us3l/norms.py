@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 from lowbit.train.bn import TORCHS, batch_norm_over_ranks, processes
-from us3l.layers import NoCodes
+from us3l.layers import Slim
 from us3l.widths import channels_at, show_width
 
 
@@ -54,7 +54,7 @@ def leading_norm(norm: Any, channels: int) -> nn.BatchNorm2d:
     return plain.train(norm.training)
 
 
-class SlimBatchNorm2d(NoCodes, nn.BatchNorm2d):
+class SlimBatchNorm2d(Slim, nn.BatchNorm2d):
     """Batch norm of the leading channels, (B, active, H, W) -> the same; then `drop` and `act`.
 
     The batch counter never advances: statistics belong to the width at which they were estimated last.
@@ -64,7 +64,7 @@ class SlimBatchNorm2d(NoCodes, nn.BatchNorm2d):
         ratio: of the number of channels (`us3l.widths.channels_at`).
 
     Attributes:
-        active: channels that run. drop, act: of timm's `BatchNormAct2d`; else None.
+        drop, act: of timm's `BatchNormAct2d`; else None.
 
     Raises:
         InputError: see `check_ordinary`.
@@ -75,21 +75,12 @@ class SlimBatchNorm2d(NoCodes, nn.BatchNorm2d):
         super().__init__(norm.num_features, norm.eps, norm.momentum, device="meta")
         for name, own in (*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)):
             setattr(self, name, own)
-        self.track_running_stats, self.ratio, self.over_ranks = norm.track_running_stats, ratio, False
+        self.track_running_stats, self.over_ranks = norm.track_running_stats, False
         self.drop: Any
         self.act: Any
         self.drop, self.act = getattr(norm, "drop", None), getattr(norm, "act", None)
-        self.groups_of = "", ""
+        self.full, self.ratios = (self.num_features,) * 2, (ratio,) * 2
         self.set_width_(1.0, 1.0)
-
-    def set_width_(self, of_input: float, of_output: float) -> None:
-        """Run at the width of the input from now on."""
-        self.width = of_input, of_output
-        self.active = channels_at(self.num_features, of_input, self.ratio)
-
-    def sides(self) -> list[tuple[int, int]]:
-        """(channels, ratio)."""
-        return [(self.num_features, self.ratio)]
 
     def synchronise_(self) -> None:
         """Normalise by the batch of all ranks from now on (`lowbit.train.bn`)."""
@@ -98,8 +89,8 @@ class SlimBatchNorm2d(NoCodes, nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise by the batch in training mode, by the statistics in evaluation."""
         tensors: Any = self.weight, self.bias, self.running_mean, self.running_var
-        full = self.active == self.num_features
-        weight, bias, mean, var = tensors if full else (tensor[: self.active] for tensor in tensors)
+        full = self.active_in == self.num_features
+        weight, bias, mean, var = tensors if full else (tensor[: self.active_in] for tensor in tensors)
         rate = 0.0 if self.momentum is None else self.momentum
         used = self.track_running_stats or not self.training
         if self.training and self.over_ranks and processes() > 1:
@@ -111,10 +102,10 @@ class SlimBatchNorm2d(NoCodes, nn.BatchNorm2d):
 
     def to_plain(self) -> nn.BatchNorm2d:
         """The ordinary batch norm of the channels that run."""
-        return leading_norm(self, self.active)
+        return leading_norm(self, self.active_in)
 
 
-class SwitchableBatchNorm2d(NoCodes, nn.Module):
+class SwitchableBatchNorm2d(Slim, nn.Module):
     """A private batch norm for each width of a list, (B, active, H, W) -> the same.
 
     Args:
@@ -132,10 +123,9 @@ class SwitchableBatchNorm2d(NoCodes, nn.Module):
     def __init__(self, norm: nn.BatchNorm2d, widths: Sequence[float], ratio: int = 1) -> None:
         check_ordinary(norm)
         super().__init__()
-        self.widths, self.num_features, self.ratio = tuple(widths), norm.num_features, ratio
+        self.widths, self.full, self.ratios = tuple(widths), (norm.num_features,) * 2, (ratio,) * 2
         self.bn = nn.ModuleList(leading_norm(norm, channels_at(norm.num_features, w, ratio)) for w in self.widths)
-        self.groups_of = "", ""
-        self.index, self.width = 0, (self.widths[0],) * 2
+        self.set_width_(self.widths[0], self.widths[0])
 
     def set_width_(self, of_input: float, of_output: float) -> None:
         """Run the batch norm of a width from now on.
@@ -147,11 +137,8 @@ class SwitchableBatchNorm2d(NoCodes, nn.Module):
         if abs(self.widths[near] - of_input) > 1e-6:
             known = ", ".join(map(show_width, self.widths))
             raise InputError(f"width {of_input:g} has no batch norm of its own: take one of {known}")
-        self.index, self.width = near, (of_input, of_output)
-
-    def sides(self) -> list[tuple[int, int]]:
-        """(channels, ratio)."""
-        return [(self.num_features, self.ratio)]
+        self.index = near
+        super().set_width_(of_input, of_output)
 
     def forward(self, x: Tensor) -> Tensor:
         """The batch norm of the width at hand."""

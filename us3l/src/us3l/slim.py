@@ -102,7 +102,7 @@ def _slimmable(net: nn.Module, size: tuple[int, int, int], switchable: Sequence[
             if isinstance(layer, nn.Conv2d):
                 made = SlimConv2d(layer, slim, ratio)
             elif isinstance(layer, nn.Linear):
-                made = SlimLinear(layer, slim, ratio)
+                made = SlimLinear(layer, slim)
             elif switchable:
                 made = SwitchableBatchNorm2d(layer, switchable, ratio[0])
             else:

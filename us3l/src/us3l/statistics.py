@@ -24,7 +24,7 @@ TRIED = (20, 40, 1000)  # parts of 1 in which a width is looked for where a file
 
 def channels_of(net: nn.Module) -> tuple[tuple[int, ...], ...]:
     """How many channels run in each layer at the width at hand: two widths with the same are one sub-network."""
-    counts = ("active", "active_in", "active_out", "index")
+    counts = ("active_in", "active_out", "index")
     layers = slimmable_layers(net).values()
     return tuple(tuple(int(getattr(layer, name)) for name in counts if hasattr(layer, name)) for layer in layers)
 
@@ -84,7 +84,7 @@ def width_of_statistics(net: nn.Module) -> float | None:
     if not any(moved):
         return None
     for width in (number / parts for parts in TRIED for number in range(parts, 0, -1)):
-        found = (channels_at(norm.num_features, width, norm.ratio) for norm in norms)
+        found = (channels_at(norm.num_features, width, norm.ratios[0]) for norm in norms)
         if all(channels == count for channels, count in zip(found, moved, strict=True)):
             return width
     raise InputError(f"its batch-norm statistics are of no width: {moved} channels have some; calibrate it again")

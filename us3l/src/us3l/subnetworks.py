@@ -73,7 +73,7 @@ def subnetworks(
             macs, parameters = macs + positions * weights, parameters + weights + others
         return Subnetwork(width, macs, parameters)
 
-    sides = {side for layer in layers.values() for side in layer.sides()}
+    sides = {side for layer in layers.values() for side in zip(layer.full, layer.ratios, strict=True) if side[1]}
     widths = [w for w in listed if lowest <= w <= highest] if listed else _distinct(sides, lowest, highest)
     return [costed(width) for width in widths]
 
@@ -93,13 +93,12 @@ def best_under(macs: int, found: Collection[Subnetwork]) -> Subnetwork:
 
 def _sizes(layer: Any, width: float) -> tuple[int, int]:
     """Numbers of a layer at a width: in its weight, in what else it has (bias; both of a batch norm)."""
-    if isinstance(layer, nn.Conv2d | nn.Linear):
-        inputs, outputs = layer.channels(width, width)  # type: ignore[operator]  # slimmable
-        shape = layer.weight.shape
-        inputs = shape[1] if getattr(layer, "groups", 1) > 1 else inputs
-        return outputs * inputs * shape[2:].numel(), 0 if layer.bias is None else outputs
-    ((channels, ratio),) = layer.sides()
-    return 0, 2 * channels_at(channels, width, ratio)
+    inputs, outputs = layer.channels(width, width)
+    if not isinstance(layer, nn.Conv2d | nn.Linear):
+        return 0, 2 * inputs
+    shape: Any = layer.weight.shape
+    inputs = shape[1] if getattr(layer, "groups", 1) > 1 else inputs
+    return outputs * inputs * shape[2:].numel(), 0 if layer.bias is None else outputs
 
 
 def _distinct(sides: Collection[Side], lowest: float, highest: float) -> list[float]:
