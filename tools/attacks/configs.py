@@ -1,5 +1,6 @@
 """Configs: the shipped ones changed, and YAML that only an attacker writes."""
 
+import reprlib
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -89,7 +90,7 @@ def dumped(tree: Any) -> bytes:
     try:
         return yaml.safe_dump(tree).encode(errors="replace")
     except Exception:
-        return f"TRAIN: {str(tree)[:2000]}".encode(errors="replace")
+        return f"TRAIN: {reprlib.repr(tree)}".encode(errors="replace")  # str of shared lists may never end
 
 
 def argument(rng: Random, method: Method) -> str:

@@ -49,7 +49,7 @@ class Fork:
         if self.held is None:
             if self.said.startswith(READY):
                 self.held, self.computed, self.slept = held, seconds, 0.0
-            return "making the input took five minutes" if now - self.start > 300 else None
+            return "making the input took two minutes" if now - self.start > 120 else None
         self.slept += passed if state in "SD" else 0.0
         if held - self.held > GROWTH:
             return f"memory: it grew by more than {GROWTH >> 20} MiB"

@@ -217,6 +217,14 @@ def test_yaml_aliases_cannot_multiply_without_end(load: Callable[..., Tree]) -> 
     assert "too many values" in refused(load, "\n".join(lines))
 
 
+@pytest.mark.parametrize("key", ["BASE_CONFIG", "NOSUCH", "SEED", "TRAIN"])
+def test_nor_under_any_key(load: Callable[..., Tree], key: str) -> None:
+    """A value that a message would print for ever, and one that holds itself."""
+    levels = "\n".join(f"  - &b{i} [{', '.join([f'*b{i - 1}'] * 9)}]" for i in range(1, 30))
+    assert "too many values" in refused(load, f"{key}:\n  - &b0 [x]\n{levels}\n")
+    assert refused(load, f"{key}: &a [*a]\n")
+
+
 def test_merge_keys_cannot_multiply_without_end(load: Callable[..., Tree]) -> None:
     lines = [f"a0: &a0 {{{', '.join(f'k{i}: 1' for i in range(30))}}}", f"a1: {{<<: [{', '.join(['*a0'] * 5000)}]}}"]
     assert "too many merged values" in refused(load, "\n".join(lines))

@@ -120,6 +120,20 @@ def uneven_meter(state: State) -> None:
     state["ranks"][0]["meter"]["recent"]["loss"] = [torch.zeros(3), [1.0]]
 
 
+def meter(kind: str, value: object, name: Any = "loss") -> Callable[[State], None]:
+    return lambda state: state["ranks"][0]["meter"][kind].update({name: value})
+
+
+def moments(value: object) -> Callable[[State], None]:
+    """The first parameter's momentum replaced; ... takes its state out."""
+
+    def change(state: State) -> None:
+        first = next(iter(state["optimizer"]["main"]["state"].values()))
+        first.update(momentum_buffer=value) if value is not ... else first.clear()
+
+    return change
+
+
 DAMAGES: dict[str, tuple[Callable[[State], object], str]] = {
     "done of 10^9": (moved(done=10**9), r"stands at \(0, 1, 1, 1000000000\).*which is beyond .* or contradicts itself"),
     "moved back": (moved(epoch=0), "contradicts itself"),
@@ -144,6 +158,13 @@ DAMAGES: dict[str, tuple[Callable[[State], object], str]] = {
     "best as text": (entry(best="top1"), "damaged or of another run"),
     "negative lines": (entry(lines=-1), "damaged or of another run"),
     "endless seconds": (entry(seconds=float("inf")), "damaged or of another run"),
+    "no momentum": (moments(None), "momentum is no floats"),
+    "momentum of whole numbers": (moments([1, 2]), "momentum is no floats"),
+    "the state of one parameter": (moments(...), "some parameters have other state than others"),
+    "a meter's name": (meter("recent", [torch.zeros(1), [1.0]], (1, 2)), "damaged or of another run"),
+    "a mean's name": (meter("epoch", [1.0, 1.0], 5), "damaged or of another run"),
+    "a meter in 8 bits": (meter("recent", [torch.zeros(1).to(torch.float8_e5m2), [1.0]]), "damaged or of another run"),
+    "a figure's name": (entry(last={"train": {1: 2.0}, "eval": {}}), "damaged or of another run"),
     "a meter's weights": (uneven_meter, "damaged or of another run"),
 }
 

@@ -30,11 +30,27 @@ def parse(text: str | bytes) -> Any:
         yaml.YAMLError: it is none, or holds a value that is not of its tag (`!!bool x`).
     """
     try:
-        return yaml.load(text, Loader=StrictLoader)
+        values = yaml.load(text, Loader=StrictLoader)
+        _check_size(values)
+        return values
     except RecursionError:
         raise yaml.YAMLError("values are nested too deeply") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of PyYAML's constructors
         raise yaml.YAMLError(f"a value does not fit its tag: {error!r}") from None
+
+
+def _check_size(values: Any) -> None:
+    """Refuse aliases that multiply, or lead back to themselves: walking or printing such values never ends."""
+    left, seen = [values], 0
+    while left:
+        seen += 1
+        if seen > MAX_VALUES:
+            raise yaml.YAMLError("it is nested too deeply or holds too many values: check its aliases")
+        value = left.pop()
+        if isinstance(value, dict):
+            left += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set):
+            left += value
 
 
 class StrictLoader(yaml.SafeLoader):

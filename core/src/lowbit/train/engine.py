@@ -79,9 +79,12 @@ def load_optimizers(optimizers: Mapping[str, Optimizer], state: Mapping[str, Any
         raise InputError(f"the checkpoint has optimizers {sorted(state)}, this run {sorted(optimizers)}")
     for name, optimizer in optimizers.items():
         try:
-            moments = [values[key] for values in state[name]["state"].values() for key in MOMENTS if key in values]
-            if any(isinstance(moment, Tensor) and not moment.is_floating_point() for moment in moments):
+            states = list(state[name]["state"].values())
+            moments = [values[key] for values in states for key in MOMENTS if key in values]
+            if not all(isinstance(moment, Tensor) and moment.is_floating_point() for moment in moments):
                 raise ValueError("its momentum is no floats")  # loading would convert it silently
+            if any(values.keys() != states[0].keys() for values in states):
+                raise ValueError("some parameters have other state than others")  # they would start from none
             own, saved = optimizer.param_groups, state[name]["param_groups"]
             if len(own) != len(saved):
                 raise ValueError(f"it has {len(saved)} groups of parameters, this run {len(own)}")

@@ -17,6 +17,7 @@ from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Loader, Run
 from lowbit.train.state import load_weights, local_meter
 
+SCALARS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 UNNAMED = "0.1.0"  # the release that wrote none into its checkpoints
 
 log = logging.getLogger(__name__)
@@ -151,12 +152,12 @@ def rehearse(state: Mapping[str, Any], objective: Objective, run: Run, finished:
 def _check_notes(state: Mapping[str, Any], meter: Meter, run: Run) -> None:
     lines, seconds, best, scaler = (state[name] for name in ("lines", "seconds", "best", "scaler"))
     right = type(lines) is int and lines >= 0 and type(seconds) is float and 0 <= seconds < math.inf
-    right = right and all(
-        isinstance(part, dict) for part in (state["last"]["train"], state["last"]["eval"], best or {})
-    )
+    named = (state["last"]["train"], state["last"]["eval"], best or {}, meter.recent, meter.epoch)
+    right = right and all(isinstance(part, dict) and all(isinstance(key, str) for key in part) for part in named)
     right = right and (best is None or run.best is None or type(best[run.best]) in (int, float))
     for values, weights in meter.recent.values():
-        right = right and len(values) == len(weights) and all(value.dim() == 0 for value in values)
+        right = right and len(values) == len(weights)
+        right = right and all(value.dim() == 0 and value.dtype in SCALARS for value in values)
         right = right and all(type(weight) in (int, float) for weight in weights)
     right = right and all(type(value) in (int, float) for pair in meter.epoch.values() for value in pair)
     if scaler is not None and run.accelerator.scaler is not None:
