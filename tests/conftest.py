@@ -198,3 +198,43 @@ def servers(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
 def processes(request: pytest.FixtureRequest, servers: dict[Path, ForkServer]) -> ForkServer:
     """Of this folder: `processes.start(("convert", "-d", "digits"), world=2).wait(0, 0)`."""
     return servers[program_of(request.path)]
+
+
+TIMES = {"seconds", "images_per_second", "run", "lines"}  # what may differ between equal runs
+
+
+def compare(a: Any, b: Any, where: str) -> None:
+    """Equal plain values and tensors."""
+    if hasattr(a, "is_floating_point"):
+        assert a.equal(b), where
+    elif isinstance(a, dict):
+        assert list(a) == list(b), where
+        for name in a.keys() - TIMES:
+            compare(a[name], b[name], f"{where}.{name}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for number, (x, y) in enumerate(zip(a, b, strict=True)):
+            compare(x, y, f"{where}[{number}]")
+    else:
+        assert a == b, where
+
+
+@pytest.fixture(scope="session")
+def same_run() -> Callable[[Path, Path], None]:
+    """Two run folders are equal: files, every tensor and value of checkpoints, lines of metrics; times excluded."""
+    import torch
+
+    from lowbit.train.log import read_metrics
+
+    def same(a: Path, b: Path) -> None:
+        previous = "checkpoint.prev.pth.tar"  # of another moment where saves came at other steps
+        names = {path.name for path in a.iterdir()} - {previous}
+        assert names == {path.name for path in b.iterdir()} - {previous}
+        checkpoints = sorted(name for name in names if name.endswith(".tar"))
+        assert checkpoints[0] == "checkpoint.pth.tar"
+        for name in checkpoints:
+            compare(*(torch.load(folder / name, weights_only=True) for folder in (a, b)), name)
+        compare(*(read_metrics(folder / "metrics.jsonl") for folder in (a, b)), "metrics")
+        compare(*(json.loads((folder / "result.json").read_text()) for folder in (a, b)), "result")
+
+    return same

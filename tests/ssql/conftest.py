@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
-from lowbit.train.log import read_metrics
 from ssql.cli import cli
 
 
@@ -141,39 +140,3 @@ def digits_run(
     """The folder of that run, finished, and what it said."""
     folder = tmp_path_factory.mktemp("runs") / "out"
     return folder, ssql(*digits_line, "--output", folder)
-
-
-TIMES = {"seconds", "images_per_second", "run", "lines"}  # what may differ between equal runs
-
-
-def compare(a: Any, b: Any, where: str) -> None:
-    if isinstance(a, Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert list(a) == list(b), where
-        for name in a.keys() - TIMES:
-            compare(a[name], b[name], f"{where}.{name}")
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b), where
-        for number, (x, y) in enumerate(zip(a, b, strict=True)):
-            compare(x, y, f"{where}[{number}]")
-    else:
-        assert a == b, where
-
-
-@pytest.fixture(scope="session")
-def same_run() -> Callable[[Path, Path], None]:
-    """Two run folders are equal: files, every tensor and value of checkpoints, lines of metrics; times excluded."""
-
-    def same(a: Path, b: Path) -> None:
-        previous = "checkpoint.prev.pth.tar"  # of another moment where saves came at other steps
-        names = {path.name for path in a.iterdir()} - {previous}
-        assert names == {path.name for path in b.iterdir()} - {previous}
-        checkpoints = sorted(name for name in names if name.endswith(".tar"))
-        assert checkpoints[0] == "checkpoint.pth.tar"
-        for name in checkpoints:
-            compare(*(torch.load(folder / name, weights_only=True) for folder in (a, b)), name)
-        compare(*(read_metrics(folder / "metrics.jsonl") for folder in (a, b)), "metrics")
-        compare(*(json.loads((folder / "result.json").read_text()) for folder in (a, b)), "result")
-
-    return same

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from torch import Tensor, nn
+
+from us3l.cli import cli
 
 
 class Recorded:
@@ -68,3 +71,52 @@ def filled() -> Callable[[nn.Module, dict[str, Tensor]], nn.Module]:
         return net
 
     return fill
+
+
+Us3l = Callable[..., Result]
+
+SMALL = """\
+BASE_CONFIG: configs/base/digits.yaml
+SEED: 3
+TRAIN: {EPOCHS: 4, BATCH_SIZE: 8, GLOBAL_BATCH: 8, PRINT_FREQ: 1}
+MODEL:
+  OFA: {SAMPLE_SCHEDULER: A, CALIBRATION_PICTURES: 32}
+SSL: {SETTING: {DIM: 16, HIDDEN_DIM: 16, MOCO_K: 64}}
+"""
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config of a small net on the digits: four epochs, a stage of schedule A each, of batches of 8."""
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture(scope="session")
+def us3l() -> Us3l:
+    """Run one command line in this process: `us3l("ssl", "--config", PATH)`, paths and numbers as they are."""
+
+    def run(*args: object, code: int = 0) -> Result:
+        result = CliRunner().invoke(cli, [str(arg) for arg in args])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == code, result.stderr
+        return result
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_line(small: Path) -> tuple[object, ...]:
+    """A command line without its folder: 4 epochs of 4 steps."""
+    return ("ssl", "--config", small, "--limit-train", 30, "--limit-eval", 20, "--probe-every", 2)
+
+
+@pytest.fixture(scope="session")
+def digits_run(
+    tmp_path_factory: pytest.TempPathFactory, digits_line: tuple[object, ...], us3l: Us3l
+) -> tuple[Path, Result]:
+    """The folder of that run, finished, and what it said."""
+    folder = tmp_path_factory.mktemp("runs") / "out"
+    return folder, us3l(*digits_line, "--output", folder)

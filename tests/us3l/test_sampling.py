@@ -75,7 +75,7 @@ def test_draws_of_the_clock_lie_in_their_range() -> None:
 def test_names_in_the_record() -> None:
     assert Sampling().names((1.0, 0.6, 0.5, 0.25)) == ("max", "middle", "middle", "min")
     assert Sampling(fixed=(1.0, 0.25)).names((1.0, 0.25)) == ("1", "0.25")
-    assert Sampling().names((1.0,)) == ("",)
+    assert Sampling().names((1.0,)) == ("max",) and Sampling(fixed=(0.5,)).names((0.5,)) == ("",)
 
 
 @pytest.mark.parametrize("wrong", [{"low": 0.0}, {"low": 0.9, "high": 0.8}, {"high": 1.1}, {"n": 1}, {"fixed": (0.0,)}])

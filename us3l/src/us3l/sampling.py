@@ -67,12 +67,10 @@ class Sampling:
         return tuple(sorted(ends + drawn, reverse=True))
 
     def names(self, widths: tuple[float, ...]) -> tuple[str, ...]:
-        """What a record calls them: a fixed width by its number, others max, middle and min; "" where there is one."""
-        if len(widths) == 1:
-            return ("",)
+        """What a record calls them: a fixed width by its number ("" where it is alone), others max, middle, min."""
         if self.fixed:
-            return tuple(f"{width:g}" for width in widths)
-        return ("max", *["middle"] * (len(widths) - 2), "min")
+            return tuple(f"{width:g}" for width in widths) if len(widths) > 1 else ("",)
+        return ("max", *["middle"] * (len(widths) - 2), "min")[: len(widths)]
 
 
 def uniform_of(generator: torch.Generator) -> Uniform:

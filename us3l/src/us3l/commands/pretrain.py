@@ -1,0 +1,127 @@
+"""`us3l ssl`: from a config to the files of a run; `us3l distill` trains the same way.
+
+Deviations from the authors' program: log lines of an epoch come to stdout at its end, without times; k-NN and collapse
+figures are taken on the way, of the widest and the narrowest net, with batch-norm statistics re-estimated at either; a
+resumed run goes on with its optimizer. Copies by epoch (`checkpoint_0049.pth.tar`, ImageNet alone) are weights alone.
+"""
+
+from collections.abc import Callable
+
+from lowbit.config.keys.root import RESUME
+from lowbit.errors import InputError
+from lowbit.evaluate.pretraining import Context, Monitored, open_pictures, run_pretraining
+from lowbit.export.backbone import save_backbone
+from lowbit.models.pretrained_cfg import pretrained_cfg
+from lowbit.options import OptimOptions, RunOptions
+from lowbit.train.batch import BatchPlan
+from lowbit.train.configured import batch_of, dataset_of, described, shared
+from lowbit.train.folder import RunFolder
+from lowbit.train.job import Job
+from lowbit.train.protocol import Objective, Stage
+from lowbit.train.run import Result
+from lowbit.train.session import Session
+from us3l import load, methods
+from us3l.commands import FILES
+from us3l.commands.opening import check_config, files_of, report, with_amp
+from us3l.config import Config
+from us3l.evaluation import fixed_pictures
+from us3l.optim import AUTHORS, rates
+from us3l.options import PretrainOptions
+from us3l.statistics import WidthStatistics
+from us3l.unused_keys import Command, without_effect
+from us3l.widths import show_width
+
+ENCODER = "encoder_q"
+
+
+def pretrain(
+    options: RunOptions, config: Config, name: str, own: PretrainOptions, optim: OptimOptions = AUTHORS,
+    command: Command = "ssl", make: Callable[..., Objective] = methods.build,
+) -> Result | None:  # fmt: skip
+    """Check, then train, with figures on the way, and write the results. None after a dry run.
+
+    Args:
+        options: shared.
+        config: resolved.
+        name: of the config, for the record.
+        own: of this command.
+        optim: what replaces the config's optimizer and schedule.
+        command: its name.
+        make: (config, (C, H, W) of the pictures, `optim=`) -> the objective.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came; the run is saved.
+    """
+    check_config(command, options, config)
+    methods.check(config)
+    train, method, read = config.TRAIN, config.method, files_of(options.resume, config.DISTILL.TEACHER_PRETRAINED)
+    with Session("us3l", with_amp(options, config), dataset_of(train), read, files=FILES) as session:
+        report(config, session)
+        batch = batch_of(train, session, own.keep_global_batch)
+        check_batch(config, batch, session.accelerator.num_processes)
+        pictures = open_pictures(session, train.DATASET, config.MODEL.side, figures=own.probe_every > 0)
+        objective = make(config, pictures.size, optim=optim)
+        views = {"n_views": objective.n_views, "drop_last": train.DROP_LAST or method == "MoCo"}
+        loader = session.loader(pictures.train, pictures.views, batch, labels=False, **views)
+        session.place(objective, sync_batchnorm=train.SYNC_BN)
+        cfg = pretrained_cfg(pictures.plain, pictures.size)
+        header = load.header(config, cfg)
+        job = Job(
+            session, command, [Stage(objective, train.EPOCHS, rates(config, command, optim))], loader, batch,
+            header=header, shared=shared(config, without_effect(command, config, optim.sched), optim),
+            described=described(name, own, optim, header["config"]), log_every=train.PRINT_FREQ,
+            prefixes=load.PREFIXES, resume_option=RESUME, facts=pictures.facts,
+        )  # fmt: skip
+        encoder, (narrow, wide) = objective.get_submodule(ENCODER), config.widths
+        fixed = fixed_pictures(config.MODEL.OFA, pictures.train, session, encoder)
+
+        def at(width: float) -> Context:
+            return lambda net: WidthStatistics(net, lambda: fixed.trained(pictures.views), session.accelerator).at(
+                width
+            )
+
+        def finish(folder: RunFolder, result: Result) -> None:
+            if result.finished and wide == 1:  # timm has no slimmed nets: `us3l export` writes those
+                with at(wide)(encoder):
+                    backbone = folder.path / "backbone.safetensors"
+                    job.export(folder, result, lambda _: save_backbone(encoder, backbone, config.MODEL.net.name, cfg))
+
+        monitored = Monitored(
+            encoder=ENCODER, dim=config.SSL.SETTING.DIM, pictures=pictures, every=own.probe_every,
+            contexts={"": at(wide)} | ({f"w{show_width(narrow)}": at(narrow)} if narrow < wide else {}),
+        )  # fmt: skip
+        return run_pretraining(
+            job, monitored, facts={"method": method, "dataset": train.DATASET, **pictures.facts},
+            lines=dict.fromkeys(("Loss", config.criterion), widest_loss(config)), finish=finish,
+            copies=lambda clock: train.DATASET == "imagenet" and (clock.epoch + 1) % 50 == 0,
+        )  # fmt: skip
+
+
+def widest_loss(config: Config) -> str:
+    """The metric that holds the base loss of the widest net, which the authors' log shows."""
+    (narrow, wide), ofa = config.widths, config.MODEL.OFA
+    if ofa.USE_SLIMMABLE:
+        return f"loss_{show_width(wide)}" if narrow < wide else "loss"
+    return "loss_max" if ofa.NUM_SAMPLE_TRAINING > 1 else "loss"
+
+
+def check_batch(config: Config, batch: BatchPlan, world: int) -> None:
+    """Refuse batches that a method cannot be trained with.
+
+    Args:
+        config: of the run.
+        batch: pictures per step.
+        world: number of processes.
+
+    Raises:
+        InputError: a batch does not fit the queue, or its parts would change the loss.
+    """
+    method, length = config.method, config.SSL.SETTING.MOCO_K
+    if method in ("MoCo", "SEED") and batch.total > length:
+        raise InputError(
+            f"a queue of SSL.SETTING.MOCO_K={length} keys is shorter than a batch of {batch.total} pictures"
+        )
+    whole = method == "MoCo_v3" or (method == "MoCo" and world > 1)
+    if batch.parts > 1 and whole:
+        raise InputError(f"{method} needs the whole batch of all processes at once: leave out what accumulates")

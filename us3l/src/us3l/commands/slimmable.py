@@ -1,0 +1,136 @@
+"""`us3l slimmable`: a switchable net (S-Net) trained with labels at the widths of MODEL.OFA.WIDTH_MULT_LIST.
+
+The baseline of the papers; the authors' command ends at its start (it calls transforms that their program has not).
+Accuracies at each width come after every 20th epoch and the last, as theirs.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from lowbit.config.keys.root import RESUME
+from lowbit.data.loader import EvalLoader
+from lowbit.data.views import side_of
+from lowbit.errors import InputError
+from lowbit.evaluate.classify import classify
+from lowbit.evaluate.linear import accuracy_line
+from lowbit.export.backbone import save_backbone
+from lowbit.models.pretrained_cfg import pretrained_cfg
+from lowbit.options import OptimOptions, RunOptions
+from lowbit.train.configured import batch_of, dataset_of, described, shared
+from lowbit.train.epochs import after_multiples, print_epoch_lines
+from lowbit.train.job import Job
+from lowbit.train.protocol import Clock, Objective, Stage
+from lowbit.train.run import Probe, Result
+from lowbit.train.session import Session
+from us3l import load
+from us3l.commands import FILES
+from us3l.commands.opening import check_config, files_of
+from us3l.config import Config
+from us3l.layers import at_width
+from us3l.network import network
+from us3l.optim import AUTHORS, optimizer, rates
+from us3l.options import SlimmableOptions
+from us3l.pictures import transforms_of
+from us3l.supervised import SlimmableTraining
+from us3l.unused_keys import without_effect
+from us3l.widths import show_width
+
+DUE = after_multiples(20, first=False)
+
+
+def slimmable(
+    options: RunOptions, config: Config, name: str, own: SlimmableOptions, optim: OptimOptions = AUTHORS
+) -> Result | None:
+    """Check, then train, with accuracies on the way, and write the results. None after a dry run.
+
+    Args:
+        options: shared.
+        config: resolved.
+        name: of the config, for the record.
+        own: of this command.
+        optim: what replaces the config's optimizer and schedule.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came; the run is saved.
+    """
+    check(options, config)
+    train, ofa, arch = config.TRAIN, config.MODEL.OFA, config.MODEL.net.name
+    with Session("us3l", options, dataset_of(train), files_of(options.resume), files=FILES) as session:
+        pictures, test = session.pictures("train"), session.pictures("test")
+        side, classes = side_of(pictures, config.MODEL.side), config.MODEL.classes(pictures.name, len(pictures.classes))
+        views, shown = transforms_of(train.DATASET, pictures, side)
+        batch = batch_of(train, session, own.keep_global_batch)
+        loader = session.loader(pictures, views, batch, drop_last=train.DROP_LAST)
+        net = network(config.MODEL.net, (3, side, side), ofa.WIDTH_MULT_LIST, classes)
+        session.place(net, sync_batchnorm=train.SYNC_BN)
+        objective = SlimmableTraining(
+            net, ofa.WIDTH_MULT_LIST, partial(optimizer, config, command="slimmable", optim=optim),
+            distills=ofa.DISTILL, step_per_batch=ofa.STEP_PER == "batch",
+        )  # fmt: skip
+        cfg = pretrained_cfg(shown, (3, side, side), pictures.classes)
+        header = load.header(config, cfg, classes)
+        facts = {"widths": [show_width(width) for width in objective.widths], "classes": classes}
+        job = Job(
+            session, "slimmable", [Stage(objective, train.EPOCHS, rates(config, "slimmable", optim))], loader, batch,
+            header=header, shared=shared(config, without_effect("slimmable", config, optim.sched), optim), facts=facts,
+            described=described(name, own, optim, header["config"]), prefixes={"student.": ""},
+            log_every=train.PRINT_FREQ, resume_option=RESUME,
+        )  # fmt: skip
+        job.check()
+        if job.planned({**facts, "dataset": train.DATASET}):
+            return None
+        widest = show_width(objective.widths[0])
+        with job.open() as folder:
+            assert folder is not None  # --output has a default
+            lines = print_epoch_lines(session, folder, {"Loss": f"loss_{widest}", "Acc@1": f"top1_{widest}"})
+            result = job.fit(
+                folder, [lines, evaluate_widths(session, session.eval_loader(test, shown), objective.widths)]
+            )
+            job.write_result(folder, result, {})
+            if objective.widths[0] == 1:
+                with at_width(net, 1.0):
+                    job.export(
+                        folder, result, lambda path: save_backbone(net, path / "backbone.safetensors", arch, cfg)
+                    )
+    return result
+
+
+def check(options: RunOptions, config: Config) -> None:
+    """What can be refused before any data is read.
+
+    Raises:
+        InputError: a key that has to be set and is not, or what this command does not have.
+    """
+    check_config("slimmable", options, config)
+    if config.MODEL.net.kind != "switchable":
+        raise InputError(
+            f"MODEL.ARCH={config.MODEL.ARCH}: `us3l slimmable` trains switchable nets, such as s_cifar_resnet18"
+        )
+    if not config.TRAIN.LR_SCHEDULER.BASE_LR > 0:
+        raise InputError(f"TRAIN.LR_SCHEDULER.BASE_LR={config.TRAIN.LR_SCHEDULER.BASE_LR}: give a number above 0")
+
+
+def evaluate_widths(session: Session, test: EvalLoader, widths: Sequence[float]) -> Probe:
+    """For `Run.probes`: `top1_W`, `top5_W`, `loss_W` of the test set at each width; `top1` of the widest.
+
+    Args:
+        session: of the command.
+        test: test pictures.
+        widths: the widest first.
+    """
+
+    def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
+        if not DUE(clock):
+            return {}
+        values: dict[str, float] = {}
+        student = objective.get_submodule("student")
+        for width in widths:
+            at = show_width(width)
+            with at_width(student, width):
+                scores = classify(student, test, session.accelerator)
+            session.say(f"{accuracy_line(scores)} at width {at}")
+            values |= {f"top1_{at}": scores.top1, f"top5_{at}": scores.top5, f"loss_{at}": scores.loss}
+        return {"top1": values[f"top1_{show_width(widths[0])}"], **values}
+
+    return probe
