@@ -11,11 +11,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from lowbit.data.batch import Batch
-from lowbit.train.protocol import Clock, Pass
+from lowbit.train.protocol import Clock, Objective
 from ssql.config import read_config
 from ssql.methods import build
 from ssql.objective import SelfSupervised
@@ -30,23 +31,27 @@ def objective(kind: str, net: str) -> SelfSupervised:
     return build(read_config("ssl", name, (f"MODEL.ARCH={net}",), {}), (3, 32, 32))
 
 
-def stepper(method: SelfSupervised, batch: Batch) -> Callable[[], float]:
-    """Seconds of one step; every step has its own draw."""
+def stepper(method: Objective, batch: Batch) -> Callable[[], float]:
+    """Seconds of one step, all its passes; every step has its own draw."""
     method.to(batch.views[0].device).train()
-    optimizer, one = method.optimizers()["main"], Pass()
+    optimizer = method.optimizers()["main"]
     done = 0
 
     def step() -> float:
         nonlocal done
         clock, done = Clock(0, 0, 1, done, 10**6, 0, done=done), done + 1
+        carry: Any = None
         start = time.perf_counter()
-        optimizer.zero_grad()
         method.before_batch(clock)
-        out = method(batch, clock, one, None)
-        out.loss.backward()
-        optimizer.step()
-        method.after_step(clock, one)
-        method.after_batch(clock, [out.carry])
+        for pas in method.passes(clock):
+            optimizer.zero_grad()
+            out = method(batch, clock, pas, carry)
+            carry = out.carry
+            out.loss.backward()
+            method.before_step(clock, pas)
+            optimizer.step()
+            method.after_step(clock, pas)
+        method.after_batch(clock, [carry])
         if batch.views[0].is_cuda:
             torch.cuda.synchronize()
         return time.perf_counter() - start
