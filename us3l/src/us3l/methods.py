@@ -4,7 +4,7 @@ Projectors are the authors': three layers of `HIDDEN_DIM`, of which a slimmable 
 has. SimCLR's have biases in both hidden layers, the others' in the first alone; SimSiam's ends in batch norm.
 
 Deviations: heads that no pass uses are not made; statistics of batch norm are tracked by every method at a single width
-(theirs: by some); MOMENTUM_UPDATE is without effect where there is no copy.
+(theirs: by some). MoCo at several widths asks for one key with all of them, MoCo v3 has its own loss in all passes.
 """
 
 import logging
@@ -18,19 +18,19 @@ from lowbit.errors import InputError
 from lowbit.losses.queue import KeyQueue
 from lowbit.models.captured import captured
 from lowbit.models.create import create_model
-from lowbit.models.heads import HEADS, HeadPlan, attach_projector_, build_heads, predictor
-from lowbit.models.surgery import run_blank
+from lowbit.models.heads import HEADS, HeadPlan, Heads, attach_projector_, build_heads, predictor
+from lowbit.models.surgery import of_kind, run_blank
 from lowbit.options import OptimOptions
 from us3l.config import CRITERIA, MOVED, Config
 from us3l.criteria import MAPS, loss_of
 from us3l.feature_distillation import FeatureDistillation
 from us3l.group_decay import GroupDecay
+from us3l.network import slimmable_, trained_widths
 from us3l.norms import SlimBatchNorm2d
 from us3l.objective import UniversallySlimmable
 from us3l.optim import AUTHORS, optimizer
 from us3l.plan import Plan
-from us3l.sampling import Sampling
-from us3l.slim import slim_
+from us3l.sampling import sampling_of
 
 _THREE = HeadPlan(3, wide=False, output_bn=False, predictor=True, bias=(True, False))
 _SIMCLR = replace(_THREE, bias=(True, True))
@@ -42,17 +42,6 @@ PROJECTORS = {
 DISTILLED = ("SEED", "SEED_MSE", "SEED_SimCLR")  # the methods of the command `distill`
 
 log = logging.getLogger(__name__)
-
-
-def sampling_of(config: Config) -> Sampling:
-    """The widths of a step."""
-    ofa = config.MODEL.OFA
-    if ofa.USE_SLIMMABLE:
-        return Sampling(fixed=tuple(dict.fromkeys(ofa.WIDTH_MULT_LIST)))
-    if ofa.NUM_SAMPLE_TRAINING == 1:
-        return Sampling(fixed=(ofa.WIDTH_MULT,))
-    low, high = ofa.WIDTH_MULT_RANGE
-    return Sampling(low, high, ofa.NUM_SAMPLE_TRAINING, ofa.SANDWICH, ofa.SAMPLE_SCHEDULER)
 
 
 def decay_of(config: Config) -> GroupDecay | None:
@@ -76,26 +65,21 @@ def encoder_of(config: Config, size: tuple[int, int, int]) -> nn.Module:
     Raises:
         InputError: an unknown net, one without a linear classifier, for other pictures, or that cannot be slimmed.
     """
-    net, sampling, setting = config.MODEL.net, sampling_of(config), config.SSL.SETTING
-    method = config.method
+    net, setting, method = config.MODEL.net, config.SSL.SETTING, config.method
     torch.manual_seed(config.SEED or 0)
     encoder = create_model(net.name, num_classes=1)
-    hidden = setting.HIDDEN_DIM
-    attach_projector_(
-        encoder,
-        lambda features: build_heads(
-            PROJECTORS[method], features, setting.DIM,
-            max(hidden, features, setting.DIM) if method == "MoCo" else hidden, mlp=setting.MLP,
-        ),
-    )  # fmt: skip
-    if net.kind == "plain" and sampling.fixed == (1.0,):
-        run_blank(encoder, size, setting="MODEL.INPUTSHAPE")
-        return encoder
-    slim_(encoder, size, sampling.fixed if net.kind == "switchable" else ())
-    if len(sampling.fixed) != 1 and method != "SimSiam":
-        for module in encoder.modules():
-            if isinstance(module, SlimBatchNorm2d):
-                module.track_running_stats = False
+
+    def heads(features: int) -> Heads:
+        hidden = max(setting.HIDDEN_DIM, features, setting.DIM) if method == "MoCo" else setting.HIDDEN_DIM
+        return build_heads(PROJECTORS[method], features, setting.DIM, hidden, mlp=setting.MLP)
+
+    attach_projector_(encoder, heads)
+    run_blank(encoder, size, setting="MODEL.INPUTSHAPE")
+    widths = trained_widths(config)
+    slimmable_(encoder, net, size, widths)
+    if len(widths) != 1 and method != "SimSiam":
+        for norm in of_kind(encoder, SlimBatchNorm2d).values():
+            norm.track_running_stats = False
     return encoder
 
 
@@ -104,16 +88,11 @@ def heads_of(config: Config) -> tuple[str, str]:
     method, setting = config.method, config.SSL.SETTING
     base = "" if method in ("MoCo", "SimCLR", "SimCLR_Momentum") else "predictor"
     distilled = config.MODEL.OFA.DISTILL and len(sampling_of(config).fixed) != 1
-    if method in ("MoCo", "SimSiam") or moves_per_pass(config) or not distilled:
+    if method in ("MoCo", "SimSiam") or config.MODEL.OFA.MOMENTUM_UPDATE or not distilled:
         return base, base
     if base == "":
         return base, "predictor" if setting.PREDICTOR else ""
     return base, "predictor_new" if setting.NEW_DISTILL_HEAD else base
-
-
-def moves_per_pass(config: Config) -> bool:
-    """Whether the momentum copy moves before each pass, and all of them have the base head."""
-    return config.MODEL.OFA.MOMENTUM_UPDATE and config.method in MOVED
 
 
 def check(config: Config) -> None:
@@ -178,7 +157,7 @@ def build(config: Config, size: tuple[int, int, int], optim: OptimOptions = AUTH
         weight=ofa.DISTILL_LAMBDA,
         heads=heads_of(config),
         momentum=setting.MOMENTUM if method in MOVED else None,
-        moves_per_pass=moves_per_pass(config),
+        moves_per_pass=ofa.MOMENTUM_UPDATE,
         step_per_batch=ofa.STEP_PER == "batch",
         decay=decay_of(config),
     )

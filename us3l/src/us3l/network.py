@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from lowbit.models.create import create_model
@@ -9,8 +10,8 @@ from lowbit.models.surgery import of_kind
 from lowbit.quant.layers import to_plain_
 from us3l.config import Config, Kind, Net
 from us3l.layers import at_width
-from us3l.methods import sampling_of
-from us3l.slim import slim_
+from us3l.sampling import sampling_of
+from us3l.slim import slim_, slim_inputs_
 from us3l.widths import Width
 
 Size = tuple[int, int, int]
@@ -35,6 +36,8 @@ def slimmable_(net: nn.Module, of: Net, size: Size, widths: tuple[float, ...]) -
     """
     if kind_of(of, widths) == "plain":
         return net
+    if isinstance(net, VisionTransformer):
+        return slim_inputs_(net)
     return slim_(net, size, widths if of.kind == "switchable" else ())
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from lowbit.errors import InputError
+from us3l.config import Config
 
 Uniform = Callable[[float, float], float]  # (low, high) -> a number between them
 STAGES = 4
@@ -76,3 +77,14 @@ class Sampling:
 def uniform_of(generator: torch.Generator) -> Uniform:
     """Draws of a CPU generator, such as `Clock.generator("widths")`."""
     return lambda low, high: low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+def sampling_of(config: Config) -> Sampling:
+    """The widths of a step."""
+    ofa = config.MODEL.OFA
+    if ofa.USE_SLIMMABLE:
+        return Sampling(fixed=tuple(dict.fromkeys(ofa.WIDTH_MULT_LIST)))
+    if ofa.NUM_SAMPLE_TRAINING == 1:
+        return Sampling(fixed=(ofa.WIDTH_MULT,))
+    low, high = ofa.WIDTH_MULT_RANGE
+    return Sampling(low, high, ofa.NUM_SAMPLE_TRAINING, ofa.SANDWICH, ofa.SAMPLE_SCHEDULER)

@@ -14,8 +14,9 @@ from lowbit.models.weights import branch_of, load_
 from lowbit.options import OptimOptions
 from us3l.config import Config, net_of
 from us3l.criteria import loss_of
-from us3l.methods import DISTILLED, PROJECTORS, check, decay_of, encoder_of, sampling_of
+from us3l.methods import DISTILLED, PROJECTORS, check, decay_of, encoder_of
 from us3l.optim import AUTHORS, optimizer
+from us3l.sampling import sampling_of
 from us3l.seed import Seed
 
 
