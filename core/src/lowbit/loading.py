@@ -17,9 +17,10 @@ from lowbit.export.packed import load_packed
 from lowbit.models.create import check_size, create_model
 from lowbit.models.pretrained_cfg import ENTRY, set_pretrained_cfg_
 from lowbit.models.resized import resize_
-from lowbit.models.weight_file import CLASSES, SIZES, Weights, read_weights
+from lowbit.models.weight_file import BINARIZATION, CLASSES, SIZES, Weights, read_weights
 from lowbit.models.weights import backbone_of, branch_of, load_
 from lowbit.options import MOST_CLASSES
+from lowbit.quant.binary import binarize_
 
 GROUP = "lowbit.methods"
 LARGER = 64  # times a slimmed net at most: at an eighth of the width
@@ -59,20 +60,20 @@ def load(path: Path | str) -> nn.Module:
 
 
 def _network(weights: Weights) -> nn.Module:
-    """The net of a float export: of a whole net with the last layer and the sizes that the file states.
+    """The net of a float export: of a whole net with the last layer, the sizes and the step that the file states.
 
     Raises:
         InputError: what it states is no net, or its tensors are not all those of the net.
     """
     classes, sizes = weights.said.get(CLASSES, 0), weights.said.get(SIZES) or {}
-    if not (sizes or classes):
+    if not (sizes or classes or BINARIZATION in weights.said):
         return backbone_of(weights).model
     try:
         if type(classes) is not int or not 0 <= classes <= MOST_CLASSES:
             raise ValueError(f"{classes!r} classes")
         create = partial(create_model, weights.choose_arch(None), num_classes=classes)
         check_size(create, LARGER * sum(value.numel() for value in weights.tensors.values()))
-        model = resize_(create(), sizes)
+        model = binarize_(resize_(create(), sizes), weights.said.get(BINARIZATION, 0))
     except (InputError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{weights.name}: its description of its net is wrong ({reason}); name another") from error

@@ -2,6 +2,7 @@
 
 `timm.create_model(arch, num_classes=0, checkpoint_path=path)` loads `backbone.safetensors` strictly. One metadata key,
 a JSON string, says which net it is and holds a checksum (with several keys safetensors writes them in random order).
+A binary net's weights are those that are trained, and the description says what is binary: `lowbit.load` makes it so.
 """
 
 import json
@@ -19,12 +20,13 @@ from lowbit.files import replace_file
 from lowbit.models.create import create_model
 from lowbit.models.pretrained_cfg import ENTRY, Cfg, without_head
 from lowbit.models.resized import resize_
-from lowbit.models.weight_file import CLASSES, KEY, SIZES, digest_of
+from lowbit.models.weight_file import BINARIZATION, CLASSES, KEY, SIZES, digest_of
+from lowbit.quant.binary import binarize_, step_of
 from lowbit.quant.layers import to_plain_
 
 
 def save_backbone(model: nn.Module, path: Path, arch: str, cfg: Mapping[str, Any] | None = None) -> None:
-    """Write the backbone of a net; quantized layers give the floats they compute with.
+    """Write the backbone of a net; quantized layers (but binary ones) give the floats they compute with.
 
     Args:
         model: a timm net, quantized layers and activations allowed.
@@ -37,7 +39,8 @@ def save_backbone(model: nn.Module, path: Path, arch: str, cfg: Mapping[str, Any
             timm could not load them; or the file cannot be written.
     """
     said: dict[str, Any] = {"arch": arch} | ({} if cfg is None else {ENTRY: without_head(cfg)})
-    _write(to_plain_(deepcopy(model)), create_model(arch, num_classes=0), path, said)
+    plain, step = _plain(model)
+    _write(plain, create_model(arch, num_classes=0), path, said, step)
 
 
 def save_network(model: nn.Module, path: Path, arch: str, classes: int, cfg: Cfg) -> None:
@@ -53,18 +56,26 @@ def save_network(model: nn.Module, path: Path, arch: str, classes: int, cfg: Cfg
     Raises:
         InputError: as `save_backbone`.
     """
-    plain, built = to_plain_(deepcopy(model)), create_model(arch, num_classes=classes)
+    (plain, step), built = _plain(model), create_model(arch, num_classes=classes)
     sizes = describe_sizes(model, plain, built)
     said = {"arch": arch, CLASSES: classes, SIZES: sizes, ENTRY: cfg if classes else without_head(cfg)}
-    _write(plain, resize_(built, sizes), path, said)
+    _write(plain, resize_(built, sizes), path, said, step)
 
 
-def _write(plain: nn.Module, like: nn.Module, path: Path, said: dict[str, Any]) -> None:
-    """The tensors of `plain` that `like` has, with a description.
+def _plain(model: nn.Module) -> tuple[nn.Module, int]:
+    """A copy of plain layers, and the step of a binary net."""
+    copy, step = deepcopy(model), step_of(model)
+    return to_plain_(binarize_(copy, 0) if step else copy), step
+
+
+def _write(plain: nn.Module, like: nn.Module, path: Path, said: dict[str, Any], step: int) -> None:
+    """The tensors of `plain` that `like` has at a step, with a description.
 
     Raises:
         InputError: one is missing or has another shape, or the file cannot be written.
     """
+    if step:
+        said[BINARIZATION], like = step, binarize_(like, step)
     have, wanted = plain.state_dict(), like.state_dict()
     for key, other in wanted.items():
         if key not in have or have[key].shape != other.shape:

@@ -17,6 +17,7 @@ from lowbit.errors import InputError
 
 KEY = "lowbit.backbone"  # in the metadata of our own safetensors: JSON, {"arch": timm name, "digest": of the file}
 CLASSES, SIZES = "classes", "sizes"  # there, of a whole net: of its last layer; of layers that are slimmed
+BINARIZATION = "binarization"  # there, of a binary net: what of it is binary (`lowbit.quant.binary.STEPS`)
 
 
 @dataclass(frozen=True)

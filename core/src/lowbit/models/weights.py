@@ -17,7 +17,7 @@ from lowbit.checkpoint.check import check_kinds, first_bad
 from lowbit.errors import InputError
 from lowbit.models.create import check_size, classifiers, create_model
 from lowbit.models.layouts import Branch, choose
-from lowbit.models.weight_file import Weights, read_weights
+from lowbit.models.weight_file import BINARIZATION, Weights, read_weights
 
 COUNTER = "num_batches_tracked"
 SHOWN = 3  # keys in a message
@@ -55,6 +55,8 @@ def open_backbone(path: Path | str, arch: str | None = None) -> Backbone:
 
 def backbone_of(weights: Weights, arch: str | None = None) -> Backbone:
     """The same from what was read."""
+    if weights.described and BINARIZATION in weights.said:
+        raise InputError(f"{weights.name}: it is a binary net, and a real-valued one is needed: name another file")
     name = weights.choose_arch(arch)
     with torch.random.fork_rng(devices=[]):
         numbers = sum(value.numel() for value in weights.tensors.values())

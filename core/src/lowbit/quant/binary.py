@@ -12,14 +12,13 @@ are all positive, so that every output channel starts alike; ours keep the layer
 Zero padding follows the sign: taps beyond the border see 0, which is no value of the grid.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
-from lowbit.models.surgery import replace_, select
+from lowbit.models.surgery import of_kind, replace_
 from lowbit.quant.conv import QuantConv2d
 from lowbit.quant.layers import Codes, Grid
 
@@ -102,38 +101,37 @@ class BinaryInput(nn.Module):
         """Nothing to set."""
 
 
-def binary_convolutions(model: nn.Module, exclude: Sequence[str] = ()) -> list[str]:
+def binary_convolutions(model: nn.Module) -> list[str]:
     """Names of the convolutions to binarize: all but the first (the stem) and those that the net keeps real.
 
     Args:
         model: any net; a module may name children that stay real in its attribute `stays_real`.
-        exclude: patterns of names that stay real, too.
 
     Raises:
-        InputError: a pattern matches no convolution, or none is left.
+        InputError: there is none.
     """
     real = [
         f"{name}.{child}" if name else child
         for name, module in model.named_modules()
         for child in getattr(module, "stays_real", ())
     ]
-    stem = next((name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)), "")
-    names = select(model, lambda module: isinstance(module, nn.Conv2d), exclude=exclude)
-    left = [name for name in names if name != stem and not any(f"{name}.".startswith(f"{r}.") for r in real)]
+    names = list(of_kind(model, nn.Conv2d))[1:]
+    left = [name for name in names if not any(f"{name}.".startswith(f"{r}.") for r in real)]
     if not left:
         raise InputError(f"{type(model).__name__} has no convolution to binarize beside its stem: use another net")
     return left
 
 
-def binarize_(model: nn.Module, step: int, exclude: Sequence[str] = ()) -> nn.Module:
-    """Set what of a net is binary, in place; the keys and values of its weights stay, in whatever order steps follow.
+def binarize_(model: nn.Module, step: int) -> nn.Module:
+    """Set what of a net is binary, in place; its weights stay, with their keys, in whatever order steps follow.
+
+    Architecture and step say all of a binary net, so files need to state no more.
 
     The first time that a net leaves step 0, its ReLUs (and ReLU6s) become PReLUs of one slope each.
 
     Args:
         model: any net of ordinary convolutions; linear layers stay real.
         step: a key of STEPS: 0 real-valued, 1 binary activations, 2 binary weights, too.
-        exclude: patterns of names of convolutions that stay real.
 
     Returns:
         The model.
@@ -145,9 +143,9 @@ def binarize_(model: nn.Module, step: int, exclude: Sequence[str] = ()) -> nn.Mo
     if type(step) is not int or step not in STEPS:
         meanings = ", ".join(f"{number} ({meaning})" for number, meaning in STEPS.items())
         raise InputError(f"step {step!r:.80}: one of {meanings} is allowed")
-    names, new = binary_convolutions(model, exclude), dict[str, nn.Module]()
     if step == 0 and step_of(model) == 0:
         return model
+    names, new = binary_convolutions(model), dict[str, nn.Module]()
     for name in names:
         layer: Any = model.get_submodule(name)
         try:
