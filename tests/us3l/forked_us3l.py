@@ -1,4 +1,4 @@
-"""What a fork of the server does for US3L's tests: `us3l ARGS`, or with "split" runs of tiny_runs.py.
+"""What a fork of the server does for US3L's tests: `us3l ARGS`, or with "split" or "norms" what is beside it.
 
 With "kill": [PLACE, DONE] a command kills itself, with no chance to clean up, where DONE batches were trained. Places:
 0, 1, 2 (the optimizer is about to step after that pass of the next batch), "probe" (the epoch is over,
@@ -14,6 +14,7 @@ from typing import Any
 
 import sklearn.datasets  # noqa: F401 (the digits)
 import torch
+from norm_ranks import check_norms
 from tiny_runs import split_run
 
 from lowbit.train import job
@@ -62,6 +63,9 @@ def keep_weights(path: str) -> None:
 def child(request: dict[str, Any]) -> None:
     if "split" in request:
         split_run(Path(request["split"]))
+        return
+    if "norms" in request:
+        check_norms()
         return
     if "kill" in request:
         arm(*request["kill"])

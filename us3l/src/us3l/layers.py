@@ -10,7 +10,7 @@ Deviation: a grouped convolution keeps the channels of a group and runs fewer gr
 the convolution is depthwise). A number of channels never exceeds the layer's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -173,51 +173,58 @@ def set_width_(net: nn.Module, width: Width) -> nn.Module:
         width: share in (0, 1]; or the share of each convolution's outputs by its name, all of them.
 
     Raises:
-        InputError: a width that is not in (0, 1]; a name that is missing or unknown; two layers whose outputs are added
-            to each other and would have different numbers of channels.
+        InputError: a width outside (0, 1] or the list of an S-Net; a name that is missing or unknown; two convolutions
+            whose outputs meet and would have different numbers of channels. The net then runs as before.
     """
     layers = slimmable_layers(net)
-    if not isinstance(width, Mapping):
-        check_width(width)
-        for layer in layers.values():
-            layer.set_width_(width, width)
-        return net
-    first: dict[str, tuple[str, float]] = {}
-    of = {name: layer for name, layer in layers.items() if layer.groups_of[1]}
-    _check_names(width, list(of))
-    for name, layer in of.items():
-        other, there = first.setdefault(layer.groups_of[1], (name, check_width(width[name])))
-        counts = [of[which].channels(1.0, width[which])[1] for which in (other, name)]
-        if counts[0] != counts[1]:
-            raise InputError(
-                f"{other} and {name} must have the same number of channels, since their outputs meet: widths "
-                f"{there:g} and {width[name]:g} give {counts[0]} and {counts[1]}"
-            )
-    for layer in layers.values():
-        layer.set_width_(*(first[group][1] if group else 1.0 for group in layer.groups_of))
+    if isinstance(width, Mapping):
+        of_group = _width_of_groups(layers, width)
+        wanted = [tuple(of_group.get(group, 1.0) for group in layer.groups_of) for layer in layers.values()]
+    else:
+        wanted = [(check_width(width),) * 2] * len(layers)
+    before = [layer.width for layer in layers.values()]
+    try:
+        _run_at_(layers.values(), wanted)
+    except InputError:
+        _run_at_(layers.values(), before)
+        raise
     return net
-
-
-def _check_names(widths: Mapping[str, float], names: list[str]) -> None:
-    """Refuse widths by layer that leave out a name, or have another one."""
-    if not names:
-        raise InputError("this net has no widths by layer: give one for all of it")
-    missing = next((name for name in names if name not in widths), None)
-    unknown = next((name for name in widths if name not in names), None)
-    if missing is not None:
-        raise InputError(f"the widths by layer leave out {missing}: give every convolution a width ({len(names)} here)")
-    if unknown is not None:
-        near = ", ".join(get_close_matches(unknown, names, n=3)) or ", ".join(names[:3])
-        raise InputError(f"the widths by layer name {unknown!r}, which has no width of its own; did you mean {near}?")
 
 
 @contextmanager
 def at_width(net: nn.Module, width: Width) -> Iterator[None]:
     """Let a net run at a width inside a block, as `set_width_`; then as before."""
-    before = {layer: layer.width for layer in slimmable_layers(net).values()}
+    layers = slimmable_layers(net).values()
+    before = [layer.width for layer in layers]
     set_width_(net, width)
     try:
         yield
     finally:
-        for layer, widths in before.items():
-            layer.set_width_(*widths)
+        _run_at_(layers, before)
+
+
+def _run_at_(layers: Iterable[Any], widths: Iterable[tuple[float, ...]]) -> None:
+    for layer, (of_input, of_output) in zip(layers, widths, strict=True):
+        layer.set_width_(of_input, of_output)
+
+
+def _width_of_groups(layers: Mapping[str, Any], widths: Mapping[str, float]) -> dict[str, float]:
+    """Of each group of channels, from the widths of the convolutions that give them; checked."""
+    own = {name: layer for name, layer in layers.items() if layer.groups_of[1]}
+    if not own:
+        raise InputError("this net has no widths by layer: give one for all of it")
+    if unknown := next((name for name in widths if name not in own), None):
+        near = ", ".join(get_close_matches(unknown, own, n=3) or list(own)[:3])
+        raise InputError(f"the widths by layer name {unknown!r}, which has no width of its own; did you mean {near}?")
+    if missing := next((name for name in own if name not in widths), None):
+        raise InputError(f"the widths by layer leave out {missing}: give every convolution a width ({len(own)} here)")
+    first: dict[str, str] = {}
+    for name, layer in own.items():
+        other = first.setdefault(layer.groups_of[1], name)
+        counts = [own[which].channels(1.0, check_width(widths[which]))[1] for which in (other, name)]
+        if counts[0] != counts[1]:
+            raise InputError(
+                f"{other} and {name} must have the same number of channels, since their outputs meet: widths "
+                f"{widths[other]:g} and {widths[name]:g} give {counts[0]} and {counts[1]}"
+            )
+    return {group: widths[name] for group, name in first.items()}
