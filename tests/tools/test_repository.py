@@ -68,6 +68,6 @@ def test_nothing_private_is_tracked() -> None:
 
 
 def test_source_files_are_one_idea_each() -> None:
-    folders = ("core/src", "bsq/src", "ssql/src", "us3l/src", "tools")
+    folders = ("core/src", "bsq/src", "ssql/src", "us3l/src", "s2bnn/src", "sqakd/src", "tools")
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert not {path.name: n for path in sources if (n := len(path.read_text().splitlines())) > 300}

@@ -1,0 +1,1 @@
+"""The commands of SQAKD, one file each: what is special about it."""
