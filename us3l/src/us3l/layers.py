@@ -204,8 +204,9 @@ def at_width(net: nn.Module, width: Width) -> Iterator[None]:
 
 
 def _run_at_(layers: Iterable[Any], widths: Iterable[tuple[float, ...]]) -> None:
-    for layer, (of_input, of_output) in zip(layers, widths, strict=True):
-        layer.set_width_(of_input, of_output)
+    for layer, wanted in zip(layers, widths, strict=True):
+        if layer.width != wanted:  # setting takes ten times as long
+            layer.set_width_(*wanted)
 
 
 def _width_of_groups(layers: Mapping[str, Any], widths: Mapping[str, float]) -> dict[str, float]:
