@@ -1,19 +1,25 @@
 """Compilation: one graph for each number of channels that runs, whatever the width is called."""
 
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.create import create_model
 from lowbit.train.compile import compile_
 from us3l.layers import at_width
+from us3l.sampling import Sampling
 from us3l.slim import slim_
 from us3l.subnetworks import subnetworks
+from us3l.widths import channels_at
 
+runs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_runs.py"))))
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
@@ -51,6 +57,18 @@ def test_one_graph_for_each_number_of_channels_more_than_dynamos_limit() -> None
 @pytest.mark.slow
 def test_a_step_of_three_widths_by_aot() -> None:
     check(tiny(), X, [1.0, 0.6, 0.25, 0.601], 3, "aot_eager")
+
+
+def test_training_with_feature_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches have two sizes, 9 and 8: at most two graphs for each number of channels."""
+    counter, compiled = CompileCounter(), nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled(self, backend=counter, **options))
+    torch._dynamo.reset()
+    objective = runs.tiny("BYOL", features=True, sampling=Sampling(schedule="A")).double()
+    widths = set(runs.short_run(objective, tmp_path / "run", epochs=4, compile=True))
+    distinct = {tuple(channels_at(channels, width) for channels in (16, 32)) for width in widths}
+    assert len(distinct) < len(widths)
+    assert len(distinct) <= counter.frame_count <= 2 * len(distinct)
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from lowbit.data.batch import Batch
 from lowbit.evaluate.collapse import unit_std
 from lowbit.losses.queue import KeyQueue
 from lowbit.losses.ranks import Ranks, Shuffle, ranks_of
-from lowbit.models.captured import Captured, captured
+from lowbit.models.captured import Captured, run_captured
 from lowbit.models.momentum import momentum_copy, update_momentum_
 from lowbit.train.protocol import Clock, Objective, Out, Pass
 from us3l.feature_distillation import FeatureDistillation
@@ -79,8 +79,9 @@ class UniversallySlimmable(Objective):
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """`loss`; the targets are carried from the widest pass to the others, and to the queue."""
         net, plan, layout = pas.variant, self.plan, ranks_of(len(batch.index), batch.share)
-        with at_width(self.encoder_q, net.width), captured(self.encoder_q, self._features) as maps:
-            f = tuple(self.encoder_q(x) for x in (batch.views if self.keys is None else batch.views[:1]))
+        with at_width(self.encoder_q, net.width):
+            views = batch.views if self.keys is None else batch.views[:1]
+            f, maps = run_captured(self.encoder_q, self._features, views)
         if net.base:
             carry = (*self._targets(batch, clock, layout, net.width, f, maps), layout)
         targets, target_maps, _ = carry
@@ -104,11 +105,11 @@ class UniversallySlimmable(Objective):
         if self.plan.momentum is None:
             return tuple(z.detach() for z in f), {name: [x.detach() for x in pair] for name, pair in maps.items()}
         full = 1.0 if self.plan.distillation else width
-        with at_width(self.encoder_k, full), captured(self.encoder_k, self._features) as maps:
+        with at_width(self.encoder_k, full):
             if self.keys is None:
-                return tuple(self.encoder_k(x) for x in batch.views), maps
+                return run_captured(self.encoder_k, self._features, batch.views)
             shuffle = Shuffle(layout, clock.generator("shuffle"))
-            return (shuffle.back(self.encoder_k(shuffle.here(batch.views[1]))),), maps
+            return (shuffle.back(self.encoder_k(shuffle.here(batch.views[1]))),), {}
 
     @property
     def _features(self) -> Sequence[str]:

@@ -33,6 +33,23 @@ def captured(net: nn.Module, names: Sequence[str]) -> Iterator[Captured]:
             handle.remove()
 
 
+def run_captured(net: nn.Module, names: Sequence[str], inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], Captured]:
+    """A net's outputs, and those of modules inside it, for each input.
+
+    Hooks are set for each call anew, since compiled graphs would depend on how many outputs were kept before.
+
+    Raises:
+        InputError: the net has no module of that name.
+    """
+    outputs, inside = [], {name: list[Tensor]() for name in names}
+    for x in inputs:
+        with captured(net, names) as found:
+            outputs.append(net(x))
+        for name in names:
+            inside[name] += found[name]
+    return tuple(outputs), inside
+
+
 def module_of(net: nn.Module, name: str) -> nn.Module:
     """A module by its name.
 
