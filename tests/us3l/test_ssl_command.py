@@ -13,6 +13,7 @@ from click.testing import Result
 
 import lowbit.models.create
 from lowbit.train.log import read_metrics
+from lowbit.train.protocol import Clock
 from us3l.commands import pretrain
 from us3l.config import read_config
 
@@ -120,3 +121,11 @@ def test_which_metric_the_authors_log_shows() -> None:
     assert shown() == "loss_max" and shown("MODEL.OFA.NUM_SAMPLE_TRAINING=1") == "loss"
     listed = ("MODEL.OFA.USE_SLIMMABLE=True", "MODEL.OFA.WIDTH_MULT_LIST=[0.5, 1.0]")
     assert shown(*listed) == "loss_1"
+
+
+def test_copies_are_those_of_the_authors() -> None:
+    def kept(dataset: str) -> list[int]:
+        due = pretrain.copies_of(dataset)
+        return [epoch for epoch in range(110) if due(Clock(0, epoch, 110, 0, 1, 0))]
+
+    assert kept("imagenet") == [49, 99] and kept("cifar100") == []

@@ -15,6 +15,7 @@ from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan
 from lowbit.train.configured import batch_of, dataset_of, described, shared
+from lowbit.train.epochs import Due
 from lowbit.train.folder import RunFolder
 from lowbit.train.job import Job
 from lowbit.train.protocol import Objective, Stage
@@ -93,9 +94,14 @@ def pretrain(
         )  # fmt: skip
         return run_pretraining(
             job, monitored, facts={"method": method, "dataset": train.DATASET, **pictures.facts},
-            lines=dict.fromkeys(("Loss", config.criterion), widest_loss(config)), finish=finish,
-            copies=lambda clock: train.DATASET == "imagenet" and (clock.epoch + 1) % 50 == 0,
+            lines=dict.fromkeys(("Loss", config.criterion), widest_loss(config)), copies=copies_of(train.DATASET),
+            finish=finish,
         )  # fmt: skip
+
+
+def copies_of(dataset: str) -> Due:
+    """After which epochs the authors keep a copy."""
+    return lambda clock: dataset == "imagenet" and (clock.epoch + 1) % 50 == 0
 
 
 def widest_loss(config: Config) -> str:
