@@ -118,15 +118,30 @@ def test_a_vision_transformer_under_moco_v3() -> None:
     assert not unused and len(objective.passes(clock)) == 3
 
 
+def test_a_switchable_net_has_its_own_batch_norm_at_each_width() -> None:
+    """A step moves the statistics of all, of the encoder and, at width 1 alone, of the copy that gives the targets."""
+    own = {"USE_SLIMMABLE": True, "WIDTH_MULT_LIST": (1.0, 0.5, 0.25), "MOMENTUM_UPDATE": False}
+    objective = built("BYOL", "s_cifar_resnet8_1x1", **own)
+    views, clock, carry = torch.randn(2, 4, *SIZE), Clock(0, 0, 1, 0, 1, seed=0), None
+    for pas in objective.passes(clock):
+        carry = objective(Batch((views[0], views[1]), torch.arange(4)), clock, pas, carry).carry
+    for encoder, moved in ((objective.encoder_q, [True] * 3), (objective.encoder_k, [True, False, False])):
+        norm = next(m for m in encoder.modules() if isinstance(m, SwitchableBatchNorm2d))
+        assert [bool(bn.running_mean.any()) for bn in norm.bn] == moved
+
+
 def test_us_simsiam_is_simsiam_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         named, plain = built("US_SimSiam", "cifar_resnet8_1x1"), built("SimSiam", "cifar_resnet8_1x1")
     assert [record.message for record in caplog.records if "US_SimSiam" in record.message] == [
         "SSL.TYPE=US_SimSiam is no method of its own: SimSiam is run"
     ]
-    assert all(torch.equal(a, b) for a, b in zip(named.parameters(), plain.parameters(), strict=True)), (
-        "drawn from SEED"
-    )
+    pairs = zip(named.parameters(), plain.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs), "drawn from SEED"
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        built("BYOL", **criterion("CosineSimilarityv2"))
+    assert sum("with the authors' sign it would repel" in record.message for record in caplog.records) == 1
 
 
 def criterion(name: str) -> dict[str, Any]:
@@ -158,8 +173,8 @@ def test_what_does_not_fit_the_net_or_the_command() -> None:
         built("BYOL", "us_cifar_resnet18", **MAPS | {"DISTILL_FEATURE_DIM": (128, 256)})
     with pytest.raises(InputError, match="us3l distill"):
         built("SEED")
-    with pytest.raises(InputError, match="us3l ssl"):
-        build_distillation(config_of("BYOL"), SIZE, torch.nn.Identity())
+    with pytest.raises(InputError, match="TEACHER_DIM"):
+        build_distillation(config_of("SEED"), SIZE, torch.nn.Identity())
 
 
 @pytest.mark.parametrize("method", ["SEED", "SEED_MSE", "SEED_SimCLR"])

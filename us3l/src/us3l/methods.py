@@ -147,6 +147,8 @@ def build(config: Config, size: tuple[int, int, int], optim: OptimOptions = AUTH
         raise InputError(f"SSL.TYPE={method} learns from a teacher: run `us3l distill`")
     if method != config.SSL.TYPE:
         log.info("SSL.TYPE=%s is no method of its own: %s is run", config.SSL.TYPE, method)
+    if config.criterion == "CosineSimilarityv2":
+        log.info("TRAIN.LOSS.CRITERION.NAME=CosineSimilarityv2: 2 - 2 cos; with the authors' sign it would repel")
     encoder, generator = encoder_of(config, size), torch.Generator().manual_seed(config.SEED or 0)
     keys = KeyQueue(setting.DIM, setting.MOCO_K, generator) if method == "MoCo" else None
     distillation = config.criterion if method in ("MoCo", "MoCo_v3") else ofa.DISTILL_CRITERION

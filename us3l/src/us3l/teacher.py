@@ -14,7 +14,7 @@ from lowbit.models.weights import branch_of, load_
 from lowbit.options import OptimOptions
 from us3l.config import Config, net_of
 from us3l.criteria import loss_of
-from us3l.methods import DISTILLED, PROJECTORS, check, decay_of, encoder_of
+from us3l.methods import PROJECTORS, check, decay_of, encoder_of
 from us3l.optim import AUTHORS, optimizer
 from us3l.sampling import sampling_of
 from us3l.seed import Seed
@@ -36,8 +36,6 @@ def build_distillation(
     """
     check(config)
     method, ofa, setting = config.method, config.MODEL.OFA, config.SSL.SETTING
-    if method not in DISTILLED:
-        raise InputError(f"SSL.TYPE={method} has no teacher: run `us3l ssl`, or take {', '.join(DISTILLED)}")
     if len(sampling_of(config).fixed) != 1:
         raise InputError("a student of `distill` has one width: set MODEL.OFA.NUM_SAMPLE_TRAINING=1 and WIDTH_MULT")
     if setting.DIM != config.DISTILL.TEACHER_DIM:
@@ -72,12 +70,12 @@ def teacher_of(config: Config) -> nn.Module:
     attach_projector_(
         net, lambda features: build_heads(PROJECTORS["SEED"], features, own.TEACHER_DIM, own.TEACHER_HIDDEN_DIM)
     )
-    weights = read_weights(own.TEACHER_PRETRAINED)
     try:
+        weights = read_weights(own.TEACHER_PRETRAINED)
         load_(net, weights, branch_of(weights, net)._replace(prefix=""))  # with its projector, as of a plain net
     except InputError as error:
         raise InputError(
-            f"the teacher should be a {own.TEACHER_ARCH} with a projector of DISTILL.TEACHER_HIDDEN_DIM="
-            f"{own.TEACHER_HIDDEN_DIM} and TEACHER_DIM={own.TEACHER_DIM}: {error}"
+            f"the teacher (DISTILL.TEACHER_PRETRAINED) should be a {own.TEACHER_ARCH} with a projector of "
+            f"TEACHER_HIDDEN_DIM={own.TEACHER_HIDDEN_DIM} and TEACHER_DIM={own.TEACHER_DIM}: {error}"
         ) from error
     return net.eval().requires_grad_(False)

@@ -16,6 +16,8 @@ Captured = dict[str, list[Tensor]]
 def captured(net: nn.Module, names: Sequence[str]) -> Iterator[Captured]:
     """While the context lasts, the outputs of these modules are kept, one per call, with their graph.
 
+    Of a net that is compiled (`--compile`) they may be missing, since a graph made before does not call them.
+
     Raises:
         InputError: the net has no module of that name.
     """

@@ -20,8 +20,5 @@ def distill(options: RunOptions, config: Config, **given: Any) -> Result | None:
     """
     if config.method not in DISTILLED:
         raise InputError(f"SSL.TYPE={config.SSL.TYPE} has no teacher: run `us3l ssl`, or take {', '.join(DISTILLED)}")
-    try:
-        make = partial(build_distillation, teacher=teacher_of(config))
-    except InputError as error:
-        raise InputError(f"DISTILL.TEACHER_PRETRAINED, the frozen teacher: {error}") from error
+    make = partial(build_distillation, teacher=teacher_of(config))
     return pretrain(options, config, **given, command="distill", make=make)
