@@ -10,7 +10,7 @@ Deviation: a grouped convolution keeps the channels of a group and runs fewer gr
 the convolution is depthwise). A number of channels never exceeds the layer's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -42,6 +42,8 @@ class Slim:
     ratios: Pair
     groups_of: tuple[str, str] = ("", "")
     width: tuple[float, float] = (1.0, 1.0)
+    active_in: int
+    active_out: int
 
     def channels(self, of_input: float, of_output: float) -> Pair:
         """Channels that run at these widths."""
@@ -53,8 +55,9 @@ class Slim:
 
     def set_width_(self, of_input: float, of_output: float) -> None:
         """Run at these widths from now on."""
-        self.width = of_input, of_output
-        self.active_in, self.active_out = self.channels(of_input, of_output)
+        inputs, outputs = self.channels(of_input, of_output)
+        # nn.Module.__setattr__ would take most of the time of `at_width`
+        vars(self).update(width=(of_input, of_output), active_in=inputs, active_out=outputs)
 
     def weight_codes(self) -> None:
         """None."""
@@ -176,37 +179,35 @@ def set_width_(net: nn.Module, width: Width) -> nn.Module:
         InputError: a width outside (0, 1] or the list of an S-Net; a name that is missing or unknown; two convolutions
             whose outputs meet and would have different numbers of channels. The net then runs as before.
     """
-    layers = slimmable_layers(net)
-    if isinstance(width, Mapping):
-        of_group = _width_of_groups(layers, width)
-        wanted = [tuple(of_group.get(group, 1.0) for group in layer.groups_of) for layer in layers.values()]
-    else:
-        wanted = [(check_width(width),) * 2] * len(layers)
-    before = [layer.width for layer in layers.values()]
-    try:
-        _run_at_(layers.values(), wanted)
-    except InputError:
-        _run_at_(layers.values(), before)
-        raise
+    _run_at_(net, width)
     return net
 
 
 @contextmanager
 def at_width(net: nn.Module, width: Width) -> Iterator[None]:
     """Let a net run at a width inside a block, as `set_width_`; then as before."""
-    layers = slimmable_layers(net).values()
-    before = [layer.width for layer in layers]
-    set_width_(net, width)
+    before = _run_at_(net, width)
     try:
         yield
     finally:
-        _run_at_(layers, before)
+        for layer, widths in before:
+            layer.set_width_(*widths)
 
 
-def _run_at_(layers: Iterable[Any], widths: Iterable[tuple[float, ...]]) -> None:
-    for layer, wanted in zip(layers, widths, strict=True):
-        if layer.width != wanted:  # setting takes ten times as long
-            layer.set_width_(*wanted)
+def _run_at_(net: nn.Module, width: Width) -> Sequence[tuple[Slim, tuple[float, float]]]:
+    """See `set_width_`; returns the layers with their former widths."""
+    before = [(module, module.width) for module in net.modules() if isinstance(module, Slim)]
+    of_group = _width_of_groups(slimmable_layers(net), width) if isinstance(width, Mapping) else None
+    same = 1.0 if isinstance(width, Mapping) else check_width(width)
+    try:
+        for layer, _ in before:
+            widths = (same, same) if of_group is None else (of_group.get(group, 1.0) for group in layer.groups_of)
+            layer.set_width_(*widths)
+    except InputError:
+        for layer, former in before:
+            layer.set_width_(*former)
+        raise
+    return before
 
 
 def _width_of_groups(layers: Mapping[str, Any], widths: Mapping[str, float]) -> dict[str, float]:
