@@ -8,15 +8,12 @@ Deviations: choices are those of the working parts (no PERCENTILE or KL observer
 `BIT_CONFIG` means the pins that `ssql.bit_policy` derives from the network, which are the authors' lists.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, model_validator
 
 from lowbit.config.keys import quant, root, train
-from lowbit.config.load import load_config
+from lowbit.config.load import config_reader
 from lowbit.config.tree import Node, leaves
 from lowbit.config.values import AtLeastOne, Seed
 from ssql.unused_keys import Command, unused_keys
@@ -153,20 +150,4 @@ def without_effect(command: Command, config: Config, sched: str | None = None) -
     )  # fmt: skip
 
 
-def read_config(
-    command: Command,
-    name: str | Path,
-    overrides: Sequence[str] = (),
-    flags: Mapping[str, Any] | None = None,
-    sched: str | None = None,
-) -> Config:
-    """The config of a command: a file or a shipped name, `KEY.PATH=VALUE` arguments, and explicitly given flags by key.
-
-    `sched` is `--sched`, which decides what keys have an effect.
-    `-j`, `-p` and `--output` have the defaults of the authors' command line (4, 50, ./train_log).
-
-    Raises:
-        InputError: see `lowbit.config.load.load_config`.
-    """
-    unused = partial(without_effect, command, sched=sched)
-    return load_config(Config, name, overrides, shipped="ssql", unused=unused, flags=flags, defaults=root.DEFAULTS)
+read_config = config_reader(Config, "ssql", without_effect)

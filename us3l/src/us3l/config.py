@@ -6,18 +6,15 @@ Cao, Sun, Zhou, "Three Guidelines You Should Know for Universally Slimmable Self
 Deviations: choices are those of the working parts. `US_SimSiam`, which no class of theirs has, is SimSiam.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
 from lowbit.config.keys import quant, root, train
-from lowbit.config.load import load_config
+from lowbit.config.load import config_reader
 from lowbit.config.tree import Node
 from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, HeadWidth, Positive, Share, UserPath, ascending
-from us3l.unused_keys import Command, without_effect
+from us3l.unused_keys import without_effect
 
 SslType = Literal[
     "SimCLR", "SimCLR_Momentum", "BYOL", "SimSiam", "US_SimSiam", "SimSiam_Momentum", "MoCo", "MoCo_v3",
@@ -205,20 +202,4 @@ class Config(root.Root):
         return {"US_SimSiam": "SimSiam", None: ""}.get(self.SSL.TYPE, self.SSL.TYPE or "")
 
 
-def read_config(
-    command: Command,
-    name: str | Path,
-    overrides: Sequence[str] = (),
-    flags: Mapping[str, Any] | None = None,
-    sched: str | None = None,
-) -> Config:
-    """The config of a command: a file or a shipped name, `KEY.PATH=VALUE` arguments, and explicitly given flags by key.
-
-    `sched` is `--sched`, which decides what keys have an effect.
-    `-j`, `-p` and `--output` have the defaults of the authors' command line (4, 50, ./train_log).
-
-    Raises:
-        InputError: see `lowbit.config.load.load_config`.
-    """
-    unused = partial(without_effect, command, sched=sched)
-    return load_config(Config, name, overrides, shipped="us3l", unused=unused, flags=flags, defaults=root.DEFAULTS)
+read_config = config_reader(Config, "us3l", without_effect)

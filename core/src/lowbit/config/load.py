@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from lowbit.config import values
 from lowbit.config.files import BASE, Given, chain, locate
-from lowbit.config.keys.root import EXAMPLE
+from lowbit.config.keys.root import DEFAULTS, EXAMPLE
 from lowbit.config.messages import explain, short, unknown
 from lowbit.config.tree import Node, annotation_of, is_section
 from lowbit.config.unused import warn_unused
@@ -70,6 +70,33 @@ def load_config(
     given_keys = (key for key, origin in origins.items() if origin not in quiet)
     warn_unused(name, given_keys, unused(config) if callable(unused) else unused)
     return config
+
+
+def config_reader(
+    tree: type[Tree], shipped: str, without_effect: Callable[[Any, Tree, str | None], Collection[str]]
+) -> Callable[..., Tree]:
+    """How the commands of a method read their configs.
+
+    Args:
+        tree: as in `load_config`.
+        shipped: import package.
+        without_effect: (command, config, what `--sched` says) -> keys, and whole sections, that it does not read.
+
+    Returns:
+        `read_config(command, name, overrides=(), flags=None, sched=None)`, whose arguments are those of `load_config`
+        and of `without_effect`; `-j`, `-p` and `--output` have the defaults of the authors' command lines.
+    """
+
+    def read_config(
+        command: str, name: str | Path, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None,
+        sched: str | None = None,
+    ) -> Tree:  # fmt: skip
+        def unused(config: Tree) -> Collection[str]:
+            return without_effect(command, config, sched)
+
+        return load_config(tree, name, overrides, shipped=shipped, unused=unused, flags=flags, defaults=DEFAULTS)
+
+    return read_config
 
 
 def _merge(
