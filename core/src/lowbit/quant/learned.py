@@ -50,6 +50,8 @@ class LearnedConfig:
             raise InputError(f"delta {self.delta!r:.80}: 0 (straight through) to below 100 is allowed")
         if type(self.released) is not bool or (self.released and self.quantizer in ("ste", "ewgs")):
             raise InputError(f"released {self.released!r:.80} of {self.quantizer}: its released program is delta 0")
+        if self.released and self.bits == 1:
+            raise InputError("1 bit: the released programs compute with 2 bits and more, or with 0 (float)")
 
 
 @runtime_checkable

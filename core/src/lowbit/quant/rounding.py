@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowbit.quant.parts import in_parts, parts, scratch
+from lowbit.quant.parts import in_parts, parts
 
 
 class Levels(NamedTuple):
@@ -143,36 +143,44 @@ class _Quantize(torch.autograd.Function):
         g = g if g.stride() == x.stride() else torch.empty_like(x).copy_(g)
         scale, slope = (1 / step, None) if tied else (rate, step * rate)
         first, last = _inside(levels)
-        dx, sums = torch.empty_like(x), x.new_zeros(3)  # of dstep, of dx, of dx v (the latter two before `slope`)
-        wants_step, wants_low, wants_rate = (need and t is not None for need, t in zip(
-            ctx.needs_input_grad[1:4], (step, low, rate), strict=True))  # fmt: skip
-        buffers = scratch(x), scratch(x), scratch(x)
+        spread = None if delta is None else delta / (levels.highest - levels.lowest)
+        dx, buffers = torch.empty_like(x), list[Tensor]()
+        needs = ctx.needs_input_grad
+        dsteps, dlows, drates = (
+            list[Tensor](),
+            list[Tensor](),
+            list[Tensor](),
+        )  # of each part, the latter before `slope`
         for part, up, out in zip(*_split(x, g, dx), strict=True):
-            v, n, inside = (buffer[: len(part)].view(part.shape) for buffer in buffers)
+            if not buffers or buffers[0].shape != part.shape:
+                buffers = [part.new_empty(part.shape) for _ in range(3 if delta is None else 4)]
+            v, n, inside = buffers[:3]
             _position_(part, low, scale, v)
             _clip_(v, first, last, n)
             torch.eq(n, v, out=inside)
-            if delta is not None or not levels.clip_step:
+            if spread is not None or not levels.clip_step:
                 n.round_()
-            if delta is None:
+            if not tied and needs[1]:
+                dsteps.append(_dot(up, n - levels.zero_point))
+            if spread is None:
                 torch.mul(up, inside, out=out)
             else:
-                spread = delta / (levels.highest - levels.lowest)
-                torch.sub(v, n, out=out).mul_(up.abs()).mul_(spread).add_(up).mul_(inside)
-            if wants_step:
-                error = n.addcmul_(v, inside, value=-1) if tied else n.sub_(levels.zero_point)
-                sums[0] += _dot(up, error)
-            if wants_low or wants_rate:
-                sums[1] += out.sum()
-                sums[2] += _dot(out, v)
+                magnitude, error = torch.abs(up, out=buffers[3]), torch.sub(v, n, out=n).mul_(spread)
+                torch.addcmul(up, magnitude, error, out=out).mul_(inside)
+            if tied and needs[1]:
+                dsteps.append(_dot(up, n.addcmul_(v, inside, value=-1)))
+            if needs[2]:
+                dlows.append(out.sum())
+            if needs[3]:
+                drates.append(_dot(out, v))
             if slope is not None:
                 out.mul_(slope)
-        total = sums if slope is None else torch.stack([sums[0], sums[1] * slope, sums[2] * slope])
+        dstep, dlow, drate = (torch.stack(found).sum() if found else None for found in (dsteps, dlows, drates))
         return (
             dx,
-            total[0].to(step.dtype) if wants_step else None,
-            -total[1] if wants_low else None,
-            total[2] / rate**2 if wants_rate else None,
+            dstep,
+            None if dlow is None or slope is None else -dlow * slope,
+            None if drate is None or slope is None else drate * slope / rate**2,
             None,
             None,
         )
