@@ -102,6 +102,21 @@ def test_help_names_the_methods_own_optimizer_and_schedule() -> None:
     assert "[default: sgd]" in text and "[default: step at --schedule]" in text
 
 
+@toy.command("rooted")
+@run_options(data_argument=True)
+def rooted(options: RunOptions) -> None:
+    """Record what was understood."""
+    seen.update(options=options)
+
+
+def test_the_dataset_root_is_an_argument_or_an_option_once() -> None:
+    for given in (("here",), ("--data", "here")):
+        assert run("rooted", *given).exit_code == 0 and seen["options"] == RunOptions(data=Path("here"))
+    for wrong in ((), ("here", "--data", "here")):
+        result = run("rooted", *wrong)
+        assert result.exit_code == 2 and "DATA, or as --data" in result.stderr and result.stderr.count("\n") == 1
+
+
 @toy.command("learn", epilog=ignored_note({"--old/--older": 1, "--plain": False}))
 @sgd_options(epochs=30, schedule=(10, 20))
 @ignored_options({"--old/--older": 1, "--plain": False})
@@ -124,7 +139,7 @@ def test_flags_without_effect_are_accepted_and_named() -> None:
     assert "without effect, as in the authors' program: --old/--older, --plain." in text and "--older " not in text
 
 
-@pytest.mark.parametrize("args", [("--opt", "adam"), ("--sched", "poly"), ("--warmup-epochs", "-1")])
+@pytest.mark.parametrize("args", [("--opt", "adagrad"), ("--sched", "poly"), ("--warmup-epochs", "-1")])
 def test_other_optimizers_and_schedules_are_refused(args: tuple[str, str]) -> None:
     result = run("go", *args)
     assert result.exit_code == 2 and args[1] in result.stderr and len(result.stderr.splitlines()) == 1

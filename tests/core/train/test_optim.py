@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, Adam, AdamW
 
 from lowbit.train.optim import make_optimizer, make_schedule, parameter_groups
 from lowbit.train.protocol import Clock
@@ -37,14 +37,16 @@ def test_sgd_is_torchs() -> None:
     assert type(ours) is SGD and torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
 
 
-def test_adamw_follows_its_formula() -> None:
-    """m, v: means of g and g^2, corrected; w = (1 - lr decay) w - lr m / (sqrt(v) + eps)."""
-    seen, m, v = stepped("adamw", lr=0.2, momentum=0.8, weight_decay=0.3), 0.0, 0.0
+@pytest.mark.parametrize(("name", "kind"), [("adam", Adam), ("adamw", AdamW)])
+def test_adam_and_adamw_follow_their_formulas(name: str, kind: type) -> None:
+    """m, v: means of g and g^2, corrected; w = (1 - lr decay) w - lr m / (sqrt(v) + eps); Adam: g + decay w for g."""
+    seen, m, v = stepped(name, lr=0.2, momentum=0.8, weight_decay=0.3), 0.0, 0.0
     for step, ((g, w), (_, after)) in enumerate(pairwise(seen), 1):
+        g = g + 0.3 * w if name == "adam" else g
         m, v = 0.8 * m + 0.2 * g, 0.999 * v + 0.001 * g * g
-        w = (1 - 0.2 * 0.3) * w - 0.2 * (m / (1 - 0.8**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        w = (1 if name == "adam" else 1 - 0.2 * 0.3) * w - 0.2 * (m / (1 - 0.8**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
         torch.testing.assert_close(after, w, rtol=1e-9, atol=1e-12)
-    assert isinstance(make_optimizer([nn.Parameter(torch.ones(1))], "adamw", lr=1), AdamW)
+    assert type(make_optimizer([nn.Parameter(torch.ones(1))], name, lr=1)) is kind
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from lowbit.options import WORKERS, OptimOptions, RunOptions, SgdOptions
 from lowbit.paths import user_path
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-OPTIMIZERS = ("sgd", "adamw", "lars")
+OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
 SCHEDULES = ("step", "cosine")
 
 
@@ -24,6 +25,7 @@ def run_options(
     output: Path | None = None,
     output_note: str = "nothing is written without it",
     data: bool = True,
+    data_argument: bool = False,
     training: bool = True,
 ) -> Decorator:
     """Give a command the shared options; it receives them as one argument `options: RunOptions`.
@@ -34,12 +36,24 @@ def run_options(
         output: default folder.
         output_note: what happens without `--output` where there is no default.
         data: False leaves out what concerns pictures and computing.
+        data_argument: the dataset root is given as an argument DATA, or as `--data`; it has no default.
         training: False leaves out what only a training loop understands.
     """
-    chosen = _data_options(seed) if data else []
+    chosen = _data_options(seed, data_argument) if data else []
     chosen += _folder_options(output_flags, output, output_note)
     chosen += _training_options() if training else []
-    return gathered("options", RunOptions, chosen)
+    if not data_argument:
+        return gathered("options", RunOptions, chosen)
+    argument = click.argument("folder", metavar="DATA", required=False, type=UserPath())
+    names = {field.name: field.name for field in fields(RunOptions)}
+    return gathered("options", _rooted, [argument, *chosen], {**names, "folder": "folder"})
+
+
+def _rooted(folder: Path | None, data: Path | None, **shared: Any) -> RunOptions:
+    root = folder if data is None else data
+    if root is None or None not in (folder, data):
+        raise click.UsageError("the dataset root is given once: as the argument DATA, or as --data")
+    return RunOptions(data=root, **shared)
 
 
 def optim_options(opt: str = "the method's", sched: str = "the method's") -> Decorator:
@@ -49,10 +63,11 @@ def optim_options(opt: str = "the method's", sched: str = "the method's") -> Dec
         opt: the command's own optimizer, as the help names it.
         sched: its own schedule, likewise.
     """
-    return gathered("optim", OptimOptions, _optim_options(opt, sched))
+    return gathered("optim", OptimOptions, optim_flags(opt, sched))
 
 
-def _optim_options(opt: str, sched: str) -> list[Decorator]:
+def optim_flags(opt: str, sched: str) -> list[Decorator]:
+    """The options of `optim_options`, of which a command makes a value of its own."""
     return [
         click.option("--opt", type=click.Choice(OPTIMIZERS), help=f"Optimizer.  [default: {opt}]"),
         click.option("--sched", type=click.Choice(SCHEDULES), help=f"Learning rate by epoch.  [default: {sched}]"),
@@ -96,7 +111,7 @@ def sgd_options(
         click.option("--momentum", type=Real(0, 1, max_open=True), default=0.9, show_default=True),
         click.option("--weight-decay", "--wd", type=Real(0), default=weight_decay, show_default=True),
     ]
-    options += [] if opt is None else _optim_options(opt, sched="step at --schedule")
+    options += [] if opt is None else optim_flags(opt, sched="step at --schedule")
     return gathered("sgd", SgdOptions, options)
 
 
@@ -156,9 +171,10 @@ def apply_options(options: Sequence[Decorator]) -> Decorator:
     return decorate
 
 
-def _data_options(seed: int) -> list[Decorator]:
+def _data_options(seed: int, argument: bool) -> list[Decorator]:
+    root = None if argument else Path("./data")
     return [
-        click.option("--data", type=UserPath(), default=Path("./data"), show_default=True, help="Dataset root."),
+        click.option("--data", type=UserPath(), default=root, show_default=not argument, help="Dataset root."),
         click.option("--download", is_flag=True, help="Let torchvision download the dataset into --data."),
         click.option(
             "-j",

@@ -9,7 +9,7 @@ from typing import Any
 
 from timm.optim import Lars
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lowbit.options import SgdOptions
 from lowbit.train import schedule
@@ -25,13 +25,14 @@ def make_optimizer(
 
     Args:
         parameters: of the network, or groups of them.
-        name: "sgd" (without Nesterov's step), "adamw" or "lars".
+        name: "sgd" (without Nesterov's step), "adam", "adamw" or "lars".
         lr: learning rate; in a run `Stage.lr` sets it.
-        momentum: of SGD and LARS; of AdamW the first beta.
+        momentum: of SGD and LARS; of Adam and AdamW the first beta.
         weight_decay: of groups that state none.
     """
-    if name == "adamw":
-        return AdamW(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
+    if name in ("adam", "adamw"):
+        kind = Adam if name == "adam" else AdamW
+        return kind(parameters, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
     common: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
     if name == "lars":
         return Lars(parameters, **common, trust_coeff=0.001, trust_clip=False, always_adapt=True)

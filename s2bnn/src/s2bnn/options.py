@@ -1,0 +1,120 @@
+"""What the command lines of S2-BNN say beside the shared options, as values (no torch)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowbit.options import OptimOptions
+
+METHODS = ("contrastive", "contrastive+distillation", "distillation")
+OVER = ("channels", "queue")  # what the softmax of the distillation runs over
+LAUNCHER = {
+    "--dist-url": "tcp://224.66.41.62:23456", "--dist-backend": "nccl", "--world-size": -1, "--rank": -1,
+    "--gpu": None, "--multiprocessing-distributed": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(OptimOptions):
+    """What both of the authors' programs have.
+
+    Attributes:
+        dataset: a name of `lowbit.options.DATASETS`.
+        epochs: of the schedule. batch_size: pictures per step, of each machine.
+        lr: the full rate. schedule: 0-based epochs at whose start it is multiplied by 0.1.
+        momentum: of SGD and LARS. weight_decay: of all parameters.
+        print_freq: steps between log lines.
+        image_size: side of the pictures, in pixels; None: 224, or their own in memory.
+        sync_bn: batch norm over all processes.
+        launched: flags of the authors' launcher that were given, which have no effect.
+    """
+
+    dataset: str = "folder"
+    epochs: int = 200
+    batch_size: int = 256
+    lr: float = 0.0003
+    schedule: tuple[int, ...] = (120, 160)
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    print_freq: int = 10
+    image_size: int | None = None
+    sync_bn: bool = False
+    launched: tuple[str, ...] = ()
+
+    @property
+    def remark(self) -> str:
+        """The answer to the launcher's flags, for the log."""
+        if not self.launched:
+            return ""
+        return (
+            f"{', '.join(self.launched)}: without effect; accelerate starts the processes: accelerate launch "
+            "--num_processes 8 -m s2bnn ... (several machines: --num_machines, --machine_rank, --main_process_ip)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(TrainOptions):
+    """Of `main_moco`.
+
+    Attributes:
+        method: of METHODS. step: of `lowbit.quant.binary.STEPS`.
+        arch: timm name of the teacher. student: of the student.
+        teacher_path: its file. timm_teacher: timm's weights instead.
+        model_path: checkpoint whose weights the student starts from.
+        moco_dim: D. moco_k: keys in a queue. moco_m: momentum of the key encoder.
+        moco_t: temperature of both losses. teacher_t: of the teacher; None: `moco_t`.
+        mlp: heads of two layers. aug_plus: the authors' lighter MoCo v2 augmentation.
+        cos: linear decay, as the authors' flag of this name. true_cosine: half a cosine.
+        over: of OVER. kl: the distillation's loss is the divergence, without the teacher's entropy.
+        keep: checkpoints by epoch that stay. probe_every: epochs between k-NN and collapse figures; 0: none.
+    """
+
+    method: str
+    step: int
+    arch: str = "resnet50"
+    student: str = "reactnet_a"
+    teacher_path: Path | None = None
+    timm_teacher: bool = False
+    model_path: Path | None = None
+    moco_dim: int = 128
+    moco_k: int = 65536
+    moco_m: float = 0.999
+    moco_t: float = 0.07
+    teacher_t: float | None = None
+    mlp: bool = False
+    aug_plus: bool = False
+    cos: bool = False
+    true_cosine: bool = False
+    over: str = "channels"
+    kl: bool = False
+    keep: int = 3
+    probe_every: int = 10
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether there are a key encoder and a queue of its keys."""
+        return self.method.startswith("contrastive")
+
+    @property
+    def distils(self) -> bool:
+        """Whether there is a teacher."""
+        return self.method.endswith("distillation")
+
+
+def pretrain_options(
+    method: str, step: int, schedule: tuple[int, ...], weight_decay: float | None, **more: Any
+) -> PretrainOptions:
+    """With the authors' defaults, which differ by variant.
+
+    Args:
+        method: of METHODS.
+        step: of the binarization.
+        schedule: empty: 120 195 in the contrastive method's step 2, else 120 160.
+        weight_decay: None: 0 in step 1 of the distillation alone, else 1e-4.
+        more: all other fields.
+    """
+    if not schedule:
+        schedule = (120, 195) if (method, step) == ("contrastive", 2) else (120, 160)
+    if weight_decay is None:
+        weight_decay = 0.0 if (method, step) == ("distillation", 1) else 1e-4
+    return PretrainOptions(method=method, step=step, schedule=schedule, weight_decay=weight_decay, **more)
