@@ -42,9 +42,9 @@ def test_adam_and_adamw_follow_their_formulas(name: str, kind: type) -> None:
     """m, v: means of g and g^2, corrected; w = (1 - lr decay) w - lr m / (sqrt(v) + eps); Adam: g + decay w for g."""
     seen, m, v = stepped(name, lr=0.2, momentum=0.8, weight_decay=0.3), 0.0, 0.0
     for step, ((g, w), (_, after)) in enumerate(pairwise(seen), 1):
-        g = g + 0.3 * w if name == "adam" else g
+        g, w = (g + 0.3 * w, w) if name == "adam" else (g, (1 - 0.2 * 0.3) * w)
         m, v = 0.8 * m + 0.2 * g, 0.999 * v + 0.001 * g * g
-        w = (1 if name == "adam" else 1 - 0.2 * 0.3) * w - 0.2 * (m / (1 - 0.8**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        w = w - 0.2 * (m / (1 - 0.8**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
         torch.testing.assert_close(after, w, rtol=1e-9, atol=1e-12)
     assert type(make_optimizer([nn.Parameter(torch.ones(1))], name, lr=1)) is kind
 
@@ -60,7 +60,7 @@ def test_lars_follows_its_formula(decay: float) -> None:
 
 def test_an_unknown_name_is_a_fault() -> None:
     with pytest.raises(KeyError):
-        make_optimizer([nn.Parameter(torch.ones(1))], "adam", lr=1)
+        make_optimizer([nn.Parameter(torch.ones(1))], "adagrad", lr=1)
     with pytest.raises(KeyError):
         make_schedule("poly", 1.0)
 
