@@ -25,7 +25,9 @@ TINY = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [next(iter(RECIPES)), *(pytest.param(x, marks=pytest.mark.slow) for x in list(RECIPES)[1:])]
+)
 def test_the_readmes_recipes_in_four_stages_on_two_processes(
     name: str, processes: Any, same_run: Same, tmp_path: Path
 ) -> None:
@@ -49,7 +51,7 @@ def test_the_readmes_recipes_in_four_stages_on_two_processes(
     assert differing == (set() if RECIPES[name] else {"running_mean", "running_var"})
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_kill_9_between_the_widths_of_a_step(
     place: int, processes: Any, digits_line: Line, digits_run: tuple[Path, Result], same_run: Same, tmp_path: Path,
     us3l: Us3l,
@@ -62,7 +64,8 @@ def test_kill_9_between_the_widths_of_a_step(
     assert digits_run[1].stdout.endswith(said)
 
 
-LOSSES = {"MoCo": "CrossEntropy", "MoCo_v3": "InfoNCE", "SEED": "soft_distill"}
+LOSSES = {"MoCo": "CrossEntropy", "MoCo_v3": "InfoNCE", "ViT": "InfoNCE", "SEED": "soft_distill"}
+METHODS = {"ViT": "MoCo_v3"}
 TRAININGS = {
     "SimCLR": ("ssl",),
     "SimCLR_Momentum": ("ssl", "MODEL.OFA.STEP_PER=batch"),
@@ -71,6 +74,7 @@ TRAININGS = {
     "SimSiam_Momentum": ("ssl", "MODEL.OFA.DISTILL=False"),
     "MoCo": ("ssl",),
     "MoCo_v3": ("ssl",),
+    "ViT": ("ssl", "MODEL.ARCH=us_test_vit", "MODEL.INPUTSHAPE=[160, 160]"),
     "SEED": ("distill",),
     "SEED_MSE": ("distill",),
     "SEED_SimCLR": ("distill",),
@@ -87,7 +91,7 @@ def teacher(us3l: Us3l, small: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder / "checkpoint.pth.tar"
 
 
-@pytest.mark.parametrize("kind", TRAININGS)
+@pytest.mark.parametrize("kind", [pytest.param(x, marks=pytest.mark.slow if x == "ViT" else ()) for x in TRAININGS])
 def test_each_training_is_killed_and_resumed(
     kind: str, processes: Any, us3l: Us3l, small: Path, teacher: Path, same_run: Same, tmp_path: Path
 ) -> None:
@@ -97,7 +101,11 @@ def test_each_training_is_killed_and_resumed(
     name = LOSSES.get(kind, "CosineSimilarity" if command == "distill" else "")
     config.write_text(f"BASE_CONFIG: {small}\nTRAIN: {{LOSS: {{CRITERION: {{NAME: '{name}'}}}}}}\n")
     line = [command, "--config", config, *keys, "TRAIN.EPOCHS=1", "MODEL.OFA.SAMPLE_SCHEDULER=", "--limit-eval", 12]
-    line += ["--limit-train", 24, *(() if command == "slimmable" else ("--probe-every", 1, f"SSL.TYPE={kind}"))]
+    line += [
+        "--limit-train",
+        24,
+        *(() if command == "slimmable" else ("--probe-every", 0, f"SSL.TYPE={METHODS.get(kind, kind)}")),
+    ]
     if command == "distill":
         line += [
             "MODEL.OFA.NUM_SAMPLE_TRAINING=1",
