@@ -48,7 +48,7 @@ def alone(whole: UniversallySlimmable, width: float) -> UniversallySlimmable:
         assert plan.distillation is not None
         head = plan.heads[1]
         plan = replace(plan, base=plan.distillation, momentum=None)
-    plan = replace(plan, sampling=Sampling(fixed=(1.0,)), heads=(head, ""), decay=copy.copy(plan.decay))
+    plan = replace(plan, sampling=Sampling(fixed=(1.0,)), heads=(head, ""), decay=plan.decay and replace(plan.decay))
     heads = {head: copy.deepcopy(whole.get_submodule(head))} if head else {}
     return UniversallySlimmable(encoder, plan, whole._optimize, heads=heads)
 
