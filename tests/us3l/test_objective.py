@@ -208,7 +208,6 @@ def test_feature_maps_of_narrow_passes_follow_the_targets(method: str) -> None:
     assert losses[0].item() == pytest.approx(losses[1].item() + added, abs=1e-12)
     losses[0].backward()
     assert all(p.grad is not None for p in with_maps.proj_conv.parameters())
-    assert with_maps.compiled == {} and plain.compiled, "hooks and a compiled net do not go together"
     assert not any(x.requires_grad for pair in carries[0][1].values() for x in pair)
 
 

@@ -62,8 +62,6 @@ class UniversallySlimmable(Objective):
         if plan.momentum is not None:
             self.encoder_k = momentum_copy(encoder_q)
         self.proj_conv, self.keys = features, keys
-        if features is not None:
-            self.compiled = {}  # a compiled net does not call hooks that come later
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One, named "main"."""

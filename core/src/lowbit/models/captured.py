@@ -16,7 +16,7 @@ Captured = dict[str, list[Tensor]]
 def captured(net: nn.Module, names: Sequence[str]) -> Iterator[Captured]:
     """While the context lasts, the outputs of these modules are kept, one per call, with their graph.
 
-    Of a net that is compiled (`--compile`) they may be missing, since a graph made before does not call them.
+    A compiled net that ran before without it, in the same modes, does not call the hooks: they come back empty.
 
     Raises:
         InputError: the net has no module of that name.
