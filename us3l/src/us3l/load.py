@@ -7,7 +7,7 @@ normalises by the batch.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Self
 
@@ -65,7 +65,11 @@ class Us3lHeader(Header):
 
 
 def header(
-    config: Config, cfg: Mapping[str, Any], classes: int | None = None, width: float | None = None
+    config: Config,
+    cfg: Mapping[str, Any],
+    classes: int | None = None,
+    width: float | None = None,
+    widths: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """What every checkpoint of ours says beside `state_dict`; paths of the run are left out.
 
@@ -74,8 +78,9 @@ def header(
         cfg: how pictures are shown (`lowbit.models.pretrained_cfg`).
         classes: of a classifier; 0: of a backbone; None: pretraining's encoder.
         width: that the batch-norm statistics are of; None: that of a training at one width, else none.
+        widths: that were trained; None: as the config says.
     """
-    said, widths = dump_config(config), list(trained_widths(config))
+    said, widths = dump_config(config), list(widths or trained_widths(config, labels=bool(classes)))
     said["OUTPUT"], said["MODEL"]["CHECKPOINT"] = "", ""
     if width is None and len(widths) == 1:
         width = widths[0]

@@ -1,5 +1,6 @@
 """The net that MODEL.ARCH names, made slimmable as its kind says; its sub-network at a width as an ordinary net."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 
 from timm.models.vision_transformer import VisionTransformer
@@ -46,19 +47,26 @@ def kind_of(of: Net, widths: tuple[float, ...]) -> Kind:
     return "universal" if of.kind == "plain" and widths != (1.0,) else of.kind
 
 
-def trained_widths(config: Config) -> tuple[float, ...]:
-    """The widths of a training: one, a list, or both ends of a range."""
+def trained_widths(config: Config, labels: bool = False) -> tuple[float, ...]:
+    """The widths of a training: one, a list, or both ends of a range.
+
+    Args:
+        config: of the run.
+        labels: it trains with labels: a switchable net at the widths of its list.
+    """
+    if labels and config.MODEL.net.kind == "switchable":
+        return tuple(dict.fromkeys(config.MODEL.OFA.WIDTH_MULT_LIST))
     sampling = sampling_of(config)
     return sampling.fixed or (sampling.low, sampling.high)
 
 
-def sub_network(net: nn.Module, width: Width) -> nn.Module:
-    """An ordinary net that computes what a slimmable one computes at a width; its tensors are copies.
+def sub_network(net: nn.Module, width: Width | None = None) -> nn.Module:
+    """An ordinary net that computes what a slimmable one computes at a width (None: its own); its tensors are copies.
 
     Raises:
         InputError: a net that is not slimmable at a width below 1; a width that it cannot have.
     """
-    with at_width(net, width):
+    with nullcontext() if width is None else at_width(net, width):
         return to_plain_(deepcopy(net))
 
 

@@ -4,11 +4,12 @@ Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2
 Cao, Sun, Zhou (CVPR 2023). Keys are those of timm's `mobilenetv2_100`; so are its layers, and their initialisation.
 """
 
+from functools import partial
 from typing import Any
 
 from timm.layers import get_act_layer
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.efficientnet import EfficientNet, decode_arch_def
+from timm.models.efficientnet import EfficientNet, decode_arch_def, round_channels
 from torch import nn
 
 from lowbit.models.pooled import cifar_cfg
@@ -22,14 +23,18 @@ default_cfgs = generate_default_cfgs(
 
 
 class CifarMobileNet(EfficientNet):
-    """(B, in_chans, H, W) -> (B, num_classes); arguments of timm's EfficientNet."""
+    """(B, in_chans, H, W) -> (B, num_classes); arguments of timm's EfficientNet.
 
-    def __init__(self, num_classes: int = 10, **arguments: Any) -> None:
+    `channel_multiplier`: of all layers but the last 1x1 convolution, as in timm's `mobilenetv2_050`.
+    """
+
+    def __init__(self, num_classes: int = 10, channel_multiplier: float = 1.0, **arguments: Any) -> None:
         super().__init__(
             decode_arch_def([[block] for block in (*BLOCKS, *LAST)]),
             num_classes=num_classes,
             act_layer=get_act_layer("relu6"),
             norm_layer=nn.BatchNorm2d,
+            round_chs_fn=partial(round_channels, multiplier=channel_multiplier),
             **arguments,
         )
         self.conv_stem.stride = (1, 1)

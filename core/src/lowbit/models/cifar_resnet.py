@@ -48,21 +48,29 @@ class Block(nn.Module):
 
 
 class CifarResNet(PooledNet):
-    """ResNet-(6n + 2): (B, in_chans, H, W) -> (B, num_classes); num_classes 0 leaves the 64 pooled features."""
+    """ResNet-(6n + 2): (B, in_chans, H, W) -> (B, num_classes); num_classes 0 leaves the pooled features.
 
-    def __init__(self, depth: int, num_classes: int = 10, in_chans: int = 3) -> None:
+    `widths`: channels of the three stages; the first is the stem's, too.
+    """
+
+    def __init__(
+        self, depth: int, num_classes: int = 10, in_chans: int = 3, widths: tuple[int, int, int] = (16, 32, 64)
+    ) -> None:
         super().__init__()
         if depth % 6 != 2 or depth < 8:
             raise ValueError(f"depth {depth}: must be 6n + 2 (8, 14, 20, 32, ...)")
-        self.num_features = self.head_hidden_size = 64
-        self.conv1 = conv3x3(in_chans, 16)
-        self.bn1 = nn.BatchNorm2d(16)
+        first, second, third = widths
+        self.num_features = self.head_hidden_size = third
+        self.conv1 = conv3x3(in_chans, first)
+        self.bn1 = nn.BatchNorm2d(first)
         self.relu = nn.ReLU()
         n = depth // 6
-        self.layer1 = self._stage(n, 16, 16, 1)
-        self.layer2 = self._stage(n, 16, 32, 2)
-        self.layer3 = self._stage(n, 32, 64, 2)
-        self.feature_info = [{"num_chs": 16 * 2**i, "reduction": 2**i, "module": f"layer{i + 1}"} for i in range(3)]
+        self.layer1 = self._stage(n, first, first, 1)
+        self.layer2 = self._stage(n, first, second, 2)
+        self.layer3 = self._stage(n, second, third, 2)
+        self.feature_info = [
+            {"num_chs": channels, "reduction": 2**i, "module": f"layer{i + 1}"} for i, channels in enumerate(widths)
+        ]
         self.reset_classifier(num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # He-normal over the outputs
@@ -74,7 +82,7 @@ class CifarResNet(PooledNet):
         return nn.Sequential(Block(channels, out, stride), *(Block(out, out, 1) for _ in range(n - 1)))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, 64, H / 4, W / 4)."""
+        """(B, in_chans, H, W) -> (B, num_features, H / 4, W / 4)."""
         x = self.relu(self.bn1(self.conv1(x)))
         return self.layer3(self.layer2(self.layer1(x)))
 

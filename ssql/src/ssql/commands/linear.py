@@ -126,18 +126,13 @@ def check(command: Command, options: RunOptions, config: Config, own: LinearOpti
     Raises:
         InputError: a key that has to be set and is not, or an option that the command does not have.
     """
-    config.check_training()
+    config.check_evaluation(options.resume is not None)
     check_arch(config.MODEL.ARCH)
-    rate = config.TRAIN.LR_SCHEDULER.BASE_LR
-    if not rate > 0:
-        raise InputError(f"TRAIN.LR_SCHEDULER.BASE_LR={rate}: give a number above 0")
     refuse({"--pretrained": options.pretrained}, f"in {command}, which starts from MODEL.PRETRAINED=PATH")
     if command == "linear":
         refuse({"--val-split": options.val_split}, "in linear, which keeps no best")
     if not config.TRAIN.LINEAR_EVAL:
         refuse({"--cache-features": own.cache_features}, "where the whole net is trained (TRAIN.LINEAR_EVAL=False)")
-    if config.TRAIN.WARMUP_FC and not config.MODEL.PRETRAINED and options.resume is None:
-        raise InputError("TRAIN.WARMUP_FC: the classifier comes from a linear evaluation; give MODEL.PRETRAINED=PATH")
 
 
 def open_net(

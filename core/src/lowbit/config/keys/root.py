@@ -115,6 +115,24 @@ class Root(Node):
         if self.TRAIN.EPOCHS < 1:
             raise InputError(f"TRAIN.EPOCHS={self.TRAIN.EPOCHS}: give 1 or more")
 
+    def check_evaluation(self, resumes: bool) -> None:
+        """Refuse the same of an evaluation that trains a classifier, or the whole net.
+
+        Args:
+            resumes: it goes on with a run, whose checkpoint holds what MODEL.PRETRAINED gave.
+
+        Raises:
+            InputError: a key that has to be set and is not.
+        """
+        self.check_training()
+        rate = self.TRAIN.LR_SCHEDULER.BASE_LR
+        if not rate > 0:
+            raise InputError(f"TRAIN.LR_SCHEDULER.BASE_LR={rate}: give a number above 0")
+        if self.TRAIN.WARMUP_FC and not (self.MODEL.PRETRAINED or resumes):
+            raise InputError(
+                "TRAIN.WARMUP_FC: the classifier comes from a linear evaluation; give MODEL.PRETRAINED=PATH"
+            )
+
 
 Tree = TypeVar("Tree", bound=Root)
 

@@ -1,0 +1,93 @@
+"""`us3l calibrate`: the online encoder with batch-norm statistics of one width, or of several, a file for each.
+
+`checkpoint_width_{w}.pth.tar` holds the backbone at full size, the statistics of the width in the channels that run
+there, and the width. Statistics are a cumulative average over MODEL.OFA.CALIBRATION_PICTURES training pictures under
+the views of pretraining; widths that round to the same channels share them.
+
+Deviations from the authors' program: it takes ImageNet at 224 pixels alone, 501 batches at momentum 0.1, leaves the
+first layer of the projector in the file, and does not record the width.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from lowbit.checkpoint.write import write_checkpoint
+from lowbit.config.tree import dump_config, with_values
+from lowbit.cost import cost
+from lowbit.data.views import side_of, view_recipes
+from lowbit.errors import InputError
+from lowbit.models.pretrained_cfg import pretrained_cfg
+from lowbit.options import OptimOptions, RunOptions
+from lowbit.train.bn_statistics import batchnorms
+from lowbit.train.configured import dataset_of, described, refuse
+from lowbit.train.process import on_main
+from lowbit.train.session import Session
+from lowbit.train.state import on_cpu
+from us3l import load
+from us3l.commands import FILES
+from us3l.config import Config
+from us3l.evaluation import Pretrained, fixed_pictures, open_pretrained
+from us3l.options import CalibrateOptions
+from us3l.statistics import WidthStatistics
+from us3l.widths import show_width
+
+
+def calibrate(options: RunOptions, config: Config, name: str, own: CalibrateOptions) -> list[Path] | None:
+    """Check, re-estimate, write; the files. None after a dry run.
+
+    Args:
+        options: shared.
+        config: resolved.
+        name: of the config, for the record.
+        own: of this command.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came.
+    """
+    refuse({"--pretrained": options.pretrained}, "in calibrate, whose weights are those of MODEL.PRETRAINED")
+    if not config.MODEL.PRETRAINED:
+        raise InputError("MODEL.PRETRAINED is empty: name the checkpoint to calibrate, as MODEL.PRETRAINED=PATH")
+    if not config.TRAIN.DATASET:
+        raise InputError("TRAIN.DATASET is empty: name the data that the checkpoint was trained on")
+    path, widths = Path(config.MODEL.PRETRAINED), own.widths or (config.MODEL.OFA.WIDTH_MULT,)
+    with Session("us3l", options, dataset_of(config.TRAIN), [path], resumes=False, files=FILES) as session:
+        train = session.pictures("train", labels=False)
+        side = side_of(train, config.MODEL.side)
+        size = (3, side, side)
+        backbone = open_pretrained(path, config.MODEL.ARCH or None, size)
+        for width in widths:
+            backbone.check_width(width, "--widths (MODEL.OFA.WIDTH_MULT)")
+        views, shown = view_recipes(config.TRAIN.DATASET, train, side)
+        net = session.place(backbone.model)
+        for norm in batchnorms(net):
+            norm.reset_running_stats()
+        fixed = fixed_pictures(config.MODEL.OFA, train, session, net)
+        facts = {"net": backbone.net.name, "calibration": len(fixed), "widths": ", ".join(map(show_width, widths))}
+        if options.dry_run:
+            session.say_facts(facts)
+            return None
+        found: list[Path] = []
+        with session.open_folder(
+            "calibrate", described(name, own, OptimOptions(), dump_config(config)), facts
+        ) as folder:
+            assert folder is not None  # --output has a default
+            statistics, rows = WidthStatistics(net, partial(fixed.trained, views), session.accelerator), []
+            for width in widths:
+                with statistics.at(width):
+                    found.append(folder.path / f"checkpoint_width_{show_width(width)}.pth.tar")
+                    header = load.header(config_of(backbone, config, width), pretrained_cfg(shown, size), 0, width)
+                    state = {load.ENCODER + key: value for key, value in on_cpu(net.state_dict()).items()}
+                    write = partial(write_checkpoint, found[-1], {**header, "state_dict": state}, keep_previous=False)
+                    on_main(session.accelerator, write)
+                    counted = cost(net, size)
+                    rows.append({"variant": show_width(width), "macs": counted.macs, "parameters": counted.parameters})
+            session.write_result(folder, {**facts, "rows": rows})
+        session.say(*map(str, found))
+    return found
+
+
+def config_of(backbone: Pretrained, config: Config, width: float) -> Config:
+    """What a file says: the config that the net was trained with; of others' files the command's, and this width."""
+    said = {"MODEL.ARCH": backbone.net.arch, "MODEL.OFA.WIDTH_MULT": width, "MODEL.OFA.NUM_SAMPLE_TRAINING": 1}
+    return backbone.config or with_values(config, said)

@@ -1,0 +1,163 @@
+"""`us3l linear`: a probe on a frozen net (TRAIN.LINEAR_EVAL), or training of the whole net, at MODEL.OFA.WIDTH_MULT.
+
+The authors' protocols: the online encoder of MODEL.PRETRAINED runs at one width, in evaluation mode for a probe;
+evaluation comes after every 20th epoch and the last. A net that was trained at several widths has no batch-norm
+statistics: MODEL.OFA.CALIBRATE_BN=True re-estimates them at the width before a probe is trained.
+
+Deviations from the authors' program: statistics are a cumulative average over MODEL.OFA.CALIBRATION_PICTURES training
+pictures (theirs: three epochs at momentum 0.1, of the first process's pictures); CALIBRATE_BN=False on a file without
+statistics of this width is refused (theirs evaluates with mean 0 and variance 1); so are a probe without
+MODEL.PRETRAINED and a width that was not trained; files are read by their content.
+"""
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from lowbit.config.keys.root import RESUME
+from lowbit.data.views import side_of
+from lowbit.errors import InputError
+from lowbit.evaluate.batchnorm import reestimate_
+from lowbit.evaluate.linear import LinearEvaluation
+from lowbit.evaluate.pretrained import load_pretrained_, matching_classifier
+from lowbit.models.create import check_arch
+from lowbit.models.heads import linear_classifier
+from lowbit.models.pretrained_cfg import pretrained_cfg
+from lowbit.models.surgery import run_blank
+from lowbit.options import OptimOptions, RunOptions
+from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
+from lowbit.train.epochs import after_multiples
+from lowbit.train.job import Job
+from lowbit.train.protocol import Stage
+from lowbit.train.run import Result
+from lowbit.train.session import Session
+from us3l import load
+from us3l.commands import FILES
+from us3l.config import Config, without_effect
+from us3l.evaluation import fixed_pictures, open_pretrained
+from us3l.layers import set_width_
+from us3l.network import Size, network, trained_widths
+from us3l.optim import AUTHORS, optimizer, rates
+from us3l.options import LinearOptions
+from us3l.pictures import transforms_of
+
+DUE = after_multiples(20, first=False)  # the authors'
+EVAL_BATCH = 256  # pictures
+CONTENT = "content of MODEL.PRETRAINED"  # among the options of a run, which a resumed one has to share
+WIDTH = "MODEL.OFA.WIDTH_MULT"
+
+log = logging.getLogger(__name__)
+
+
+def linear(
+    options: RunOptions, config: Config, name: str, own: LinearOptions, optim: OptimOptions = AUTHORS
+) -> Result | None:
+    """Check, then train, with evaluations on the way, and write the results. None after a dry run.
+
+    Args:
+        options: shared.
+        config: resolved.
+        name: of the config, for the record.
+        own: of this command.
+        optim: what replaces the authors' optimizer and schedule.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came; what was trained is saved.
+    """
+    read = [Path(name) for name in (options.resume, config.MODEL.PRETRAINED) if name not in (None, "", "auto")]
+    with Session("us3l", options, dataset_of(config.TRAIN), read, files=FILES) as session:
+        check(options, config, own)
+        batch = batch_of(config.TRAIN, session, own.keep_global_batch)
+        train, test = session.pictures("train"), session.pictures("test")
+        side, classes = side_of(train, config.MODEL.side), config.MODEL.classes(train.name, len(train.classes))
+        views, shown = transforms_of(config.TRAIN.DATASET, train, side)
+        size, frozen, width = (3, side, side), config.TRAIN.LINEAR_EVAL, config.MODEL.OFA.WIDTH_MULT
+        net, content, widths = open_net(session, config, size, classes)
+        task = LinearEvaluation(
+            session, net, frozen=frozen, train=train, test=test, held=None,
+            views=shown if own.cache_features else views, shown=shown,
+            batch=min(EVAL_BATCH, 2 * config.TRAIN.BATCH_SIZE),
+        )  # fmt: skip
+        objective = task.objective(partial(optimizer, config, command="linear", optim=optim))
+        stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, "linear", optim))
+        loader = session.loader(train, task.views, batch)
+        header = load.header(config, pretrained_cfg(shown, size, train.classes), classes, width, widths)
+        facts = {**task.facts, "width": width}
+        job = Job(
+            session, "linear", [stage], loader, batch, header=header, facts=facts,
+            shared=shared(config, without_effect("linear", config), optim)
+            | {"cache_features": own.cache_features, CONTENT: content},
+            described=described(name, own, optim, header["config"]),
+            prefixes={"student.net." if frozen else "student.": ""}, log_every=config.TRAIN.PRINT_FREQ,
+            resume_option=RESUME,
+        )  # fmt: skip
+        job.check()
+        fixed = fixed_pictures(config.MODEL.OFA, train, session, net)
+        if job.planned({**facts, "dataset": config.TRAIN.DATASET}, passes=1 if task.caches else None):
+            return None
+        if config.MODEL.OFA.CALIBRATE_BN and not job.resumed:
+            reestimate_(net, fixed.trained(views), session.accelerator)
+        task.open_sets(job)
+        with job.open() as folder:
+            assert folder is not None  # --output has a default
+            result = task.fit(job, folder, DUE)
+            job.write_result(folder, result, {})
+    return result
+
+
+def check(options: RunOptions, config: Config, own: LinearOptions) -> None:
+    """What can be refused before any data is read.
+
+    Raises:
+        InputError: a key that has to be set and is not, or an option that the command does not have.
+    """
+    config.check_evaluation(options.resume is not None)
+    check_arch(config.MODEL.net.name)
+    refuse({"--pretrained": options.pretrained}, "in linear, which starts from MODEL.PRETRAINED=PATH")
+    refuse({"--val-split": options.val_split}, "in linear, which keeps no best")
+    if not config.TRAIN.LINEAR_EVAL:
+        refuse({"--cache-features": own.cache_features}, "where the whole net is trained (TRAIN.LINEAR_EVAL=False)")
+
+
+class Opened(NamedTuple):
+    """A classifier at its width, a digest of the tensors of its file (None: there are none), the widths trained."""
+
+    net: nn.Module
+    content: str | None
+    widths: tuple[float, ...]
+
+
+def open_net(session: Session, config: Config, size: Size, classes: int) -> Opened:
+    """The classifier on the device, at its width; its batch-norm statistics are still to be found, or to be resumed.
+
+    Raises:
+        InputError: a file that does not fit or was not trained at the width, none where a probe needs one, no
+            statistics where they are not to be re-estimated, a net without a linear classifier or for other pictures.
+    """
+    model, width, path = config.MODEL, config.MODEL.OFA.WIDTH_MULT, config.MODEL.PRETRAINED
+    frozen, warm = config.TRAIN.LINEAR_EVAL, config.TRAIN.WARMUP_FC
+    backbone = open_pretrained(path, model.ARCH, size, classifier=warm) if path else None
+    of = backbone.net if backbone else model.net
+    widths = (backbone and backbone.widths) or trained_widths(config)
+    net = set_width_(network(of, size, widths, classes), width)
+    run_blank(net, size, setting="MODEL.INPUTSHAPE")
+    given: dict[str, Tensor] | None = None
+    if backbone is not None:
+        backbone.check_width(width, WIDTH)
+        if frozen and not model.OFA.CALIBRATE_BN and not backbone.has_statistics(width):
+            raise InputError(
+                f"{path} has no batch-norm statistics of width {width:g}: re-estimate them with "
+                "MODEL.OFA.CALIBRATE_BN=True, or name a file of `us3l calibrate`"
+            )
+        head, _ = linear_classifier(net)
+        given = {key: value for key, value in backbone.model.state_dict().items() if not key.startswith(f"{head}.")}
+        if warm:
+            given |= matching_classifier(net, backbone.model, f"TRAIN.WARMUP_FC: {path}")
+    elif session.resumed() is None and frozen:
+        raise InputError("MODEL.PRETRAINED is empty: name the checkpoint to evaluate, as MODEL.PRETRAINED=PATH")
+    content = load_pretrained_(net, given, session.resumed(), CONTENT)
+    return Opened(session.place(net, sync_batchnorm=config.TRAIN.SYNC_BN and not frozen), content, widths)
