@@ -17,11 +17,11 @@ from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_network
 from lowbit.export.packed import load_packed, save_packed
+from lowbit.export.plain import save_plain, timm_net
 from lowbit.export.program import SAID, save_program
 from lowbit.loading import load
 from lowbit.train.process import make_accelerator
 from us3l.config import net_of
-from us3l.export import save_plain, timm_net
 from us3l.network import network, sub_network
 from us3l.statistics import WidthStatistics
 
@@ -58,7 +58,7 @@ def test_each_width_equals_the_exported_net(arch: str, side: int, tmp_path: Path
         with at(width):
             wanted = net(x)
             scale = float(wanted.abs().max())
-            plain = sub_network(net)
+            plain = sub_network(net, width)
             assert not any(type(module).__module__.startswith("us3l") for module in plain.modules())
             assert (plain(x) - wanted).abs().max() <= 1e-6 * scale
             save_network(net, path, arch, 3, CFG)
@@ -88,7 +88,7 @@ def test_three_files_that_say_what_is_needed(small: tuple[nn.Module, At], tmp_pa
     net, at = small
     x = pictures(8, 5)
     with at(0.5):
-        said = save_plain(net, tmp_path, SMALL, 3, CFG, 0.5, {"macs": 7})
+        said = save_plain(net, tmp_path / "subnetwork", SMALL, 3, CFG, 0.5, {"macs": 7})
         wanted = net(x)
     assert {path.name for path in tmp_path.iterdir()} == {f"subnetwork.{end}" for end in ("pt2", "safetensors", "json")}
     assert json.loads((tmp_path / "subnetwork.json").read_text()) == said
@@ -109,7 +109,7 @@ def test_the_program_runs_with_torch_alone(small: tuple[nn.Module, At], tmp_path
     net, at = small
     x = pictures(8, 5)
     with at(0.5):
-        save_plain(net, tmp_path, SMALL, 3, CFG, 0.5, {})
+        save_plain(net, tmp_path / "subnetwork", SMALL, 3, CFG, 0.5, {})
         torch.save((x, net(x)), tmp_path / "answer")
     program = f"""
 import json, sys, torch

@@ -91,17 +91,22 @@ def verdict(probe: str, trained: float, random: float, needed: float) -> tuple[b
 
 
 def verdict_without_labels(
-    row: Mapping[str, Any], trained: Mapping[str, Any], random: Mapping[str, Any], needed: float = NEEDED
+    row: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    random: Mapping[str, Any],
+    needed: float = NEEDED,
+    figure: str = "probe_top1",
 ) -> dict[str, Any]:
     """Whether a net that was pretrained without labels is useful and has not collapsed, in numbers and in a sentence.
 
     Args:
-        row: of a sweep, of the float net.
+        row: of a sweep, of the float net, or of a sub-network.
         trained: results of its pretraining.
         random: row of the random-weight net.
         needed: points between both probes.
+        figure: of the rows, a probe's.
     """
-    useful, said = verdict("float probe", row["probe_top1"], random["probe_top1"], needed)
+    useful, said = verdict("float probe", row[figure], random[figure], needed)
     spread = trained["z_std_relative"]
     healthy = spread > HEALTHY
     said += f"; std of z {spread:.2f}/sqrt(D)" + ("" if healthy else f", not above {HEALTHY:g}: it has collapsed")

@@ -4,16 +4,27 @@ A flag given explicitly wins over `KEY.PATH=VALUE`, that over the YAML file; `--
 `-p` are one parameter each with `OUTPUT`, `SEED`, `MODEL.CHECKPOINT`, `TRAIN.NUM_WORKERS` and `TRAIN.PRINT_FREQ`.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lowbit.cli.config import config_options
-from lowbit.cli.options import Decorator, apply_options, gathered, optim_options
-from lowbit.cli.parsing import MANY
+from lowbit.cli.options import Decorator, apply_options, gathered, optim_options, run_options
+from lowbit.cli.parsing import COUNT, MANY, SEED, Real, UserPath
 from lowbit.cli.program import Group
+from lowbit.errors import InputError
+from lowbit.options import RunOptions
 from us3l import __version__
-from us3l.options import PretrainOptions, SlimmableOptions
+from us3l.options import (
+    CalibrateOptions,
+    ExportOptions,
+    LinearOptions,
+    PretrainOptions,
+    SlimmableOptions,
+    WidthSweepOptions,
+)
+from us3l.widths import parse_widths
 
 if TYPE_CHECKING:
     from us3l.config import Config
@@ -81,3 +92,89 @@ def slimmable(**given: Any) -> None:
     from us3l.commands.slimmable import slimmable
 
     slimmable(**given)
+
+
+def _widths(context: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
+    try:
+        return () if value is None else tuple(parse_widths(value))
+    except InputError as error:
+        raise click.ClickException(str(error)) from error
+
+
+WIDTHS = "Such as 0.25,0.5 or 0.25:1.0:0.05 (first, last, step)"
+OF_FILE = (
+    click.argument("checkpoint", metavar="CKPT", type=UserPath()),
+    click.option("--dataset", metavar="NAME", help="As TRAIN.DATASET; default: what CKPT was trained on."),
+    click.option("--arch", metavar="NAME", help="timm's or the authors' name of the net, where CKPT does not say."),
+    click.option("--calibration", type=COUNT, metavar="N", help="As MODEL.OFA.CALIBRATION_PICTURES."),
+)
+
+
+@cli.command("linear")
+@config_of("linear")
+@gathered("own", LinearOptions, [KEEP_BATCH, click.option(
+    "--cache-features", is_flag=True, help="Train a probe on the evaluation transform, features taken once."
+)])  # fmt: skip
+@optim_options("TRAIN.OPTIMIZER.NAME, else sgd", "TRAIN.LR_SCHEDULER.TYPE")
+def linear(**given: Any) -> None:
+    """Evaluate a net at MODEL.OFA.WIDTH_MULT: a probe (TRAIN.LINEAR_EVAL: True), or fine-tuning (False)."""
+    from us3l.commands.linear import linear
+
+    linear(**given)
+
+
+@cli.command("calibrate")
+@config_of("calibrate", training=False)
+@gathered("own", CalibrateOptions, [
+    click.option("--widths", callback=_widths, help=f"{WIDTHS}; default: MODEL.OFA.WIDTH_MULT."),
+])  # fmt: skip
+def calibrate(**given: Any) -> None:
+    """Write MODEL.PRETRAINED with batch-norm statistics of a width, or of several: a file each."""
+    from us3l.commands.calibrate import calibrate
+
+    calibrate(**given)
+
+
+@cli.command("sweep")
+@gathered("own", WidthSweepOptions, [
+    *OF_FILE,
+    click.option("--widths", callback=_widths, help=f"{WIDTHS}; default: those trained, or quarters."),
+    click.option("--distinct", is_flag=True, help="All sub-networks that differ, in the place of --widths."),
+    click.option("--best-under", type=Real(0, min_open=True), metavar="MACS", help="The largest sub-network of at most "
+                 "so many million multiply-accumulates, in the place of --widths."),
+    click.option("--probe-per-width", is_flag=True, help="Also train a probe at each width."),
+    click.option("--probe-lr", type=Real(0, min_open=True), default=30.0, show_default=True,
+                 help="Of the probes' SGD."),
+    click.option("--probe-epochs", type=COUNT, default=100, show_default=True, help="x0.1 at 60, 80 %, rounded up."),
+])  # fmt: skip
+@run_options(training=False)
+def sweep(**given: Any) -> None:
+    """Evaluate CKPT, a checkpoint of ours or of the authors or a backbone, at several widths: k-NN and a probe."""
+    from us3l.commands.sweep import sweep
+
+    sweep(**given)
+
+
+@cli.command("export")
+@gathered("own", ExportOptions, [
+    *OF_FILE,
+    click.option("--width", type=Real(0, 1, min_open=True), help="Default: that of CKPT's statistics, or the widest."),
+    click.option("--format", "kind", type=click.Choice(["plain", "packed"]), default="plain", show_default=True,
+                 help="plain: subnetwork.pt2, .safetensors and .json; packed: packed.safetensors."),
+])  # fmt: skip
+@run_options(output_note="it is needed", training=False)
+def export(**given: Any) -> None:
+    """Write the sub-network of CKPT at a width as an ordinary net, with batch-norm statistics of its own."""
+    from us3l.commands.export import export
+
+    export(**given)
+
+
+@cli.command("demo")
+@run_options(output=Path("runs/us3l-demo"), data=False, training=False)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For everything.")
+def demo(options: RunOptions) -> int:
+    """The digits: one net for four widths beside four nets trained alone; a table, a picture, result.json."""
+    from us3l.commands.demo import demo
+
+    return demo(options)

@@ -1,6 +1,5 @@
 """The net that MODEL.ARCH names, made slimmable as its kind says; its sub-network at a width as an ordinary net."""
 
-from contextlib import nullcontext
 from copy import deepcopy
 
 from timm.models.vision_transformer import VisionTransformer
@@ -60,13 +59,13 @@ def trained_widths(config: Config, labels: bool = False) -> tuple[float, ...]:
     return sampling.fixed or (sampling.low, sampling.high)
 
 
-def sub_network(net: nn.Module, width: Width | None = None) -> nn.Module:
-    """An ordinary net that computes what a slimmable one computes at a width (None: its own); its tensors are copies.
+def sub_network(net: nn.Module, width: Width) -> nn.Module:
+    """An ordinary net that computes what a slimmable one computes at a width; its tensors are copies.
 
     Raises:
         InputError: a net that is not slimmable at a width below 1; a width that it cannot have.
     """
-    with nullcontext() if width is None else at_width(net, width):
+    with at_width(net, width):
         return to_plain_(deepcopy(net))
 
 

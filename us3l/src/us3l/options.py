@@ -83,13 +83,13 @@ class ExportOptions:
 
     Attributes:
         checkpoint: the file. width: of the sub-network; None: that of the file's statistics, else the widest.
-        packed: one file of `lowbit.export.packed` in place of the others.
+        kind: "plain", or "packed": one file of `lowbit.export.packed`.
         dataset, arch, calibration: as in `WidthSweepOptions`.
     """
 
     checkpoint: Path
     width: float | None = None
-    packed: bool = False
+    kind: str = "plain"
     dataset: str | None = None
     arch: str | None = None
     calibration: int | None = None

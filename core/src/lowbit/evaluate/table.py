@@ -33,7 +33,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def side_by_side(series: Mapping[str, Sequence[Row]], shown: Sequence[str], variants: str) -> Iterator[str]:
-    """Several sweeps over the same variants as one Markdown table.
+    """Several sweeps over the same variants as one Markdown table; a column of MACs where rows have them.
 
     Args:
         series: rows of each, by its name.
@@ -41,11 +41,17 @@ def side_by_side(series: Mapping[str, Sequence[Row]], shown: Sequence[str], vari
         variants: title of the first column.
     """
     titles = {key + suffix: title + more for key, title in FIGURES.items() for suffix, more in TITLES.items()}
-    columns = [variants, *(f"{titles[key]}: {name}" for key in shown for name in series)]
+    cost = any("macs" in row for rows in series.values() for row in rows)
+    columns = [
+        variants,
+        *(["MACs, M"] if cost else []),
+        *(f"{titles[key]}: {name}" for key in shown for name in series),
+    ]
     yield f"| {' | '.join(columns)} |"
     yield "|---" * len(columns) + "|"
     for rows in zip(*series.values(), strict=True):
-        yield f"| {' | '.join([rows[0]['variant'], *(f'{row[key]:.2f}' for key in shown for row in rows)])} |"
+        macs = [f"{rows[0]['macs'] / 1e6:.2f}"] if cost else []
+        yield f"| {' | '.join([rows[0]['variant'], *macs, *(f'{row[key]:.2f}' for key in shown for row in rows)])} |"
 
 
 def write_sweep(rows: Sequence[Row], folder: Path, label: str) -> None:

@@ -21,18 +21,20 @@ from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import reestimate_
 from lowbit.evaluate.sweep_command import side_of_checkpoint
 from lowbit.export.packed import save_packed
+from lowbit.export.plain import save_plain
 from lowbit.models.create import picture_settings
 from lowbit.models.pretrained_cfg import ENTRY, Cfg, pretrained_cfg
 from lowbit.options import RunOptions
 from lowbit.train.configured import dataset_of, refuse
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
-from us3l import export as files
 from us3l.commands import FILES
 from us3l.config import Config
 from us3l.evaluation import CALIBRATION, Pretrained, fixed_pictures, open_pretrained
 from us3l.layers import set_width_, slimmable_layers
 from us3l.options import ExportOptions
+
+NAME, PACKED = "subnetwork", "packed.safetensors"
 
 
 def export(options: RunOptions, own: ExportOptions) -> Path | None:
@@ -77,17 +79,19 @@ def export(options: RunOptions, own: ExportOptions) -> Path | None:
             if lacks:
                 reestimate_(net, fixed.trained(views), session.accelerator)
             lines: list[str] = []
-            write = partial(write_packed if own.packed else write_plain, folder.path, net.cpu(), found, cfg, facts)
+            write = partial(
+                write_packed if own.kind == "packed" else write_plain, folder.path, net.cpu(), found, cfg, facts
+            )
             on_main(session.accelerator, lambda: lines.extend(write()))
             session.write_result(folder, facts)
         session.say(*lines)
-    return options.output / (files.PACKED if own.packed else f"{files.NAME}.safetensors")
+    return options.output / (PACKED if own.kind == "packed" else f"{NAME}.safetensors")
 
 
 def write_plain(folder: Path, net: nn.Module, found: Pretrained, cfg: Cfg, facts: Mapping[str, Any]) -> list[str]:
     """The three files; lines that say how the net is built again."""
-    said = files.save_plain(net, folder, found.net.name, found.classes, cfg, facts["width"], facts)
-    path = folder / f"{files.NAME}.safetensors"
+    said = save_plain(net, folder / NAME, found.net.name, found.classes, cfg, facts["width"], facts)
+    path = folder / f"{NAME}.safetensors"
     arguments = {**said["model_args"], "num_classes": found.classes, "checkpoint_path": str(path)}
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     built = f"timm.create_model({said['architecture']!r}, {shown})" if said["architecture"] else "timm has no such net"
@@ -98,4 +102,4 @@ def write_plain(folder: Path, net: nn.Module, found: Pretrained, cfg: Cfg, facts
 def write_packed(folder: Path, net: nn.Module, found: Pretrained, cfg: Cfg, facts: Mapping[str, Any]) -> list[str]:
     """The packed file, and its bytes."""
     recipe = {"arch": found.net.name, "args": {"num_classes": found.classes}, "method": "us3l", ENTRY: cfg, **facts}
-    return [f"{folder / files.PACKED} {save_packed(net, folder / files.PACKED, recipe):,} bytes"]
+    return [f"{folder / PACKED} {save_packed(net, folder / PACKED, recipe):,} bytes"]

@@ -1,12 +1,12 @@
-"""A sub-network as an ordinary net, in files that need no US3L.
+"""A net as it computes, with ordinary layers, in files that need no method's package.
 
-`subnetwork.pt2` runs with torch alone. `subnetwork.safetensors` has timm's keys; `lowbit.load` reads it.
-`subnetwork.json` says what is needed to run it, under the names of timm's own `config.json`: `architecture` and
-`model_args` are what `timm.create_model` builds it by, where timm (with this house's nets) has a net of these sizes;
-else null.
+`NAME.pt2` runs with torch alone. `NAME.safetensors` has timm's keys; `lowbit.load` reads it. `NAME.json` says what is
+needed to run it, under the names of timm's own `config.json`: `architecture` and `model_args` are what
+`timm.create_model` builds it by, where timm (with this house's nets) has a net of these sizes; else null.
 """
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from lowbit.export.program import save_program
 from lowbit.files import write_json
 from lowbit.models.create import create_model
 from lowbit.models.pretrained_cfg import ENTRY, Cfg, without_head
-from us3l.network import sub_network
+from lowbit.quant.layers import to_plain_
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
-NAME, PACKED = "subnetwork", "packed.safetensors"
 
 
 def timm_net(
@@ -34,10 +33,10 @@ def timm_net(
     A net of the same shapes need not: where rounding makes inputs and outputs of a block equal, timm adds a shortcut.
 
     Args:
-        plain: of `us3l.network.sub_network`, in evaluation mode.
+        plain: of `lowbit.quant.layers.to_plain_`, in evaluation mode.
         arch: timm name of the whole net.
         classes: of the last layer; 0: it has none.
-        width: of the sub-network.
+        width: share of the whole net's channels.
         size: (C, H, W) of a picture.
 
     Returns:
@@ -73,28 +72,28 @@ def _candidates(plain: Any, arch: str, width: float) -> Iterator[tuple[str, dict
 
 
 def save_plain(
-    net: nn.Module, folder: Path, arch: str, classes: int, cfg: Cfg, width: float, facts: Mapping[str, Any]
+    net: nn.Module, path: Path, arch: str, classes: int, cfg: Cfg, width: float, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write the three files; returns what the JSON says.
 
     Args:
-        net: slimmable, on the CPU, at its width and with the batch-norm statistics of it.
-        folder: that exists.
+        net: on the CPU; quantized and slimmed layers allowed, at their bits and widths.
+        path: of the files, without their endings; the folder exists.
         arch: timm name of the whole net.
         classes: of the last layer; 0: it has none, and the net gives features.
         cfg: how pictures are shown to it, and the classes' names.
-        width: at hand.
+        width: share of the whole net's channels.
         facts: more of what is said.
 
     Raises:
         InputError: torch cannot follow the net, or a file cannot be written.
     """
-    plain, (c, h, w) = sub_network(net).eval(), cfg["input_size"]
+    plain, (c, h, w) = to_plain_(deepcopy(net)).eval(), cfg["input_size"]
     size = (c, h, w)
     name, arguments = timm_net(plain, arch, classes, width, size) or (None, {})
     said = {"architecture": name, "model_args": arguments, "num_classes": classes, "of": arch, "width": width, **facts}
     said[ENTRY] = cfg if classes else without_head(cfg)
-    save_program(plain, folder / f"{NAME}.pt2", size, said)
-    save_network(net, folder / f"{NAME}.safetensors", arch, classes, cfg)
-    write_json(folder / f"{NAME}.json", said)
+    save_program(plain, path.with_name(f"{path.name}.pt2"), size, said)
+    save_network(net, path.with_name(f"{path.name}.safetensors"), arch, classes, cfg)
+    write_json(path.with_name(f"{path.name}.json"), said)
     return said
