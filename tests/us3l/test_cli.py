@@ -54,6 +54,7 @@ def test_flags_win_over_arguments_and_these_over_the_file(us3l: Us3l, small: Pat
         (("--config", "SMALL", "SSL.TYPE=None"), "SSL.TYPE is missing"),
         (("--config", "SMALL", "SSL.TYPE=SEED"), "TRAIN.LOSS.CRITERION.NAME=InfoNCEv2_distill is no loss"),
         (("--config", "SMALL", "SSL.TYPE=SEED_MSE"), "us3l distill"),
+        (("--config", "SMALL", "TRAIN.LR_SCHEDULER.WARMUP_EPOCHS=4"), "WARMUP_EPOCHS=4 of TRAIN.EPOCHS=4: give fewer"),
         (("--config", "SMALL", "TRAIN.BATCH_SIZE=4"), "batch norm needs two"),  # 33 pictures leave one
         (("--config", "SMALL", "SSL.TYPE=MoCo", "TRAIN.LOSS.CRITERION.NAME=", "SSL.SETTING.MOCO_K=7"), "MOCO_K=7"),
         (("--config", "SMALL", "TRAIN.GLOBAL_BATCH=12", "--keep-global-batch"), "no multiple"),

@@ -59,6 +59,12 @@ def net_of(arch: str) -> Net:
     return Net(TIMM.get(name, name), kind)
 
 
+def _distinct(value: tuple[float, ...]) -> tuple[float, ...]:
+    if not value or len({f"{width:g}" for width in value}) < len(value):
+        raise ValueError("should hold one width or more, each once")
+    return value
+
+
 class Ofa(Node):
     """Widths: which are trained, what sub-networks learn from, group regularization, batch-norm statistics."""
 
@@ -88,7 +94,7 @@ class Ofa(Node):
     REGULARIZER_DECAY_BINS: AtLeastOne = 4
     REGULARIZER_WARMUP_EPOCHS: Count = 0
     USE_SLIMMABLE: bool = False  # the widths are those of the list
-    WIDTH_MULT_LIST: Annotated[tuple[Share, ...], Field(min_length=1)] = LIST
+    WIDTH_MULT_LIST: Annotated[tuple[Share, ...], AfterValidator(_distinct)] = LIST
     CALIBRATE_BN: bool = False
     CALIBRATION_PICTURES: AtLeastOne = 1024  # ours: of the training set, that statistics are re-estimated on
     BN_CAL_BATCH_NUM: Any = 5

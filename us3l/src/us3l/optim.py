@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lowbit.config.tree import with_values
+from lowbit.errors import InputError
 from lowbit.options import OptimOptions
 from lowbit.train.configured import optimizer_of, schedule_of
 from lowbit.train.schedule import Schedule
@@ -29,11 +30,18 @@ def optimizer(config: Config, module: nn.Module, command: Command, optim: OptimO
 
 
 def rates(config: Config, command: Command, optim: OptimOptions = AUTHORS) -> dict[str, Schedule]:
-    """The learning rate by epoch, "main"."""
+    """The learning rate by epoch, "main".
+
+    Raises:
+        InputError: the warm-up takes all epochs.
+    """
     keys = config.TRAIN.LR_SCHEDULER
     main = schedule_of(config.TRAIN, optim.sched or config.schedule, optim.warmup_epochs)
     if command == "ssl" and keys.WARMUP_EPOCHS and not optim.warmup_epochs:
-        main = rising(main, keys.BASE_LR, keys.WARMUP_EPOCHS)
+        warmup, epochs = keys.WARMUP_EPOCHS, config.TRAIN.EPOCHS
+        if warmup >= epochs:
+            raise InputError(f"TRAIN.LR_SCHEDULER.WARMUP_EPOCHS={warmup} of TRAIN.EPOCHS={epochs}: give fewer")
+        main = rising(main, keys.BASE_LR, warmup)
     return {"main": main}
 
 
