@@ -29,7 +29,7 @@ from lowbit.evaluate.collapse import unit_std
 from lowbit.losses.contrastive import crossed_nt_xent, info_nce, nt_xent, queue_logits
 from lowbit.losses.cosine import SiameseLoss, cosine_loss
 from lowbit.losses.queue import KeyQueue
-from lowbit.losses.ranks import Shuffle, ranks_of
+from lowbit.losses.ranks import ranks_of, shuffled_keys
 from lowbit.models.momentum import momentum_copy, update_momentum_
 from lowbit.quant.bitwidths import in_mode, set_bits_
 from lowbit.quant.calibrate import reset_ranges_, sync_ranges_
@@ -244,7 +244,8 @@ class MomentumContrast(SelfSupervised):
         x1, x2 = batch.views
         bits = self.draw_(clock)
         (asked,) = self.floats(x1)
-        key = self._key(clock, batch, x2)
+        layout = ranks_of(len(x2), batch.share)
+        key = F.normalize(shuffled_keys(self.encoder_k, x2, layout, clock.generator("shuffle")), dim=1)
         logits = self._logits(asked, key)
         loss = info_nce(logits)
         parts = {"top1": batch_top1(logits, 0), "z_std": unit_std(asked.detach())}
@@ -253,18 +254,12 @@ class MomentumContrast(SelfSupervised):
             quantized = info_nce(self._logits(q, key))
             parts |= {"float": loss.detach(), "quantized": quantized.detach(), **bits}
             loss = (quantized + loss) / 2
-        return Out(loss, parts, (key, batch.share))
+        return Out(loss, parts, (key, layout))
 
     def _logits(self, asked: Tensor, key: Tensor) -> Tensor:
         return queue_logits(F.normalize(asked, dim=1), key, self.keys.queue, self.temperature)
 
-    @torch.no_grad()
-    def _key(self, clock: Clock, batch: Batch, x: Tensor) -> Tensor:
-        """Keys of unit length; the key encoder's batch norm sees a shuffled batch."""
-        shuffle = Shuffle(ranks_of(len(x), batch.share), clock.generator("shuffle"))
-        return F.normalize(shuffle.back(self.encoder_k(shuffle.here(x))), dim=1)
-
     def after_batch(self, clock: Clock, carries: Sequence[Any]) -> None:
         """Enqueue the keys of the whole batch, of all processes."""
-        for key, share in carries:
-            self.keys.enqueue_(key, ranks_of(len(key), share))
+        for key, layout in carries:
+            self.keys.enqueue_(key, layout)

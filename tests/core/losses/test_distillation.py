@@ -19,8 +19,10 @@ def test_seed_is_the_cross_entropy_of_similarities() -> None:
         expected -= sum(x / sum(a) * math.log(y / sum(b)) for x, y in zip(a, b, strict=True)) / 3
     for x in (s, t, queue):
         x.requires_grad_()
-    loss = similarity_distillation(s, t, queue.T, 0.7, 0.3)
+    loss, entropy = similarity_distillation(s, t, queue.T, 0.7, 0.3)
     assert math.isclose(loss.item(), expected, rel_tol=1e-12)
+    same, least = similarity_distillation(t, t, queue.T, 0.3, 0.3)
+    assert math.isclose(same.item(), entropy.item(), rel_tol=1e-12) and entropy == least < loss
     loss.backward()
     assert s.grad is not None and t.grad is None and queue.grad is None
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from lowbit.checkpoint.read import read_checkpoint
-from lowbit.train.copies import keep_copies
+from lowbit.train.copies import Copies, keep_copies
 from lowbit.train.epochs import Due, after_every, after_multiples, epoch_lines
 from lowbit.train.folder import RunFolder
 from lowbit.train.protocol import Clock, Objective
@@ -39,7 +39,7 @@ def test_copies_hold_the_weights_under_the_files_keys(tmp_path: Path) -> None:
     objective.encoder = nn.Linear(2, 3)
     with RunFolder(tmp_path) as folder:
         header = {"format": 1, "package": "toy", "arch": "line"}
-        probe = keep_copies(folder, Accelerator(cpu=True), after_multiples(2), header, {"encoder.": "net."})
+        probe = keep_copies(folder, Accelerator(cpu=True), Copies(after_multiples(2)), header, {"encoder.": "net."})
         for epoch in range(4):
             assert probe(Clock(0, epoch, 4, 5, 5, 0, done=5 * epoch + 5), objective) == {}
     names = sorted(path.name for path in tmp_path.glob("*.pth.tar"))
@@ -48,6 +48,21 @@ def test_copies_hold_the_weights_under_the_files_keys(tmp_path: Path) -> None:
     assert {key: value for key, value in found.items() if key != "state_dict"} == {**header, "epoch": 3, "step": 15}
     assert list(found["state_dict"]) == ["net.weight", "net.bias"]
     assert torch.equal(found["state_dict"]["net.weight"], objective.encoder.weight)
+
+
+@pytest.mark.parametrize(("keep", "left"), [(0, []), (2, [10000, 10001]), (3, [9999, 10000, 10001])])
+def test_the_newest_copies_stay(keep: int, left: list[int], tmp_path: Path) -> None:
+    objective, header = Objective(), {"format": 1, "package": "toy", "arch": "line"}
+    objective.encoder = nn.Linear(2, 3)
+    others = [tmp_path / name for name in ("checkpoint.pth.tar", "checkpoint_0000.pth.tar.txt")]
+    for path in others:
+        path.touch()
+    with RunFolder(tmp_path) as folder:
+        probe = keep_copies(folder, Accelerator(cpu=True), Copies(after_every(1), keep), header, {})
+        for epoch in range(9997, 10002):
+            probe(Clock(0, epoch, 20000, 5, 5, 0, done=5 * epoch + 5), objective)
+    copies = {f"checkpoint_{epoch}.pth.tar" for epoch in left}
+    assert {path.name for path in tmp_path.glob("*.tar*")} == copies | {path.name for path in others}
 
 
 def test_lines_of_an_epoch_show_a_value_that_was_not_finite(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from lowbit.data.batch import Batch
 from lowbit.evaluate.collapse import unit_std
 from lowbit.losses.queue import KeyQueue
-from lowbit.losses.ranks import Ranks, Shuffle, ranks_of
+from lowbit.losses.ranks import Ranks, ranks_of, shuffled_keys
 from lowbit.models.captured import Captured, run_captured
 from lowbit.models.momentum import momentum_copy, update_momentum_
 from lowbit.train.protocol import Clock, Objective, Out, Pass
@@ -108,8 +108,7 @@ class UniversallySlimmable(Objective):
         with at_width(self.encoder_k, full):
             if self.keys is None:
                 return run_captured(self.encoder_k, self._features, batch.views)
-            shuffle = Shuffle(layout, clock.generator("shuffle"))
-            return (shuffle.back(self.encoder_k(shuffle.here(batch.views[1]))),), {}
+            return (shuffled_keys(self.encoder_k, batch.views[1], layout, clock.generator("shuffle")),), {}
 
     @property
     def _features(self) -> Sequence[str]:

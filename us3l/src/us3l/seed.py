@@ -67,7 +67,7 @@ class Seed(Objective):
             t = tuple(self.encoder_k(x) for x in batch.views)
         if self.keys is not None:
             student, teacher = F.normalize(f[0], dim=1), F.normalize(t[0], dim=1)
-            loss = similarity_distillation(student, teacher, self.keys.queue, *self.temperatures)
+            loss, _ = similarity_distillation(student, teacher, self.keys.queue, *self.temperatures)
         else:
             assert self.loss is not None
             loss = self.loss(tuple(map(self.predictor, f)) if self.predictor is not None else f, t, layout)

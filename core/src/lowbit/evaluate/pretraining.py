@@ -15,10 +15,11 @@ from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
 from lowbit.data.views import side_of, view_recipes
 from lowbit.evaluate.monitor import monitor_pretraining, monitored_pictures, report_collapse
-from lowbit.train.copies import keep_copies
-from lowbit.train.epochs import Due, print_epoch_lines
+from lowbit.train.copies import Copies, keep_copies
+from lowbit.train.epochs import print_epoch_lines
 from lowbit.train.folder import RunFolder
 from lowbit.train.job import Job
+from lowbit.train.protocol import Clock
 from lowbit.train.run import Probe, Result
 from lowbit.train.session import Session
 
@@ -103,7 +104,7 @@ class Monitored:
 
 
 def run_pretraining(
-    job: Job, monitored: Monitored, *, facts: Mapping[str, Any], lines: Mapping[str, str], copies: Due,
+    job: Job, monitored: Monitored, *, facts: Mapping[str, Any], lines: Mapping[str, str], copies: Copies,
     finish: Callable[[RunFolder, Result], object],
 ) -> Result | None:  # fmt: skip
     """Check, train with figures on the way, write the results. None after a dry run.
@@ -113,7 +114,7 @@ def run_pretraining(
         monitored: the figures.
         facts: the command's own in a dry run.
         lines: {name in the epoch's log lines: key of the metrics}.
-        copies: after which epochs weights are kept.
+        copies: of the weights.
         finish: called last, on all processes: what the command makes of its net.
 
     Raises:
@@ -131,6 +132,10 @@ def run_pretraining(
             log.info("%s: %d pictures, no classes, so no figure of k-NN", train.name, len(train))
         copy = keep_copies(folder, session.accelerator, copies, job.run.header, job.run.prefixes)
         result = job.fit(folder, [print_epoch_lines(session, folder, lines), *monitored.probes(session), copy])
+        if copies.unfinished and not result.finished:
+            stage, steps = job.stages[0], len(job.loader)
+            epoch, step = divmod(result.done - 1, steps)
+            copy(Clock(0, epoch, stage.epochs, step + 1, steps, job.run.seed, done=result.done), stage.objective)
         collapse = report_collapse(result.eval, monitored.dim, session)
         job.write_result(folder, result, {"loss": result.train.get("loss"), **collapse})
         finish(folder, result)

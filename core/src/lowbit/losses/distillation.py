@@ -11,9 +11,24 @@ from lowbit.losses.contrastive import queue_logits
 from lowbit.losses.cosine import Pair
 
 
+def soft_cross_entropy(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy -sum p log q of two distributions, and its least value, the entropy of the teacher's p.
+
+    Args:
+        student: logits of q, (B, C).
+        teacher: logits of p, (B, C); detached here.
+
+    Returns:
+        Two means over the batch: the cross-entropy, the entropy (without gradient). The difference is KL(p, q).
+    """
+    teacher = teacher.detach()
+    p = teacher.softmax(dim=1)
+    return F.cross_entropy(student, p), -(p * teacher.log_softmax(dim=1)).sum(dim=1).mean()
+
+
 def similarity_distillation(
     student: Tensor, teacher: Tensor, queue: Tensor, student_temperature: float, teacher_temperature: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """SEED: cross-entropy of the student's similarities to the teacher's, over the teacher's output and a queue.
 
     p = softmax([t.t, t.queue] / T_t), loss = -mean over the batch of sum p log softmax([s.t, s.queue] / T_s).
@@ -26,11 +41,11 @@ def similarity_distillation(
         teacher_temperature: T_t > 0.
 
     Returns:
-        Scalar.
+        As `soft_cross_entropy`.
     """
     teacher = teacher.detach()
-    probabilities = queue_logits(teacher, teacher, queue, teacher_temperature).softmax(dim=1)
-    return F.cross_entropy(queue_logits(student, teacher, queue, student_temperature), probabilities)
+    target = queue_logits(teacher, teacher, queue, teacher_temperature)
+    return soft_cross_entropy(queue_logits(student, teacher, queue, student_temperature), target)
 
 
 def crossed_mse(students: Pair, targets: Pair) -> Tensor:

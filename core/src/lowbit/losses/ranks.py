@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Ranks(NamedTuple):
@@ -94,3 +94,13 @@ class Shuffle:
         if len(self.layout.sizes) == 1:
             return x.detach()
         return gather_rows(x.detach(), self.layout)[order[start : start + size].to(x.device)]
+
+
+@torch.no_grad()
+def shuffled_keys(encoder: nn.Module, x: Tensor, layout: Ranks, generator: torch.Generator) -> Tensor:
+    """Outputs of a key encoder whose batch norm sees a shuffled batch, (B, C, H, W) -> (B, D), without gradient.
+
+    Arguments are those of `Shuffle`, the encoder and this rank's pictures.
+    """
+    shuffle = Shuffle(layout, generator)
+    return shuffle.back(encoder(shuffle.here(x)))

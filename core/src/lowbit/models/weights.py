@@ -55,7 +55,7 @@ def open_backbone(path: Path | str, arch: str | None = None) -> Backbone:
 
 def backbone_of(weights: Weights, arch: str | None = None) -> Backbone:
     """The same from what was read."""
-    if weights.described and BINARIZATION in weights.said:
+    if weights.ours and weights.said.get(BINARIZATION):
         raise InputError(f"{weights.name}: it is a binary net, and a real-valued one is needed: name another file")
     name = weights.choose_arch(arch)
     with torch.random.fork_rng(devices=[]):

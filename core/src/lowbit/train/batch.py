@@ -38,6 +38,31 @@ class BatchPlan:
             log.warning(self.remark)
 
 
+def check_queue(batch: BatchPlan, length: int, option: str) -> None:
+    """Refuse a batch that a queue of keys cannot hold.
+
+    Args:
+        batch: pictures per step.
+        length: of the queue.
+        option: that states it.
+
+    Raises:
+        InputError: the queue is shorter.
+    """
+    if batch.total > length:
+        raise InputError(f"a queue of {option}={length} keys is shorter than a batch of {batch.total} pictures")
+
+
+def check_shuffle(batch: BatchPlan, world: int) -> None:
+    """Refuse parts of a batch on several processes where MoCo shuffles its keys over them.
+
+    Raises:
+        InputError: it is so.
+    """
+    if batch.parts > 1 and world > 1:
+        raise InputError("MoCo's key shuffle over processes needs the whole batch at once: leave out what accumulates")
+
+
 def of_job(pictures: int, world: int, *, accumulate: int = 1, option: str = "--train-batch") -> BatchPlan:
     """A batch that is stated for the whole job.
 

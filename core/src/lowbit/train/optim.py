@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lowbit.options import SgdOptions
 from lowbit.train import schedule
-from lowbit.train.schedule import Schedule, cosine, warmed_up
+from lowbit.train.schedule import Schedule, cosine, linear, warmed_up
 
 Parameters = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
 
@@ -51,15 +51,15 @@ def make_schedule(
     """A learning rate by time.
 
     Args:
-        name: "step" (times `gamma` at each of the `milestones`) or "cosine" (to 0 over the stage).
+        name: "step" (times `gamma` at each of the `milestones`), "cosine" or "linear" (to 0 over the stage).
         lr: the full rate.
         milestones: 0-based epochs.
         gamma: factor at each.
         warmup_epochs: epochs in which the rate rises to what the schedule says.
-        per_step: whether the cosine moves every step, else every epoch.
+        per_step: whether the others move every step, else every epoch.
     """
-    if name == "cosine":
-        return warmed_up(cosine(lr, per_step=per_step), warmup_epochs)
+    if name in ("cosine", "linear"):
+        return warmed_up((cosine if name == "cosine" else linear)(lr, per_step=per_step), warmup_epochs)
     return warmed_up({"step": schedule.milestones}[name](lr, milestones, gamma), warmup_epochs)
 
 

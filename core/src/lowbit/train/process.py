@@ -34,6 +34,11 @@ def has_gpu() -> bool:
     return kind is not None and kind.type != "mps"
 
 
+def local_processes() -> int:
+    """Processes of this machine, as their launcher says (torchrun and accelerate do)."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def make_accelerator(
     mixed_precision: str | None = None, trackers: Sequence[str] = (), folder: Path | None = None, *, cpu: bool = False
 ) -> Accelerator:

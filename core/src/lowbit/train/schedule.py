@@ -41,9 +41,9 @@ def cosine(base: float, end: float = 0.0, *, per_step: bool = True) -> Schedule:
     return rate
 
 
-def linear(base: float, end: float = 0.0) -> Schedule:
-    """A straight line from `base` to `end` over the stage, moving every step."""
-    return lambda clock: base + (end - base) * progress(clock)
+def linear(base: float, end: float = 0.0, *, per_step: bool = True) -> Schedule:
+    """A straight line from `base` to `end` over the stage, moving every step or (`per_step=False`) every epoch."""
+    return lambda clock: base + (end - base) * (progress(clock) if per_step else clock.epoch / clock.epochs)
 
 
 def warmed_up(schedule: Schedule, epochs: int) -> Schedule:

@@ -15,8 +15,9 @@ from lowbit.export.backbone import save_backbone
 from lowbit.models.create import check_arch
 from lowbit.models.pretrained_cfg import Cfg, pretrained_cfg
 from lowbit.options import OptimOptions, RunOptions
-from lowbit.train.batch import BatchPlan
+from lowbit.train.batch import BatchPlan, check_queue, check_shuffle
 from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
+from lowbit.train.copies import Copies
 from lowbit.train.epochs import after_multiples
 from lowbit.train.job import Job
 from lowbit.train.protocol import Stage
@@ -31,7 +32,7 @@ from ssql.optim import AUTHORS, rates
 from ssql.options import PretrainOptions
 from ssql.pictures import channels_of
 
-COPIES = after_multiples(20, 50)  # the authors'
+COPIES = Copies(after_multiples(20, 50))  # the authors'
 
 
 def pretrain(
@@ -113,12 +114,9 @@ def check_batch(config: Config, batch: BatchPlan, world: int) -> None:
     method, setting = config.method, config.SSL.SETTING
     if batch.parts > 1 and method == "SimCLR" and setting.NEGATIVES == "gathered":
         raise InputError("SSL.SETTING.NEGATIVES='gathered' needs the whole batch at once: no --accumulate, or 'local'")
-    if batch.parts > 1 and method == "MoCo" and world > 1:
-        raise InputError("MoCo's key shuffle over processes needs the whole batch at once: leave out what accumulates")
-    if method == "MoCo" and batch.total > setting.MOCO_K:
-        raise InputError(
-            f"a queue of SSL.SETTING.MOCO_K={setting.MOCO_K} keys is shorter than a batch of {batch.total} pictures"
-        )
+    if method == "MoCo":
+        check_shuffle(batch, world)
+        check_queue(batch, setting.MOCO_K, "SSL.SETTING.MOCO_K")
 
 
 def check_layout(config: Config, objective: SelfSupervised) -> None:

@@ -13,9 +13,9 @@ from lowbit.evaluate.pretraining import Context, Monitored, open_pictures, run_p
 from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import OptimOptions, RunOptions
-from lowbit.train.batch import BatchPlan
+from lowbit.train.batch import BatchPlan, check_queue
 from lowbit.train.configured import batch_of, dataset_of, described, shared
-from lowbit.train.epochs import Due
+from lowbit.train.copies import Copies
 from lowbit.train.folder import RunFolder
 from lowbit.train.job import Job
 from lowbit.train.protocol import Objective, Stage
@@ -99,9 +99,9 @@ def pretrain(
         )  # fmt: skip
 
 
-def copies_of(dataset: str) -> Due:
+def copies_of(dataset: str) -> Copies:
     """After which epochs the authors keep a copy."""
-    return lambda clock: dataset == "imagenet" and (clock.epoch + 1) % 50 == 0
+    return Copies(lambda clock: dataset == "imagenet" and (clock.epoch + 1) % 50 == 0)
 
 
 def widest_loss(config: Config) -> str:
@@ -124,10 +124,8 @@ def check_batch(config: Config, batch: BatchPlan, world: int) -> None:
         InputError: a batch does not fit the queue, or its parts would change the loss.
     """
     method, length = config.method, config.SSL.SETTING.MOCO_K
-    if method in ("MoCo", "SEED") and batch.total > length:
-        raise InputError(
-            f"a queue of SSL.SETTING.MOCO_K={length} keys is shorter than a batch of {batch.total} pictures"
-        )
+    if method in ("MoCo", "SEED"):
+        check_queue(batch, length, "SSL.SETTING.MOCO_K")
     whole = method == "MoCo_v3" or (method == "MoCo" and world > 1)
     if batch.parts > 1 and whole:
         raise InputError(f"{method} needs the whole batch of all processes at once: leave out what accumulates")
