@@ -15,45 +15,31 @@ from lowbit.evaluate.features import pooled
 from lowbit.export.backbone import save_backbone
 from lowbit.loading import load
 from lowbit.models.create import create_model
-from lowbit.models.heads import projector
-from lowbit.quant.binary import binarize_, step_of
+from lowbit.models.pretrained_cfg import ENTRY
+from lowbit.quant.binary import step_of
 from s2bnn.load import from_checkpoint, header, open_student
 
 ARCH = "cifar_resnet8_1x1"
-CFG = {
-    "input_size": [3, 8, 8], "mean": [0.5] * 3, "std": [0.2] * 3, "crop_pct": 1.0, "crop_mode": "center",
-    "interpolation": "bilinear",
-}  # fmt: skip
-
-
-def encoder(step: int, head: nn.Module | None = None) -> nn.Module:
-    torch.manual_seed(step)
-    net: Any = binarize_(create_model(ARCH, num_classes=1), step)
-    net.fc = head or projector(64, 64, 16, 2)
-    return net
-
-
-def checkpoint(step: int, head: nn.Module | None = None) -> dict[str, Any]:
-    """What a pretraining writes."""
-    net = encoder(step, head)
-    state = {f"{prefix}.{k}": v for prefix in ("encoder_q", "encoder_k") for k, v in net.state_dict().items()}
-    return {**header(ARCH, step, CFG, "contrastive"), "state_dict": {**state, "queue": torch.ones(16, 8)}}
+Encoder = Callable[..., nn.Module]
+Checkpoint = Callable[..., dict[str, Any]]
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 @pytest.mark.parametrize("head", [None, nn.Linear(64, 16)])
-def test_an_encoder_comes_back_at_its_step(tmp_path: Path, step: int, head: nn.Module | None) -> None:
+def test_an_encoder_comes_back_at_its_step(
+    encoder: Encoder, checkpoint: Checkpoint, tmp_path: Path, step: int, head: nn.Module | None
+) -> None:
     torch.save(checkpoint(step, head), tmp_path / "a.pth.tar")
     net, x = load(tmp_path / "a.pth.tar"), torch.randn(2, 3, 8, 8)
     assert step_of(net) == step and net.pretrained_cfg["input_size"] == (3, 8, 8)  # type: ignore[index]
     assert torch.equal(net(x), encoder(step, head).eval()(x)) and net(x).shape == (2, 16)
 
 
-def test_every_file_of_a_net_says_its_step(tmp_path: Path) -> None:
+def test_every_file_of_a_net_says_its_step(encoder: Encoder, checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Of the wrong step the same tensors are another net: it is refused."""
     net = encoder(1)
     torch.save(checkpoint(1), tmp_path / "own")
-    save_backbone(net, tmp_path / "backbone", ARCH, CFG)
+    save_backbone(net, tmp_path / "backbone", ARCH, checkpoint(1)[ENTRY])
     torch.save(net.state_dict(), tmp_path / "plain")
     x = torch.randn(2, 3, 8, 8)
     for name in ("own", "backbone"):
@@ -72,9 +58,11 @@ def test_every_file_of_a_net_says_its_step(tmp_path: Path) -> None:
     assert not torch.allclose(other, pooled(net, x), rtol=0.01)
 
 
-def test_classifiers(tmp_path: Path) -> None:
+def test_classifiers(encoder: Encoder, checkpoint: Checkpoint, tmp_path: Path) -> None:
     net = encoder(2, nn.Linear(64, 5))
-    torch.save({**header(ARCH, 2, CFG, "classifier", 5), "state_dict": net.state_dict()}, tmp_path / "a")
+    torch.save(
+        {**header(ARCH, 2, checkpoint(2)[ENTRY], "classifier", 5), "state_dict": net.state_dict()}, tmp_path / "a"
+    )
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(load(tmp_path / "a")(x), net.eval()(x))
     assert torch.equal(open_student(tmp_path / "a", classes=5).model(x), net(x))
@@ -101,14 +89,16 @@ def test_classifiers(tmp_path: Path) -> None:
         ({"classes": 10**9}, "classes"),
     ],
 )
-def test_damaged_checkpoints_are_refused(tmp_path: Path, entries: dict[str, Any], said: str) -> None:
+def test_damaged_checkpoints_are_refused(
+    checkpoint: Checkpoint, tmp_path: Path, entries: dict[str, Any], said: str
+) -> None:
     torch.save({**checkpoint(2), **entries}, tmp_path / "a")
     with pytest.raises(InputError, match=said) as error:
         load(tmp_path / "a")
     assert "\n" not in str(error.value)
 
 
-def test_files_of_others_are_left_to_them() -> None:
+def test_files_of_others_are_left_to_them(checkpoint: Checkpoint) -> None:
     state = create_model(ARCH).state_dict()
     assert from_checkpoint({"state_dict": state}) is None and from_checkpoint(state) is None
     assert from_checkpoint({**checkpoint(2), "package": "other"}) is None

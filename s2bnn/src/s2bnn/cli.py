@@ -7,12 +7,12 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lowbit.cli.options import Decorator, apply_options
-from lowbit.cli.parsing import COUNT, MANY, Real, Several
+from lowbit.cli.options import Decorator, apply_options, gathered, run_options
+from lowbit.cli.parsing import COUNT, MANY, Real, Several, UserPath
 from lowbit.cli.program import Group
-from lowbit.options import DATASETS, MAX_SIDE
+from lowbit.options import DATASETS, MAX_SIDE, MOST_CLASSES, RunOptions
 from s2bnn import __version__
-from s2bnn.options import LAUNCHER
+from s2bnn.options import LAUNCHER, FileOptions
 
 POSITIVE = Real(0, min_open=True)
 
@@ -71,3 +71,37 @@ def train_options(*, epochs: int, lr: float, schedule: Any, weight_decay: Any) -
 
 STEP = click.option("--step", type=click.IntRange(0, 2), required=True, help="0: real-valued, 1: binary activations, "
                     "2: binary activations and weights.")  # fmt: skip
+STUDENT = click.option("--student", metavar="NAME", help="timm's name of the net, where the file does not say.")
+STEP_OF_FILE = click.option("--step", type=click.IntRange(0, 2), help="Where the file does not say it (0: real-valued, "
+                            "1: binary activations, 2: both).")  # fmt: skip
+
+
+def file_options(required: bool, *more: Decorator) -> Decorator:
+    """Which net, as one argument `own: FileOptions`."""
+    file = click.argument("file", metavar="FILE" if required else "[FILE]", required=required, type=UserPath())
+    return gathered("own", FileOptions, [file, STUDENT, STEP_OF_FILE, *more])
+
+
+@cli.command("report")
+@file_options(
+    False, click.option("--classes", type=click.IntRange(0, MOST_CLASSES), metavar="N", help="Of the last layer."),
+    click.option("--image-size", type=click.IntRange(8, MAX_SIDE), metavar="N", help="Side of the pictures."),
+)  # fmt: skip
+@run_options(data=False, training=False)
+def report(options: RunOptions, own: FileOptions) -> None:
+    """Count a net's real and binary operations and parameters: of FILE, or of --student (reactnet_a) at --step (2)."""
+    from s2bnn.commands.report import report
+
+    report(options, own)
+
+
+@cli.command("export")
+@file_options(True)
+@click.option("--format", "form", type=click.Choice(["packed", "float", "backbone"]), default="packed",
+              show_default=True, help="packed: one bit a weight.")  # fmt: skip
+@run_options(data=False, training=False)
+def export(options: RunOptions, own: FileOptions, form: str) -> None:
+    """Write FILE, a checkpoint of ours or the authors', as a net that lowbit.load reads."""
+    from s2bnn.commands.export import export
+
+    export(options, own, form)

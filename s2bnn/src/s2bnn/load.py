@@ -21,8 +21,9 @@ from lowbit.models.create import check_size, create_model
 from lowbit.models.heads import linear_classifier, projector_like
 from lowbit.models.pretrained_cfg import ENTRY
 from lowbit.models.surgery import replace_
-from lowbit.models.weight_file import BINARIZATION, Weights, read_weights
+from lowbit.models.weight_file import BINARIZATION, CLASSES, Weights, read_weights
 from lowbit.models.weights import branch_of, load_
+from lowbit.options import MOST_CLASSES
 from lowbit.quant.binary import STEPS, binarize_
 from s2bnn import authors
 
@@ -120,14 +121,16 @@ class Student:
     said: Mapping[str, Any]
 
 
-def open_student(path: Path | str, arch: str | None = None, step: int | None = None, classes: int = 0) -> Student:
+def open_student(
+    path: Path | str, arch: str | None = None, step: int | None = None, classes: int | None = 0
+) -> Student:
     """Read any file (`lowbit.models.weights`) as a net at its step.
 
     Args:
         path: a checkpoint of ours or the authors', a backbone, or other weights.
         arch: timm name, where the file does not say (`--student`).
         step: where the file does not say (`--step`).
-        classes: of its last layer; 0: without one.
+        classes: of its last layer; 0: without one; None: as the file has it, without where that is a projector.
 
     Raises:
         InputError: it cannot be read, nobody says which net or step it is, it says another one, or its tensors are not
@@ -142,6 +145,7 @@ def open_student(path: Path | str, arch: str | None = None, step: int | None = N
     known = (arch if arch in authors.NETS else authors.NETS[0]) if theirs else None
     name = weights.choose_arch(arch, known, "--student")
     step = _step_of(weights, None if said is None else said.binarization, step)
+    classes = _classes_of(weights) if classes is None else classes
 
     def made() -> nn.Module:
         return binarize_(create_model(name, num_classes=classes), step)
@@ -152,6 +156,17 @@ def open_student(path: Path | str, arch: str | None = None, step: int | None = N
     branch = branch._replace(state=authors.used(branch.state, model.state_dict())) if theirs else branch
     load_(model, weights, branch)
     return Student(model.eval(), name, step, weights.said)
+
+
+def _classes_of(weights: Weights) -> int:
+    """Of the classifier in a file; 0: it has none, or does not say."""
+    stated = weights.said.get(CLASSES, 0) if weights.ours else None
+    if stated is None:
+        keys = (f"{prefix}fc.weight" for prefix in ("", "state_dict.", f"state_dict.{authors.PREFIX}"))
+        stated = next((len(weights.tensors[key]) for key in keys if key in weights.tensors), 0)
+    if type(stated) is not int or not 0 <= stated <= MOST_CLASSES:
+        raise InputError(f"{weights.name}: it says {stated!r:.40} classes, which is damaged; name another file")
+    return stated
 
 
 def _step_of(weights: Weights, recorded: int | None, step: int | None) -> int:

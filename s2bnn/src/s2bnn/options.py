@@ -118,3 +118,19 @@ def pretrain_options(
     if weight_decay is None:
         weight_decay = 0.0 if (method, step) == ("distillation", 1) else 1e-4
     return PretrainOptions(method=method, step=step, schedule=schedule, weight_decay=weight_decay, **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """A net in a file, of `report` and `export`; None: what the file says.
+
+    Attributes:
+        file: the checkpoint. student: timm name. step: of `lowbit.quant.binary.STEPS`.
+        classes: of its last layer. image_size: side of the pictures, in pixels.
+    """
+
+    file: Path | None = None
+    student: str | None = None
+    step: int | None = None
+    classes: int | None = None
+    image_size: int | None = None

@@ -26,6 +26,7 @@ def run_options(
     output_note: str = "nothing is written without it",
     data: bool = True,
     data_argument: bool = False,
+    pretrained_flag: str = "--pretrained",
     training: bool = True,
 ) -> Decorator:
     """Give a command the shared options; it receives them as one argument `options: RunOptions`.
@@ -37,9 +38,10 @@ def run_options(
         output_note: what happens without `--output` where there is no default.
         data: False leaves out what concerns pictures and computing.
         data_argument: the dataset root is given as an argument DATA, or as `--data`; it has no default.
+        pretrained_flag: of timm's weights, where the original's flag of this name means something else.
         training: False leaves out what only a training loop understands.
     """
-    chosen = _data_options(seed, data_argument) if data else []
+    chosen = _data_options(seed, data_argument, pretrained_flag) if data else []
     chosen += _folder_options(output_flags, output, output_note)
     chosen += _training_options() if training else []
     if not data_argument:
@@ -171,7 +173,7 @@ def apply_options(options: Sequence[Decorator]) -> Decorator:
     return decorate
 
 
-def _data_options(seed: int, argument: bool) -> list[Decorator]:
+def _data_options(seed: int, argument: bool, pretrained: str) -> list[Decorator]:
     root = None if argument else Path("./data")
     return [
         click.option("--data", type=UserPath(), default=root, show_default=not argument, help="Dataset root."),
@@ -196,7 +198,7 @@ def _data_options(seed: int, argument: bool) -> list[Decorator]:
         click.option("--channels-last", is_flag=True, help="Memory format of pictures and weights."),
         click.option("--limit-train", type=COUNT, metavar="N", help="N training pictures, class-balanced."),
         click.option("--limit-eval", type=COUNT, metavar="N", help="N test pictures, class-balanced."),
-        click.option("--pretrained", is_flag=True, help="timm's weights, and the pictures prepared as they expect."),
+        click.option(pretrained, "pretrained", is_flag=True, help="timm's weights, and pictures shown as they expect."),
         click.option(
             "--max-corrupt",
             type=Real(0, 1),
