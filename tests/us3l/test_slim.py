@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from timm.layers import SplitBatchNorm2d
+from timm.models.efficientnet import EfficientNet, decode_arch_def
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -33,14 +34,19 @@ def tiny(block: Any = BasicBlock, widths: tuple[int, ...] = (16, 32), classes: i
     return WideCifarResNet(block, (1,) * len(widths), widths=widths, num_classes=classes)
 
 
-@pytest.mark.parametrize(
-    "name", ["tiny", "bottleneck", "cifar_mobilenetv2", "resnet18d", "resnext50_32x4d", "seresnet18"]
-)
+def tiny_mobilenet(classes: int = 5) -> EfficientNet:
+    """timm's MobileNet-V2 with four blocks."""
+    torch.manual_seed(0)
+    blocks = decode_arch_def([["ds_r1_k3_s1_c16"], ["ir_r2_k3_s2_e6_c24"], ["ir_r1_k3_s1_e6_c32"]])
+    return EfficientNet(blocks, classes, act_layer=nn.ReLU6)
+
+
+@pytest.mark.parametrize("name", ["tiny", "bottleneck", "mobilenet", "resnet18d", "resnext50_32x4d", "seresnet18"])
 def test_a_sub_network_equals_the_ordinary_net(name: str) -> None:
     """Running statistics are those of the width; float64 to 1e-12, float32 to 1e-6."""
-    made = {"tiny": tiny(), "bottleneck": tiny(Bottleneck)}
-    size = 32 if name.startswith(("res", "se")) else 8
-    net: Any = made.get(name) or create_model(name, num_classes=5)
+    own = {"tiny": tiny, "bottleneck": lambda: tiny(Bottleneck), "mobilenet": tiny_mobilenet}
+    size = 8 if name in own else 32
+    net: Any = own[name]() if name in own else create_model(name, num_classes=5, layers=(1, 1, 1, 1))
     keys, parameters = list(net.state_dict()), list(net.parameters())
     assert slim_(net, (3, size, size)) is net
     assert list(net.state_dict()) == keys and all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
@@ -61,7 +67,7 @@ def test_a_sub_network_equals_the_ordinary_net(name: str) -> None:
 
 
 def test_timm_s_net_computes_at_full_width_as_before() -> None:
-    net: Any = create_model("mobilenetv2_050", num_classes=3).eval()
+    net: Any = tiny_mobilenet().eval()
     x = torch.randn(2, 3, 32, 32)
     before = net(x)
     assert torch.equal(slim_(net)(x), before)
@@ -71,9 +77,10 @@ def test_timm_s_net_computes_at_full_width_as_before() -> None:
     assert net.blocks[1][0].conv_pw.ratios == (1, 6) and net.blocks[1][0].conv_pwl.ratios == (6, 1)
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet34", "resnet101", "wide_resnet50_2", "mobilenetv2_100", "cifar_resnet34", "cifar_resnet20_1x1"]
-)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet101", "wide_resnet50_2", "mobilenetv2_100")]
+
+
+@pytest.mark.parametrize("name", ["resnet34", "mobilenetv2_050", "cifar_resnet20_1x1", *SLOW])
 def test_nets_that_can_be_slimmed(name: str) -> None:
     with torch.device("meta"):
         net = create_model(name)

@@ -10,7 +10,7 @@ from lowbit.errors import InputError
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.create import create_model
 from us3l.layers import at_width, slimmable_layers
-from us3l.slim import slim_
+from us3l.slim import slim_, slim_inputs_
 from us3l.subnetworks import Subnetwork, best_under, subnetworks
 from us3l.widths import channels_at
 
@@ -70,6 +70,16 @@ def test_a_net_of_listed_widths_has_these() -> None:
     for one in found:
         with at_width(net, one.width):
             counted = cost(net, (3, 8, 8))
+        assert (counted.macs, counted.parameters) == (one.macs, one.parameters)
+
+
+def test_a_vision_transformer_of_slimmed_inputs() -> None:
+    net = slim_inputs_(create_model("vit_tiny_patch16_224", num_classes=3, img_size=32, depth=1))
+    found = subnetworks(net, (3, 32, 32))
+    assert found[0].width == 0.25 and found[0].macs < found[-1].macs
+    for one in found[::20]:
+        with at_width(net, one.width):
+            counted = cost(net, (3, 32, 32))
         assert (counted.macs, counted.parameters) == (one.macs, one.parameters)
 
 

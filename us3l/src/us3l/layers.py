@@ -55,9 +55,10 @@ class Slim:
 
     def set_width_(self, of_input: float, of_output: float) -> None:
         """Run at these widths from now on."""
-        inputs, outputs = self.channels(of_input, of_output)
-        # nn.Module.__setattr__ would take most of the time of `at_width`
-        vars(self).update(width=(of_input, of_output), active_in=inputs, active_out=outputs)
+        own = vars(self)  # nn.Module.__setattr__ would take most of the time of `at_width`
+        if own.get("width") != (of_input, of_output):
+            inputs, outputs = self.channels(of_input, of_output)
+            own.update(width=(of_input, of_output), active_in=inputs, active_out=outputs)
 
     def weight_codes(self) -> None:
         """None."""
@@ -190,8 +191,8 @@ def at_width(net: nn.Module, width: Width) -> Iterator[None]:
     try:
         yield
     finally:
-        for layer, widths in before:
-            layer.set_width_(*widths)
+        for layer, former in before:
+            layer.set_width_(*former)
 
 
 def _run_at_(net: nn.Module, width: Width) -> Sequence[tuple[Slim, tuple[float, float]]]:
