@@ -12,7 +12,7 @@ from lowbit.errors import InputError
 from lowbit.train.protocol import Clock
 from us3l.config import Config
 from us3l.layers import slimmable_layers
-from us3l.methods import build, check
+from us3l.methods import build, check, heads_of
 from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from us3l.objective import UniversallySlimmable
 from us3l.sampling import Sampling
@@ -65,25 +65,24 @@ def test_parameters_have_the_authors_names_and_shapes(recorded: Any, file: str) 
 
 
 def test_heads_by_role() -> None:
-    heads = {}
-    for method in ("SimCLR", "SimCLR_Momentum", "BYOL", "SimSiam", "SimSiam_Momentum", "MoCo", "MoCo_v3"):
+    def heads(method: str, **more: Any) -> tuple[str, str]:
+        return heads_of(config_of(method, **SEVERAL | more))
+
+    assert [heads(method) for method in ("SimSiam", "MoCo")] == [("predictor", "predictor"), ("", "")]
+    for method in ("BYOL", "MoCo_v3", "SimSiam_Momentum"):
+        assert heads(method) == ("predictor", "predictor_new")
+        assert heads(method, MOMENTUM_UPDATE=True) == ("predictor", "predictor")
+        assert heads(method, SETTING={"NEW_DISTILL_HEAD": False}) == ("predictor", "predictor")
+        assert heads(method, DISTILL=False) == heads(method, NUM_SAMPLE_TRAINING=1) == ("predictor", "predictor")
+    for method in ("SimCLR", "SimCLR_Momentum"):
+        assert heads(method) == ("", "predictor")
+        assert heads(method, MOMENTUM_UPDATE=True) == heads(method, SETTING={"PREDICTOR": False}) == ("", "")
+    for method, momentum in (("SimCLR", False), ("SimCLR_Momentum", True), ("SimSiam", False), ("BYOL", True)):
         objective = built(method, **SEVERAL)
-        heads[method] = objective.plan.heads
         made = {name for name in ("predictor", "predictor_new") if hasattr(objective, name)}
-        assert made == set(heads[method]) - {""}, "no head that no pass uses"
-        assert hasattr(objective, "encoder_k") == (method not in ("SimCLR", "SimSiam"))
-    assert heads == {
-        "SimCLR": ("", "predictor"), "SimCLR_Momentum": ("", "predictor"), "BYOL": ("predictor", "predictor_new"),
-        "SimSiam": ("predictor", "predictor"), "SimSiam_Momentum": ("predictor", "predictor_new"), "MoCo": ("", ""),
-        "MoCo_v3": ("predictor", "predictor_new"),
-    }  # fmt: skip
-    moved = {"NUM_SAMPLE_TRAINING": 3, "MOMENTUM_UPDATE": True}
-    assert built("BYOL", **moved).plan.heads == ("predictor", "predictor")
-    assert built("SimCLR_Momentum", **moved).plan.heads == ("", "") and built("BYOL", **moved).plan.moves_per_pass
-    assert built("SimCLR", **moved).plan.heads == ("", "")
-    own = {"SETTING": {"NEW_DISTILL_HEAD": False, "PREDICTOR": False}}
-    assert built("BYOL", **SEVERAL, **own).plan.heads == ("predictor", "predictor")
-    assert built("SimCLR", **SEVERAL, **own).plan.heads == ("", "")
+        assert made == set(objective.plan.heads) - {""}, "no head that no pass uses"
+        assert hasattr(objective, "encoder_k") == momentum and not objective.plan.moves_per_pass
+    assert built("SimSiam", NUM_SAMPLE_TRAINING=3).plan.moves_per_pass
 
 
 def test_widths_batch_norm_and_momentum() -> None:

@@ -134,6 +134,6 @@ def split_run(folder: Path) -> None:
     for name, more in SPLIT.items():
         objective = tiny(name.partition(",")[0], sampling=Sampling(schedule="A"), decay=decay(), **more)
         sync_batchnorm_(objective.double())
-        widths = short_run(objective, folder / f"{name}{world}", epochs=4)
+        widths = short_run(objective, folder / f"{name}{world}", epochs=4 if name == "BYOL" else 2)
         torch.save((objective.state_dict(), widths), folder / f"{name}{world}.{rank}.pt")
     finish(accelerator)
