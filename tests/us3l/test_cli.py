@@ -26,7 +26,9 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_no_command_shows_what_there_is(us3l: Us3l) -> None:
     said = us3l().stdout
-    assert all(f"\n  {name} " in said for name in ("ssl", "distill", "slimmable"))
+    assert all(
+        f"\n  {name} " in said for name in ("ssl", "distill", "slimmable", "linear", "calibrate", "sweep", "export")
+    )
 
 
 def test_flags_win_over_arguments_and_these_over_the_file(us3l: Us3l, small: Path, tmp_path: Path) -> None:
@@ -81,6 +83,8 @@ def test_bad_input_is_one_line_and_writes_nothing(
             "DISTILL.TEACHER_PRETRAINED",
         ),
         ("slimmable", (), "trains switchable nets"),
+        ("linear", ("PRUNE.ENABLE_PRUNE=True",), "PRUNE.ENABLE_PRUNE"),
+        ("linear", ("TRAIN.DATASET=pets",), "TRAIN.DATASET=folder"),
         ("slimmable", ("MODEL.ARCH=s_cifar_resnet8_1x1", "TRAIN.LR_SCHEDULER.BASE_LR=0"), "BASE_LR=0"),
         ("slimmable", ("MODEL.ARCH=s_cifar_resnet8_1x1", "--val-split", "0.1"), "--val-split"),
     ],

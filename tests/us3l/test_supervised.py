@@ -12,6 +12,7 @@ from click.testing import Result
 from torch import nn
 from torch.optim import SGD
 
+import lowbit
 from lowbit.data.batch import Batch
 from lowbit.models.create import create_model
 from lowbit.train.protocol import Clock
@@ -89,3 +90,5 @@ def test_the_command_evaluates_each_width(us3l: Callable[..., Result], tmp_path:
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert result["top1"] == result["top1_1"] and {"top5_0.25", "loss_0.5"} <= result.keys()
     assert (tmp_path / "out/backbone.safetensors").is_file()
+    net = lowbit.load(tmp_path / "out/checkpoint.pth.tar").eval()
+    assert net(torch.zeros(2, 3, 8, 8)).shape == (2, 10)

@@ -14,6 +14,7 @@ from lowbit.config.keys import quant, root, train
 from lowbit.config.load import config_reader
 from lowbit.config.tree import Node
 from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, HeadWidth, Positive, Share, UserPath, ascending
+from lowbit.errors import InputError
 from us3l.unused_keys import without_effect
 
 SslType = Literal[
@@ -34,6 +35,7 @@ CRITERIA = {  # base losses by method; the first is the one that belongs to it
     "SEED_SimCLR": ("InfoNCEv2_distill", *TWO_VIEWS),
 }
 MOVED = ("SimCLR_Momentum", "BYOL", "SimSiam_Momentum", "MoCo", "MoCo_v3")  # methods with a momentum copy
+TRANSFER = ("aircraft", "caltech101", "dtd", "flowers", "food101", "pets")
 Kind = Literal["plain", "universal", "switchable"]
 TIMM = {"mobilenetv2": "mobilenetv2_100"}  # the authors' name of a net -> timm's
 LIST = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
@@ -183,6 +185,21 @@ class Config(root.Root):
     PRUNE: Prune = Prune()
     DISTILL: Distill = Distill()
     SSL: Ssl = Ssl()
+
+    def check_training(self) -> None:
+        """Also refuse the pruning baseline and the transfer sets, which are not here.
+
+        Raises:
+            InputError: see there.
+        """
+        super().check_training()
+        if self.PRUNE.ENABLE_PRUNE or self.MODEL.ARCH.startswith("usprune_"):
+            raise InputError("PRUNE.ENABLE_PRUNE: the pruning baseline is not here: leave it out, and name an us_ net")
+        if self.TRAIN.DATASET in TRANSFER:
+            raise InputError(
+                f"TRAIN.DATASET={self.TRAIN.DATASET}: the authors' program fails on transfer sets, which are not here "
+                "by name; give TRAIN.DATASET=folder and --data DIR with train/<class>/* and val/<class>/*"
+            )
 
     @property
     def widths(self) -> tuple[float, float]:

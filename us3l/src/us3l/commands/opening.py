@@ -12,7 +12,6 @@ from lowbit.train.process import has_gpu
 from lowbit.train.session import Session
 from us3l.config import Config
 
-TRANSFER = ("aircraft", "caltech101", "dtd", "flowers", "food101", "pets")
 log = logging.getLogger(__name__)
 
 
@@ -23,14 +22,7 @@ def check_config(command: str, options: RunOptions, config: Config) -> None:
         InputError: a key that has to be set and is not, or an option or a value that asks for what is not here.
     """
     config.check_training()
-    model, dataset = config.MODEL, config.TRAIN.DATASET
-    if config.PRUNE.ENABLE_PRUNE or model.ARCH.startswith("usprune_"):
-        raise InputError("PRUNE.ENABLE_PRUNE: the pruning baseline is not here: leave it out, and name an us_ net")
-    if dataset in TRANSFER:
-        raise InputError(
-            f"TRAIN.DATASET={dataset}: the authors' program fails on transfer sets, which are not here by name; give "
-            "TRAIN.DATASET=folder and --data DIR with train/<class>/* and val/<class>/*"
-        )
+    model = config.MODEL
     check_arch(model.net.name)
     several = model.OFA.NUM_SAMPLE_TRAINING > 1 or model.OFA.USE_SLIMMABLE
     if model.net.kind == "plain" and (several or model.OFA.WIDTH_MULT != 1):
