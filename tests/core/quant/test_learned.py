@@ -100,7 +100,7 @@ def test_codes_are_what_forward_computes_with(quantizer: str, bits: int, release
 
 
 def test_delta_0_is_straight_through_bit_for_bit() -> None:
-    levels, low, rate = even_levels(3, X), X.new_tensor(-1.0), X.new_tensor(2.5)
+    levels, low, rate = even_levels(3), X.new_tensor(-1.0), X.new_tensor(2.5)
     found = []
     for delta in (None, X.new_zeros(())):
         leaves = [t.clone().requires_grad_() for t in (X.float(), (1 / rate).float(), low.float(), rate.float())]

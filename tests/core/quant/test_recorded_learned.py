@@ -87,7 +87,7 @@ def test_intervals(learned_numbers: Any, case: str, levels: int) -> None:
 @pytest.mark.parametrize("levels", [2, 4, 16, 256])
 def test_the_rounding_by_itself_ties_included(learned_numbers: Any, levels: int) -> None:
     arrays = learned_numbers["qconv"]
-    of = even_levels(bits_of(levels), arrays["disc.x"])
+    of = even_levels(bits_of(levels))
     zero, rate = torch.zeros(()), torch.tensor(levels - 1.0)
     for delta in ("0", "0.001", "0.1"):
         x = arrays["disc.x"].clone().requires_grad_()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lowbit.quant.layers import Codes, Grid
 from lowbit.quant.learned import LearnedConfig, LearnedRange, scale_gradient, sign_of
-from lowbit.quant.rounding import Levels, even_codes, even_levels, quantize_evenly
+from lowbit.quant.rounding import Levels, constant, even_codes, even_levels, quantize_evenly
 
 SOFTENED = 1e-5  # of the released variant
 
@@ -40,21 +40,22 @@ class DorefaWeight(nn.Module):
     def codes(self, weight: Tensor) -> Codes:
         """The same as codes 0 to L - 1 about (L - 1) / 2 (released: -L / 2 to L / 2 - 1 about 0)."""
         x, step, levels, low, rate = self._grid(weight)
-        grid = Grid(step, levels.zero_point, self.config.bits, signed=self.config.released)
+        zero_point = torch.as_tensor(levels.zero_point).to(step)
+        grid = Grid(step, zero_point, self.config.bits, signed=self.config.released)
         return Codes(even_codes(x, step, levels, low, rate), grid)
 
     def _grid(self, weight: Tensor) -> tuple[Tensor, Tensor, Levels, Tensor | None, Tensor | None]:
         """What is rounded, its step, levels, low end and rate."""
         if self.config.released:
             return *_softened(weight, self.config.bits), None, None
-        levels = even_levels(self.config.bits, weight, centred=True)
+        levels = even_levels(self.config.bits, centred=True)
         if self.config.bits == 1:
             largest = _largest(weight.detach())
             mean = weight.detach().abs().mean()
             return scale_gradient(weight, largest / mean), 2 * mean, levels, -largest, 1 / (2 * largest)
         t = torch.tanh(weight)
-        low = torch.full_like(levels.highest, -1)
-        return t / _largest(t), 2 / levels.highest, levels, low, levels.highest / 2
+        low, step = constant(-1.0, weight), constant(2 / (2**self.config.bits - 1), weight)
+        return t / _largest(t), step, levels, low, 1 / step
 
 
 class DorefaInput(LearnedRange, nn.Module):
@@ -89,10 +90,10 @@ class DorefaInput(LearnedRange, nn.Module):
         if self.config.released:
             nan = torch.full_like(self.signed, torch.nan)
             return Grid(nan, torch.zeros_like(nan), self.config.bits, signed=True)
-        return Grid(1 / rate, levels.zero_point, self.config.bits, signed=False)
+        return Grid(1 / rate, self.signed * levels.highest / 2, self.config.bits, signed=False)
 
     def _rate(self) -> tuple[Tensor, Levels]:
-        levels = even_levels(self.config.bits, self.signed)
+        levels = even_levels(self.config.bits)
         return levels.highest / (1 + self.signed), levels._replace(zero_point=self.signed * levels.highest / 2)
 
 
@@ -107,4 +108,4 @@ def _softened(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Levels]:
     u = t / (t.abs().amax() + SOFTENED)
     lowest = torch.full_like(u.detach().amax(), -(2.0 ** (bits - 1)))
     step = _largest(u.detach()) / ((2.0**bits - 1) / 2)
-    return u, step, Levels(lowest, lowest + (2.0**bits - 1), torch.zeros_like(lowest), "code")
+    return u, step, Levels(lowest, lowest + (2.0**bits - 1), 0.0, "code")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lowbit.quant.layers import Codes, Grid
 from lowbit.quant.learned import LearnedConfig, LearnedRange, unset
-from lowbit.quant.rounding import Levels, even_codes, even_levels, quantize_evenly
+from lowbit.quant.rounding import Levels, constant, even_codes, even_levels, quantize_evenly
 
 SPREAD = 3.0  # standard deviations
 HALF_NORMAL = math.sqrt(1 - 2 / math.pi)  # standard deviation of |x| over that of x, both of a normal x
@@ -66,15 +66,17 @@ class EwgsInput(LearnedRange, nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        levels = even_levels(self.config.bits, x)
-        y: Tensor = self.interval(x, 1 / levels.highest, levels)
+        y: Tensor = self.interval(x, self._step(), even_levels(self.config.bits))
         return y
 
     @torch.no_grad()
     def grid(self) -> Grid:
         """Of x_hat."""
-        levels = even_levels(self.config.bits, self.interval.low)
-        return Grid(1 / levels.highest, levels.zero_point, self.config.bits, signed=False)
+        step = self._step()
+        return Grid(step, torch.zeros_like(step), self.config.bits, signed=False)
+
+    def _step(self) -> Tensor:
+        return constant(1 / (2**self.config.bits - 1), self.interval.low)
 
 
 class EwgsWeight(nn.Module):
@@ -109,7 +111,7 @@ class EwgsWeight(nn.Module):
         """(out, ...)."""
         if self.interval is None:
             return weight * self.output_scale.abs()
-        levels = even_levels(self.config.bits, weight, centred=True)
+        levels = even_levels(self.config.bits, centred=True)
         y: Tensor = self.interval(weight, self._step(levels), levels)
         return y
 
@@ -122,10 +124,10 @@ class EwgsWeight(nn.Module):
         """The same as codes 0 to L - 1 about (L - 1) / 2; None with 0 bits."""
         if self.interval is None:
             return None
-        levels = even_levels(self.config.bits, weight, centred=True)
+        levels = even_levels(self.config.bits, centred=True)
         step, rate = self._step(levels), self.interval.rate(levels)
         codes = even_codes(weight, step, levels, self.interval.low, rate)
-        return Codes(codes, Grid(step, levels.zero_point, self.config.bits, signed=False))
+        return Codes(codes, Grid(step, constant(float(levels.zero_point), weight), self.config.bits, signed=False))
 
     def _step(self, levels: Levels) -> Tensor:
         return 2 * self.output_scale.abs() / levels.highest

@@ -90,7 +90,7 @@ def unset() -> nn.Parameter:
 
 def positive(x: Tensor) -> Tensor:
     """|x|, at least the smallest step that its dtype can divide by: a step that crosses 0 in training comes back."""
-    return torch.maximum(x.abs(), torch.full_like(x, torch.finfo(x.dtype).eps))
+    return x.abs().clamp(min=torch.finfo(x.dtype).eps)
 
 
 class _ScaleGradient(torch.autograd.Function):

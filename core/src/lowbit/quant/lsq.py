@@ -36,19 +36,21 @@ class LsqStep(nn.Module):
     def set_(self, x: Tensor, signed: Tensor) -> None:
         """The start from data."""
         self.signed.copy_(signed)
-        self.step.copy_(positive(2 * x.abs().mean() / self.levels().highest.sqrt()))
+        self.step.copy_(positive(2 * x.abs().mean() / self._top().sqrt()))
+
+    def _top(self) -> Tensor:
+        """Q_P."""
+        return 2.0**self.config.bits - 1 - self.signed * 2.0 ** (self.config.bits - 1)
 
     def levels(self) -> Levels:
         """Of -Q_N to Q_P."""
-        lowest = -self.signed * 2.0 ** (self.config.bits - 1)
-        edge = "code" if self.config.released else "open"
-        return Levels(lowest, lowest + (2.0**self.config.bits - 1), torch.zeros_like(lowest), edge)
+        top, edge = self._top(), "code" if self.config.released else "open"
+        return Levels(top - (2.0**self.config.bits - 1), top, 0.0, edge)
 
     def forward(self, x: Tensor, count: int) -> Tensor:
         """The quantized `x`; `count` is N."""
-        levels = self.levels()
-        step = scale_gradient(positive(self.step), 1 / (levels.highest * count).sqrt())
-        return quantize_evenly(x, step, levels)
+        step = scale_gradient(positive(self.step), (self._top() * count).rsqrt())
+        return quantize_evenly(x, step, self.levels())
 
     @torch.no_grad()
     def grid(self) -> Grid:

@@ -53,15 +53,15 @@ class PactInput(LearnedRange, nn.Module):
     @torch.no_grad()
     def grid(self) -> Grid:
         """Of the quantized input; reads the sign back."""
-        step, levels = self._grid()
-        return Grid(step, levels.zero_point, self.config.bits, signed=bool(self.signed))
+        step, _ = self._grid()
+        return Grid(step, torch.zeros_like(step), self.config.bits, signed=bool(self.signed))
 
     def _grid(self) -> tuple[Tensor, Levels]:
         top = 2.0**self.config.bits - 1
         end, zero = top * (1 - self.signed / 2), torch.zeros_like(self.signed)  # alpha in steps
         if self.config.released:
             lowest = zero - 2.0 ** (self.config.bits - 1)
-            return self.alpha / end, Levels(lowest, lowest + top, zero, "code")
+            return self.alpha / end, Levels(lowest, lowest + top, 0.0, "code")
         # alpha itself lies half a step beyond the last signed code, and must not round to the next
         highest = torch.where(self.signed > 0, torch.nextafter(end, zero), end)
-        return positive(self.alpha) / end, Levels(-self.signed * end, highest, zero, "open", clip_step=True)
+        return positive(self.alpha) / end, Levels(-self.signed * end, highest, 0.0, "open", clip_step=True)

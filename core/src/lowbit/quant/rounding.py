@@ -26,7 +26,9 @@ from lowbit.quant.parts import in_parts, parts
 
 
 class Levels(NamedTuple):
-    """The codes of a quantizer, as 0-dimensional float tensors, and its rules at the ends.
+    """The codes of a quantizer and its rules at the ends.
+
+    Numbers are 0-dimensional tensors where they depend on data; as floats, with closed ends, they save operations.
 
     Attributes:
         lowest, highest: the ends of the clip, in steps.
@@ -36,23 +38,22 @@ class Levels(NamedTuple):
         clip_step: the step's gradient is that of the clip alone.
     """
 
-    lowest: Tensor
-    highest: Tensor
-    zero_point: Tensor
+    lowest: Tensor | float
+    highest: Tensor | float
+    zero_point: Tensor | float
     edge: str = "closed"
     clip_step: bool = False
 
 
-def even_levels(bits: int, like: Tensor, centred: bool = False) -> Levels:
-    """2^b codes from 0, for v that lies in [0, 2^b - 1].
+def even_levels(bits: int, centred: bool = False) -> Levels:
+    """2^b codes from 0, for v that lies in [0, 2^b - 1]; centred: the value 0 is in their middle, not at the first."""
+    top = 2.0**bits - 1
+    return Levels(0.0, top, top / 2 if centred else 0.0)
 
-    Args:
-        bits: b.
-        like: of the dtype and device of what is quantized.
-        centred: the value 0 is in the middle of the codes, at (2^b - 1) / 2, instead of at the first.
-    """
-    top = like.new_full((), float(2**bits - 1), dtype=_wide(like.dtype))
-    return Levels(torch.zeros_like(top), top, top / 2 if centred else torch.zeros_like(top))
+
+def constant(value: float, like: Tensor) -> Tensor:
+    """A 0-dimensional tensor beside what is quantized."""
+    return like.new_full((), value, dtype=_wide(like.dtype))
 
 
 def quantize_evenly(
@@ -97,20 +98,24 @@ def _position_(x: Tensor, low: Tensor | None, rate: Tensor, out: Tensor | None =
     return torch.mul(x, rate, out=out) if low is None else torch.sub(x, low, out=out).mul_(rate)
 
 
-def _clip_(v: Tensor, lowest: Tensor, highest: Tensor, out: Tensor | None = None) -> Tensor:
-    """The clip in two operations (`clamp` with tensors is five times as slow)."""
+def _clip_(v: Tensor, lowest: Tensor | float, highest: Tensor | float, out: Tensor | None = None) -> Tensor:
+    """The clip; between tensors in two operations (`clamp` is five times as slow)."""
+    if isinstance(lowest, float) and isinstance(highest, float):
+        return torch.clamp(v, lowest, highest, out=v if out is None else out)
+    assert isinstance(lowest, Tensor) and isinstance(highest, Tensor)
     out = torch.maximum(v, lowest, out=v if out is None else out)
     return torch.minimum(out, highest, out=out)
 
 
-def _inside(levels: Levels) -> tuple[Tensor, Tensor]:
+def _inside(levels: Levels) -> tuple[Tensor | float, Tensor | float]:
     """The smallest and the largest v that x gets a gradient at; rounded, they are the lowest and the highest code."""
     lowest, highest = levels.lowest, levels.highest
+    if levels.edge == "closed" or isinstance(lowest, float) or isinstance(highest, float):
+        return lowest, highest
     if levels.edge == "open":
         return torch.nextafter(lowest, highest), torch.nextafter(highest, lowest)
-    if levels.edge == "code":  # ties go to the even code: the lowest is even, the highest odd
-        return lowest - 0.5, torch.nextafter(highest + 0.5, lowest)
-    return lowest, highest
+    # half a step further; ties go to the even code: the lowest is even, the highest odd
+    return lowest - 0.5, torch.nextafter(highest + 0.5, lowest)
 
 
 class _Quantize(torch.autograd.Function):
@@ -127,7 +132,7 @@ class _Quantize(torch.autograd.Function):
         ctx.levels = levels
         ctx.save_for_backward(x, step, low, rate, delta)
         scale = 1 / step if rate is None else rate
-        centred = rate is not None
+        centred = isinstance(levels.zero_point, Tensor) or levels.zero_point != 0
         y = torch.empty_like(x)
         for part, out in zip(*_split(x, y), strict=True):
             _clip_(_position_(part, low, scale, out), levels.lowest, levels.highest).round_()
