@@ -1,20 +1,23 @@
 """The command line of S2-BNN (click only, no tensor): the authors' programs, each one command, and the tools."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from lowbit.cli.options import Decorator, apply_options, gathered, run_options
+from lowbit.cli.options import Decorator, apply_options, gathered, optim_flags, run_options
 from lowbit.cli.parsing import COUNT, MANY, Real, Several, UserPath
 from lowbit.cli.program import Group
 from lowbit.options import DATASETS, MAX_SIDE, MOST_CLASSES, RunOptions
 from s2bnn import __version__
-from s2bnn.options import LAUNCHER, FileOptions
+from s2bnn.options import LAUNCHER, METHODS, OVER, FileOptions, PretrainOptions, pretrain_options
 
-POSITIVE = Real(0, min_open=True)
+POSITIVE, PART = Real(0, min_open=True), Real(0, 1)
+PRETRAIN = {field.name: field.name for field in dataclasses.fields(PretrainOptions)}
 
 
 @click.group(cls=Group, name="s2bnn")
@@ -80,6 +83,44 @@ def file_options(required: bool, *more: Decorator) -> Decorator:
     """Which net, as one argument `own: FileOptions`."""
     file = click.argument("file", metavar="FILE" if required else "[FILE]", required=required, type=UserPath())
     return gathered("own", FileOptions, [file, STUDENT, STEP_OF_FILE, *more])
+
+
+@cli.command("main_moco", epilog=f"Answered with one line: {', '.join(LAUNCHER)}: accelerate launch starts processes.")
+@run_options(output=Path(), data_argument=True)
+@launcher_options
+@gathered("own", pretrain_options, [
+    click.option("--method", type=click.Choice(METHODS), required=True, help="The losses."),
+    STEP,
+    click.option("--student", default="reactnet_a", show_default=True, help="Any timm name."),
+    click.option("-a", "--arch", default="resnet50", show_default=True, help="Of the teacher: any timm name."),
+    click.option("--teacher-path", type=UserPath(), help="The teacher's weights: MoCo, SwAV, DINO, torchvision, ..."),
+    click.option("--timm-teacher", is_flag=True, help="timm's weights of --arch are the teacher."),
+    click.option("--model-path", "--model_path", type=UserPath(), help="Checkpoint of the step before: its weights."),
+    *train_options(epochs=200, lr=0.0003, schedule="120 160; step 2 of contrastive: 120 195",
+                   weight_decay="0.0001; step 1 of distillation: 0"),
+    *optim_flags("adam", "step at --schedule"),
+    click.option("--cos", is_flag=True, help="The authors' flag: a LINEAR decay, lr (1 - epoch / epochs)."),
+    click.option("--true-cosine", is_flag=True, help="Half a cosine, lr (1 + cos(pi epoch / epochs)) / 2."),
+    click.option("--moco-dim", type=COUNT, default=128, show_default=True, help="Entries of an embedding."),
+    click.option("--moco-k", type=COUNT, default=65536, show_default=True, help="Keys in the queue."),
+    click.option("--moco-m", type=PART, default=0.999, show_default=True, help="Momentum of the key encoder."),
+    click.option("--moco-t", type=POSITIVE, default=0.07, show_default=True,
+                 help="Temperature of both losses; the authors' commands give 0.2."),
+    click.option("--teacher-t", type=POSITIVE, show_default="--moco-t", help="Of the teacher."),
+    click.option("--mlp", is_flag=True, help="Two layers at the student's end, not one."),
+    click.option("--aug-plus", is_flag=True, help="MoCo v2's augmentation with the authors' lower probabilities."),
+    click.option("--over", type=click.Choice(OVER), default="channels", show_default=True,
+                 help="The distillation's softmax: over an embedding's channels, or a queue of the teacher's (SEED)."),
+    click.option("--kl", is_flag=True, help="Subtract the teacher's entropy from the distillation's loss."),
+    click.option("--keep", type=MANY, default=3, show_default=True, help="Checkpoints by epoch that stay."),
+    click.option("--probe-every", type=MANY, default=10, show_default=True, help="Epochs between k-NN and collapse "
+                 "figures on the test set (and after the last); 0: none, no test set needed."),
+], PRETRAIN)  # fmt: skip
+def main_moco(options: RunOptions, own: PretrainOptions) -> None:
+    """Train a binary network without labels, by contrast or from a teacher's outputs, on DATA/train."""
+    from s2bnn.commands.main_moco import main_moco
+
+    main_moco(options, own)
 
 
 @cli.command("report")

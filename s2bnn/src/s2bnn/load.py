@@ -92,14 +92,15 @@ def _network(arch: str, step: int, state: Mapping[str, Tensor], classes: int | N
         net = binarize_(create_model(arch, num_classes=classes or 1), step)
         if classes is None:
             name, _ = linear_classifier(net)
-            replace_(net, {name: _head(_behind(state, f"{name}."))})
+            replace_(net, {name: head_like(_behind(state, f"{name}."))})
         return net
 
     check_size(made, sum(value.numel() for value in state.values()))
     return load_state_(made(), state)
 
 
-def _head(state: Mapping[str, Tensor]) -> nn.Module:
+def head_like(state: Mapping[str, Tensor]) -> nn.Module:
+    """What stands in the last layer's place, by its tensors: a projector, or one linear layer."""
     weight = state.get("weight")
     if weight is not None and weight.dim() == 2:  # the authors', without --mlp
         return nn.Linear(weight.shape[1], weight.shape[0])

@@ -1,6 +1,6 @@
 """What the command lines of S2-BNN say beside the shared options, as values (no torch)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,10 @@ from lowbit.options import OptimOptions
 
 METHODS = ("contrastive", "contrastive+distillation", "distillation")
 OVER = ("channels", "queue")  # what the softmax of the distillation runs over
+MAY_DIFFER = (
+    "dataset", "epochs", "batch_size", "print_freq", "launched", "arch", "teacher_path", "timm_teacher", "model_path",
+    "keep", "probe_every",
+)  # fmt: skip
 LAUNCHER = {
     "--dist-url": "tcp://224.66.41.62:23456", "--dist-backend": "nccl", "--world-size": -1, "--rank": -1,
     "--gpu": None, "--multiprocessing-distributed": False,
@@ -99,6 +103,13 @@ class PretrainOptions(TrainOptions):
     def distils(self) -> bool:
         """Whether there is a teacher."""
         return self.method.endswith("distillation")
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """What a resumed run has in common with its start, by flag; the loop compares epochs, batch and teacher."""
+        values = {name: value for name, value in asdict(self).items() if name not in MAY_DIFFER}
+        values["schedule"] = list(self.schedule)
+        return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
 
 
 def pretrain_options(

@@ -175,6 +175,33 @@ def step_of(model: nn.Module) -> int:
     return 2 if all(isinstance(layer.weight_quantizer, BinaryWeight) for layer in layers) else 1
 
 
+@torch.no_grad()
+def blind_layers(model: nn.Module, input_size: tuple[int, int, int]) -> list[str]:
+    """Names of the binary layers to whose inputs the sign says nothing: none is negative, as behind `F.relu`.
+
+    Modules that rectify are replaced by `binarize_`, functions cannot be.
+
+    Args:
+        model: any net.
+        input_size: (C, H, W) of the random picture that it is shown in evaluation mode.
+    """
+    modes, reference = {module: module.training for module in model.modules()}, next(model.parameters())
+    lowest = dict[str, bool]()
+
+    def watched(name: str) -> Any:
+        return lambda module, args: lowest.update({name: bool(args[0].min() >= 0)})
+
+    layers = {name: m for name, m in of_kind(model, QuantConv2d).items() if isinstance(m.input_quantizer, BinaryInput)}
+    handles = [layer.register_forward_pre_hook(watched(name)) for name, layer in layers.items()]
+    picture = torch.randn(1, *input_size, generator=torch.Generator().manual_seed(0))
+    model.eval()(picture.to(reference.device, reference.dtype))
+    for handle in handles:
+        handle.remove()
+    for module, mode in modes.items():
+        module.training = mode
+    return [name for name, blind in lowest.items() if blind]
+
+
 def _is_binary(layer: QuantConv2d) -> bool:
     weight: Any = layer.weight_quantizer
     return isinstance(weight, BinaryWeight | None) and isinstance(layer.input_quantizer, BinaryInput | None)

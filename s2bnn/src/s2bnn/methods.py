@@ -1,0 +1,132 @@
+"""From the options of `main_moco` to its objective: student, teacher, queues, and the weights of the step before."""
+
+import logging
+import re
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lowbit.errors import InputError
+from lowbit.losses.queue import KeyQueue
+from lowbit.models.create import create_model
+from lowbit.models.heads import HEADS, attach_projector_, build_heads
+from lowbit.models.surgery import run_blank
+from lowbit.models.weight_file import BINARIZATION, read_weights
+from lowbit.models.weights import branch_of
+from lowbit.quant.binary import binarize_, blind_layers
+from lowbit.train.state import rename, saved_state
+from s2bnn import authors
+from s2bnn.load import ENCODER, PREFIXES
+from s2bnn.objective import S2bnn
+from s2bnn.optim import optimizer
+from s2bnn.options import PretrainOptions
+from s2bnn.teacher import open_teacher
+
+COPY = "encoder_k."
+log = logging.getLogger(__name__)
+
+
+def student_of(own: PretrainOptions, size: tuple[int, int, int]) -> nn.Module:
+    """The student at its step, with MoCo's head, whose hidden layer is as wide as the features, and stays real.
+
+    Raises:
+        InputError: an unknown net, one that cannot be binarized or has no linear classifier, or for other pictures.
+    """
+    net = binarize_(create_model(own.student, num_classes=1), own.step)
+    attach_projector_(net, lambda width: build_heads(HEADS["MoCo"], width, own.moco_dim, width, mlp=own.mlp))
+    run_blank(net, size, setting="--image-size")
+    blind = blind_layers(net, size)
+    if blind:
+        log.warning(
+            "%s: %d of its binary layers (%s, ...) see no negative number, so that all their inputs become +1 (it has "
+            "a ReLU as a function): another --student learns more", own.student, len(blind), blind[0],
+        )  # fmt: skip
+    return net
+
+
+def build(own: PretrainOptions, size: tuple[int, int, int], seed: int = 0) -> tuple[S2bnn, dict[str, str]]:
+    """The objective, drawn from the seed (queues too), and facts about its teacher.
+
+    Args:
+        own: of the command.
+        size: (C, H, W) of the pictures.
+        seed: of all draws.
+
+    Raises:
+        InputError: see `student_of` and `open_teacher`.
+    """
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    student, keys, teacher, projector, teacher_keys = student_of(own, size), None, None, None, None
+    facts: dict[str, str] = {}
+    if own.contrasts:
+        keys = KeyQueue(own.moco_dim, own.moco_k, generator)
+    if own.distils:
+        with torch.random.fork_rng(devices=[]):
+            teacher, dim, what = open_teacher(own, size)
+        facts["teacher"] = f"{own.arch}, {what} of {dim} channels"
+        if dim != own.moco_dim:
+            projector = nn.Linear(own.moco_dim, dim)
+            facts["projector"] = f"linear, from --moco-dim {own.moco_dim} to the teacher's {dim} channels"
+        teacher_keys = KeyQueue(dim, own.moco_k, generator) if own.over == "queue" else None
+    objective = S2bnn(
+        student, partial(optimizer, own), temperature=own.moco_t, keys=keys, momentum=own.moco_m, teacher=teacher,
+        projector=projector, teacher_temperature=own.teacher_t, teacher_keys=teacher_keys, kl=own.kl,
+    )  # fmt: skip
+    return objective, facts
+
+
+def start_from_(objective: S2bnn, path: Path, student: str) -> None:
+    """Give an objective every tensor of a checkpoint that it has, too: of the step before, ours or the authors'.
+
+    The whole student has to be in the file, with its head. A key encoder that is not starts as the student's copy; a
+    queue or a projector that is not stays as drawn. The optimizer starts anew.
+
+    Raises:
+        InputError: it cannot be read, is of another net, or its tensors have other shapes.
+    """
+    try:
+        weights = read_weights(path)
+        weights.choose_arch(student, student if authors.is_reactnet(weights.tensors) else None, "--student")
+        prefix, net = branch_of(weights, objective.encoder_q).prefix, objective.encoder_q.state_dict().keys()
+        given = _tensors(weights.tensors, prefix, net)
+        own = dict(rename(saved_state(objective), PREFIXES))
+        _check(own, given)
+    except InputError as error:
+        raise InputError(f"--model-path {path}: {str(error).removeprefix(f'{path}: ')}") from error
+    with torch.no_grad():
+        for key, tensor in own.items():
+            if key in given:
+                tensor.copy_(given[key])
+        if objective.encoder_k is not None and not any(key.startswith(COPY) for key in given):
+            objective.encoder_k.load_state_dict(objective.encoder_q.state_dict())
+    left = sorted({key.partition(".")[0] for key in given if key not in own})
+    was = weights.said.get(BINARIZATION, "not said") if weights.ours else "not said"
+    log.info("%s: of step %s; left out: %s", path, was, ", ".join(left) or "nothing")
+
+
+def _tensors(tensors: Mapping[str, Tensor], prefix: str, net: Collection[str]) -> dict[str, Tensor]:
+    """Those of an objective by its own keys, out of a file whose student stands behind a prefix; `net`: its keys."""
+    if not prefix.endswith(ENCODER):
+        raise InputError("it is no checkpoint of main_moco (no encoder_q): name one of the step before")
+    root = prefix.removesuffix(ENCODER)
+    found = {key.removeprefix(root): value for key, value in tensors.items() if key.startswith(root)}
+    for place in (ENCODER, COPY):
+        inside = {key.removeprefix(place): found.pop(key) for key in list(found) if key.startswith(place)}
+        used = authors.used(inside, net) if authors.is_reactnet(inside) else inside
+        found |= {place + re.sub(r"^fc\.(weight|bias)$", r"fc.0.\1", key): value for key, value in used.items()}
+    return found
+
+
+def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Refuse what is not the student, or of another shape."""
+    lacking = next((key for key in own if key.startswith(ENCODER) and key not in given), None)
+    if lacking is not None:
+        raise InputError(f"it lacks {lacking}: give the --student and --mlp that it was trained with")
+    for key, tensor in own.items():
+        if key in given and given[key].shape != tensor.shape:
+            shapes = f"{tuple(given[key].shape)}, here {tuple(tensor.shape)}"
+            raise InputError(f"its {key} has the shape {shapes}: give the --moco-dim and --moco-k that it has")
