@@ -28,6 +28,7 @@ from us3l.statistics import channels_of, width_of_statistics
 from us3l.widths import show_width
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
+LEAST = 0.01  # width of a net of which nobody says what was trained
 CALIBRATION = "MODEL.OFA.CALIBRATION_PICTURES"
 
 
@@ -56,21 +57,16 @@ class Pretrained:
     shown: Cfg | None = None
 
     @property
+    def trained(self) -> tuple[tuple[float, ...], bool]:
+        """The widths that may be evaluated, and whether they are a list, not both ends of a range."""
+        widths = self.widths or ((1.0,) if self.net.kind == "plain" else (LEAST, 1.0))
+        return tuple(sorted(widths)), self.net.kind != "universal" or len(widths) != 2
+
+    @property
     def listed(self) -> tuple[float, ...]:
-        """What is evaluated by default: the list that was trained, else quarters up to the widest."""
-        if self.widths is not None and len(self.widths) != 2:
-            return tuple(sorted(self.widths))
-        return tuple(width for width in QUARTERS if self.lowest <= width <= self.widest) or (self.widest,)
-
-    @property
-    def widest(self) -> float:
-        """The largest width that was trained."""
-        return max(self.widths or (1.0,))
-
-    @property
-    def lowest(self) -> float:
-        """The smallest width that was trained."""
-        return min(self.widths or QUARTERS)
+        """What is evaluated by default: the list that was trained, else quarters of the range."""
+        widths, is_list = self.trained
+        return widths if is_list else tuple(w for w in QUARTERS if widths[0] <= w <= widths[1]) or widths[1:]
 
     def has_statistics(self, width: float) -> bool:
         """Whether its batch-norm statistics are those of the sub-network of a width."""
@@ -91,11 +87,10 @@ class Pretrained:
         Raises:
             InputError: it is outside the range, or not in the list.
         """
-        widths = self.widths or ((1.0,) if self.net.kind == "plain" else (0.0, 1.0))
-        listed = self.net.kind != "universal" or len(widths) != 2
-        if width in widths if listed else widths[0] <= width <= widths[1]:
+        widths, is_list = self.trained
+        if width in widths if is_list else widths[0] <= width <= widths[1]:
             return
-        shown = (", " if listed else " to ").join(map(show_width, widths))
+        shown = (", " if is_list else " to ").join(map(show_width, widths))
         raise InputError(f"{option} {show_width(width)} was not trained, only {shown}: give one of these")
 
 

@@ -48,7 +48,7 @@ def export(options: RunOptions, own: ExportOptions) -> Path | None:
         raise InputError("--output is missing: name the folder that the net is written to")
     refuse({"--pretrained": options.pretrained}, "in export, whose weights are those of the checkpoint")
     found = open_pretrained(own.checkpoint, own.arch, classifier=True)
-    width = own.width or found.width or found.widest
+    width = own.width or found.width or found.trained[0][-1]
     found.check_width(width, "--width")
     if any(getattr(layer, "leading", False) for layer in slimmable_layers(found.model).values()):
         raise InputError(

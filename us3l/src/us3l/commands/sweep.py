@@ -23,7 +23,7 @@ from lowbit.train.configured import dataset_of, refuse
 from lowbit.train.session import Session
 from us3l.commands import FILES
 from us3l.config import Config
-from us3l.evaluation import CALIBRATION, Pretrained, fixed_pictures, open_pretrained
+from us3l.evaluation import CALIBRATION, QUARTERS, Pretrained, fixed_pictures, open_pretrained
 from us3l.layers import at_width
 from us3l.options import WidthSweepOptions
 from us3l.statistics import channels_of
@@ -49,7 +49,7 @@ def sweep(options: RunOptions, own: WidthSweepOptions) -> list[Row] | None:
         views, shown = view_recipes(config.TRAIN.DATASET, train, side)
         net = session.place(backbone.model)
         fixed = fixed_pictures(config.MODEL.OFA, train, session, net)
-        reference, *variants = (variant_of(backbone, width, side) for width in (backbone.widest, *widths))
+        reference, *variants = (variant_of(backbone, width, side) for width in (backbone.trained[0][-1], *widths))
         return run_sweep(
             session, net, variants, (train, test), shown,
             SweepOptions(
@@ -73,7 +73,9 @@ def widths_of(backbone: Pretrained, own: WidthSweepOptions) -> tuple[float, ...]
         for width in own.widths:
             backbone.check_width(width, "--widths")
         return own.widths or backbone.listed
-    found = subnetworks(backbone.model, backbone.size, backbone.lowest, backbone.widest)
+    widths, _ = backbone.trained
+    ends = (widths[0] if backbone.widths else QUARTERS[0]), widths[-1]
+    found = subnetworks(backbone.model, backbone.size, *ends)
     if own.best_under:
         found = [best_under(int(own.best_under * 1e6), found)]
     return tuple(one.width for one in found)
