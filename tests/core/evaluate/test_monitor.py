@@ -68,6 +68,16 @@ def test_both_figures_and_their_line(accelerator: Accelerator, objective: Object
     assert line.startswith(f" * k-NN Acc@1 {values['knn_top1']:.3f} z_std*sqrt(D) {values['z_std_relative']:.3f}")
 
 
+def test_figures_and_line_of_a_variant_carry_its_name(
+    accelerator: Accelerator, objective: Objective, sets: tuple[Any, Any]
+) -> None:
+    session: Any = Said(accelerator)
+    plain = monitor_pretraining("encoder", *sets, session, every=1)(CLOCK, objective)
+    named = monitor_pretraining("encoder", *sets, session, every=1, variant="w0.5")(CLOCK, objective)
+    assert named == {f"{key}_w0.5": value for key, value in plain.items()}
+    assert session.lines[1] == f"{session.lines[0]} at w0.5"
+
+
 def test_without_classes_there_is_collapse_alone(
     accelerator: Accelerator, objective: Objective, sets: tuple[Any, Any]
 ) -> None:

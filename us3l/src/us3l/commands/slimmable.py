@@ -102,13 +102,12 @@ def check(options: RunOptions, config: Config) -> None:
     Raises:
         InputError: a key that has to be set and is not, or what this command does not have.
     """
+    config.check_evaluation(resumes=True)  # a rate
     check_config("slimmable", options, config)
     if config.MODEL.net.kind != "switchable":
         raise InputError(
             f"MODEL.ARCH={config.MODEL.ARCH}: `us3l slimmable` trains switchable nets, such as s_cifar_resnet18"
         )
-    if not config.TRAIN.LR_SCHEDULER.BASE_LR > 0:
-        raise InputError(f"TRAIN.LR_SCHEDULER.BASE_LR={config.TRAIN.LR_SCHEDULER.BASE_LR}: give a number above 0")
 
 
 def evaluate_widths(session: Session, test: EvalLoader, widths: Sequence[float]) -> Probe:
