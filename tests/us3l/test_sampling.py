@@ -3,7 +3,9 @@
 import itertools
 import json
 import random
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +27,42 @@ def drawn(sampling: Sampling, seed: int, count: int, epoch: int = 0, epochs: int
     return [list(sampling.widths(epoch, epochs, source.uniform)) for _ in range(count)]
 
 
+def named(lists: dict[str, Any], pattern: str) -> list[tuple[tuple[float, ...], Any]]:
+    """Entries by a pattern of their names, with the numbers in them."""
+    found = [(re.fullmatch(pattern, name), rows) for name, rows in lists.items()]
+    return [(tuple(map(float, match.groups())), rows) for match, rows in found if match]
+
+
 def test_draws_are_the_recorded_ones(lists: dict[str, Any]) -> None:
-    seed = lists["seed"]
+    seed, (high, *_, low) = lists["seed"], lists["no_schedule_sandwich3"][0]
+    make = partial(Sampling, low, high)
     for epoch, rows in lists["draws_per_stage_reseeded"].items():
-        assert drawn(Sampling(schedule="A"), seed, len(rows), int(epoch)) == rows
-    stream, halves = random.Random(seed), Sampling(low=0.5, schedule="A")  # one stream over the stages
-    for epoch, rows in lists["range_0.5_1.0_schedule_A"].items():
-        assert [list(halves.widths(int(epoch), 400, stream.uniform)) for _ in rows] == rows
-    for name, sampling, epoch in (
-        ("no_schedule_sandwich3", Sampling(), 0),
-        ("no_schedule_no_sandwich3", Sampling(sandwich=False), 0),
-        ("schedule_A_no_sandwich3_epoch150", Sampling(sandwich=False, schedule="A"), 150),
-    ):
-        assert drawn(sampling, seed, len(lists[name]), epoch) == lists[name], name
+        assert drawn(make(schedule="A"), seed, len(rows), int(epoch)) == rows
+    ((bottom, top), stages) = named(lists, r"range_([\d.]+)_([\d.]+)_schedule_A")[0]
+    stream, narrow = random.Random(seed), Sampling(bottom, top, schedule="A")  # one stream over the stages
+    for epoch, rows in stages.items():
+        assert [list(narrow.widths(int(epoch), 400, stream.uniform)) for _ in rows] == rows
+    assert drawn(make(), seed, 20) == lists["no_schedule_sandwich3"][:20]
+    rows = lists["no_schedule_no_sandwich3"]
+    assert drawn(make(sandwich=False), seed, len(rows)) == rows
+    (((epoch_of,), rows),) = named(lists, r"schedule_A_no_sandwich3_epoch(\d+)")
+    assert drawn(make(sandwich=False, schedule="A"), seed, len(rows), int(epoch_of)) == rows
     for n in (4, 5):  # theirs repeats the ends
-        rows = [[widths[0], *sorted(set(widths[1:-1]) - {1.0, 0.25}, reverse=True), widths[-1]]
-                for widths in lists[f"sandwich{n}"]]  # fmt: skip
-        assert drawn(Sampling(n=n), seed, len(rows)) == rows and len(rows[0]) == n
-    assert drawn(Sampling(n=2), seed, 3) == [[1.0, 0.25]] * 3
-    assert drawn(Sampling(fixed=(0.5,)), seed, 1) == [lists["single_n1_width0.5"]]
-    assert drawn(Sampling(fixed=(0.25, 1.0, 0.75, 0.5)), seed, 1) == [lists["fixed_list"]]
+        rows = [[high, *(width for width in widths if low < width < high), low] for widths in lists[f"sandwich{n}"]]
+        assert drawn(make(n=n), seed, len(rows)) == rows and len(rows[0]) == n
+    assert drawn(make(n=2), seed, 3) == [[high, low]] * 3
+    (((width,), rows),) = named(lists, r"single_n1_width([\d.]+)")
+    assert drawn(Sampling(fixed=(width,)), seed, 1) == [rows]
+    assert drawn(Sampling(fixed=tuple(sorted(lists["fixed_list"]))), seed, 1) == [lists["fixed_list"]]
 
 
 def test_an_unbroken_stream_of_400_epochs(lists: dict[str, Any], golden: Callable[[str], Path]) -> None:
     recorded, source = np.load(golden("us3l") / "sampling.npz"), random.Random(lists["seed"])
     (widths,) = recorded.values()
-    sampling = Sampling(schedule="A")
+    sampling = Sampling(float(np.nanmin(widths)), float(np.nanmax(widths)), schedule="A")
     for epoch, iteration in itertools.product(range(len(widths)), range(widths.shape[1])):
         row = widths[epoch, iteration]
-        assert sampling.widths(epoch, 400, source.uniform) == tuple(row[~np.isnan(row)]), epoch
+        assert sampling.widths(epoch, len(widths), source.uniform) == tuple(row[~np.isnan(row)]), epoch
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 7, 10, 100, 401])
