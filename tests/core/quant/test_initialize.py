@@ -155,3 +155,20 @@ def test_two_ranks_start_alike(processes: Any, tmp_path: Path) -> None:
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert all(torch.equal(found[key], value) for key, value in one.items())
+
+
+@pytest.mark.parametrize(
+    ("arch", "arguments"), [("vit_tiny_patch16_224", {"img_size": 32, "depth": 1}), ("test_convnext", {})]
+)
+@pytest.mark.parametrize("quantizer", ["ewgs", "lsq"])
+def test_any_timm_net(quantizer: str, arch: str, arguments: dict[str, Any]) -> None:
+    """A ViT and a ConvNeXt at 8 bits are close to what they were: signed and unsigned inputs, linear layers."""
+    torch.manual_seed(0)
+    net, config = create_model(arch, num_classes=3, **arguments).eval(), LearnedConfig(quantizer, 8)
+    x = torch.randn(4, 3, 32, 32)
+    before, layers = net(x).detach(), layer_points(net, ["*"])
+    quantize_learned_(net, layer_points(net), lambda name: (config, config))
+    after = initialize_(net, [x])(x).detach()
+    assert list(learned_layers(net)) == layers[1:-1], "all but the first and the classifier"
+    if quantizer == "lsq":
+        assert float((after - before).norm() / before.norm()) < 0.2
