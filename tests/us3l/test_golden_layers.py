@@ -37,6 +37,10 @@ def layer_of(arrays: dict[str, Tensor], name: str) -> Any:
     return kind(layer, slim) if kind is SlimLinear else kind(layer, slim, RATIOS.get(name, (1, 1)))
 
 
+def test_every_recorded_layer_is_compared(recorded: Any) -> None:
+    assert {key.split("/")[0] for key in recorded["layers"]} == {*LAYERS, "bn", "bn_r6"}
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_recorded_layers(recorded: Any, name: str) -> None:
     arrays = recorded["layers"]
