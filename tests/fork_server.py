@@ -43,8 +43,8 @@ def start(child: Child, request: dict[str, Any], port: int) -> list[int]:
                 path = f"{request['said']}.{rank}.{name}"
                 os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             if world > 1:
-                names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-                os.environ.update(zip(names, map(str, (rank, rank, world, "127.0.0.1", port)), strict=True))
+                names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+                os.environ.update(zip(names, map(str, (rank, rank, world, world, "127.0.0.1", port)), strict=True))
             code = ended(child, request)
             sys.stdout.flush()
             sys.stderr.flush()

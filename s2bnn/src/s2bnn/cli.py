@@ -9,15 +9,34 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from lowbit.cli.options import Decorator, apply_options, gathered, optim_flags, run_options
+from lowbit.cli.options import (
+    Decorator,
+    apply_options,
+    gathered,
+    ignored_note,
+    ignored_options,
+    optim_flags,
+    run_options,
+)
 from lowbit.cli.parsing import COUNT, MANY, Real, Several, UserPath
 from lowbit.cli.program import Group
 from lowbit.options import DATASETS, MAX_SIDE, MOST_CLASSES, RunOptions
 from s2bnn import __version__
-from s2bnn.options import LAUNCHER, METHODS, OVER, FileOptions, PretrainOptions, pretrain_options
+from s2bnn.options import (
+    LAUNCHER,
+    METHODS,
+    OVER,
+    FileOptions,
+    LinclsOptions,
+    PretrainOptions,
+    lincls_options,
+    pretrain_options,
+)
 
 POSITIVE, PART = Real(0, min_open=True), Real(0, 1)
 PRETRAIN = {field.name: field.name for field in dataclasses.fields(PretrainOptions)}
+LINCLS = {field.name: field.name for field in dataclasses.fields(LinclsOptions)}
+UNUSED = {"-a/--arch": "resnet50"}  # by the authors' main_lincls
 
 
 @click.group(cls=Group, name="s2bnn")
@@ -146,3 +165,32 @@ def export(options: RunOptions, own: FileOptions, form: str) -> None:
     from s2bnn.commands.export import export
 
     export(options, own, form)
+
+
+def _lincls(**values: Any) -> LinclsOptions:
+    source = click.get_current_context().get_parameter_source
+    return lincls_options([name for name in values if source(name) is ParameterSource.COMMANDLINE], **values)
+
+
+@cli.command("main_lincls", epilog=ignored_note(UNUSED))
+@launcher_options
+@gathered("own", _lincls, [
+    *train_options(epochs=100, lr=30.0, schedule=(60, 80), weight_decay=0.0),
+    *optim_flags("sgd", "step at --schedule"),
+    click.option("--pretrained", "weights", type=UserPath(), metavar="FILE", help="What is evaluated: a checkpoint of "
+                 "ours, of the authors or of others, or a backbone."),
+    STUDENT,
+    STEP_OF_FILE,
+    click.option("-e", "--evaluate", is_flag=True, help="Only evaluate the classifier of --resume FILE."),
+    click.option("--cache-features", is_flag=True, help="Train on the evaluation transform, features taken once."),
+    click.option("--protocol", type=click.Choice(["moco", "simsiam"]), default="moco", show_default=True,
+                 help="simsiam: 90 epochs, -b 4096, --opt lars, --sched cosine, --lr 0.1 for 256 pictures."),
+], LINCLS)  # fmt: skip
+@run_options(data_argument=True, pretrained_flag="--timm-pretrained", output_note="a training writes to .")
+@ignored_options(UNUSED)
+def main_lincls(options: RunOptions, own: LinclsOptions) -> None:
+    """Train a classifier on a frozen net, of --pretrained FILE."""
+    from s2bnn.commands.main_lincls import main_lincls
+
+    here = options.output or (None if own.evaluate else Path())
+    main_lincls(dataclasses.replace(options, output=here), own)

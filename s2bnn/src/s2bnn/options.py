@@ -1,5 +1,6 @@
 """What the command lines of S2-BNN say beside the shared options, as values (no torch)."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ METHODS = ("contrastive", "contrastive+distillation", "distillation")
 OVER = ("channels", "queue")  # what the softmax of the distillation runs over
 MAY_DIFFER = (
     "dataset", "epochs", "batch_size", "print_freq", "launched", "arch", "teacher_path", "timm_teacher", "model_path",
-    "keep", "probe_every",
+    "keep", "probe_every", "weights", "evaluate",
 )  # fmt: skip
 LAUNCHER = {
     "--dist-url": "tcp://224.66.41.62:23456", "--dist-backend": "nccl", "--world-size": -1, "--rank": -1,
@@ -54,6 +55,13 @@ class TrainOptions(OptimOptions):
             f"{', '.join(self.launched)}: without effect; accelerate starts the processes: accelerate launch "
             "--num_processes 8 -m s2bnn ... (several machines: --num_machines, --machine_rank, --main_process_ip)"
         )
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """What a resumed run has in common with its start, by flag; the loop compares epochs, batch and files."""
+        values = {name: value for name, value in asdict(self).items() if name not in MAY_DIFFER}
+        values["schedule"] = list(self.schedule)
+        return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +112,6 @@ class PretrainOptions(TrainOptions):
         """Whether there is a teacher."""
         return self.method.endswith("distillation")
 
-    @property
-    def compared(self) -> dict[str, Any]:
-        """What a resumed run has in common with its start, by flag; the loop compares epochs, batch and teacher."""
-        values = {name: value for name, value in asdict(self).items() if name not in MAY_DIFFER}
-        values["schedule"] = list(self.schedule)
-        return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
-
 
 def pretrain_options(
     method: str, step: int, schedule: tuple[int, ...], weight_decay: float | None, **more: Any
@@ -129,6 +130,49 @@ def pretrain_options(
     if weight_decay is None:
         weight_decay = 0.0 if (method, step) == ("distillation", 1) else 1e-4
     return PretrainOptions(method=method, step=step, schedule=schedule, weight_decay=weight_decay, **more)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinclsOptions(TrainOptions):
+    """Of `main_lincls`.
+
+    Attributes:
+        weights: the file that is evaluated. student: timm name, where it does not say. step: likewise.
+        evaluate: only evaluate a file with its classifier.
+        cache_features: train on pictures as evaluation shows them, features taken once.
+        protocol: "moco" (the authors'), or "simsiam": its defaults, and `lr` is for 256 pictures.
+    """
+
+    epochs: int = 100
+    lr: float = 30.0
+    schedule: tuple[int, ...] = (60, 80)
+    weight_decay: float = 0.0
+    weights: Path | None = None
+    student: str | None = None
+    step: int | None = None
+    evaluate: bool = False
+    cache_features: bool = False
+    protocol: str = "moco"
+
+    def full_rate(self, pictures: int) -> float:
+        """The learning rate of a step of so many pictures."""
+        return self.lr * pictures / 256 if self.protocol == "simsiam" else self.lr
+
+
+SIMSIAM = {"epochs": 90, "batch_size": 4096, "lr": 0.1, "opt": "lars", "sched": "cosine"}
+
+
+def lincls_options(stated: Collection[str], *, protocol: str, **more: Any) -> LinclsOptions:
+    """With the defaults of the protocol.
+
+    Args:
+        stated: fields that the command line states.
+        protocol: of LinclsOptions.
+        more: all other fields.
+    """
+    if protocol == "simsiam":
+        more |= {name: value for name, value in SIMSIAM.items() if name not in stated}
+    return LinclsOptions(protocol=protocol, **more)
 
 
 @dataclass(frozen=True, kw_only=True)

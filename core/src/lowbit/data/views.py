@@ -1,4 +1,6 @@
-"""How pictures are shown in pretraining: two random views for training, one plain view for k-NN and probes."""
+"""How pictures are shown: in pretraining two random views, in a probe's training one; one plain view in evaluation."""
+
+from dataclasses import replace
 
 from lowbit.data.geometry import RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures, Pictures
@@ -13,6 +15,7 @@ from lowbit.data.recipe import (
     imagenet_eval,
     plain,
 )
+from lowbit.data.supervised import supervised_recipes
 from lowbit.errors import InputError
 
 WITHOUT_BLUR = ("cifar10", "cifar100")
@@ -59,3 +62,19 @@ def view_recipes(
         return train, imagenet_eval(side, round(side * FOLDER_RESIZE / FOLDER_SIDE), channels)
     shown = plain(channels) if pictures.size == (side, side) else Recipe(channels, ResizedCenterCrop(side, side))
     return train, shown
+
+
+def labelled_views(dataset: str, pictures: Pictures, side: int, channels: Channels) -> tuple[Recipe, Recipe]:
+    """(training with labels, evaluation): small pictures cropped out of a margin; a resized crop of all others.
+
+    Args:
+        dataset: its name.
+        pictures: of either set.
+        side: of what the net sees, in pixels.
+        channels: of the normalisation.
+    """
+    small = supervised_recipes(dataset)
+    if small is not None and isinstance(pictures, MemoryPictures) and pictures.size == (side, side):
+        return replace(small[0], channels=channels), replace(small[1], channels=channels)
+    flip = 0.0 if dataset == "digits" else 0.5
+    return Recipe(channels, RandomResizedCrop(side, flip=flip)), view_recipes(dataset, pictures, side, channels)[1]

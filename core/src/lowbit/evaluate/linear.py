@@ -6,7 +6,7 @@ where every epoch shows the same pictures to a frozen net.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -102,10 +102,11 @@ class LinearEvaluation:
             if not whole and accelerator.is_main_process:
                 log.warning("some training pictures are unreadable, so features are computed in each epoch, not cached")
 
-    def fit(self, job: Job, folder: RunFolder, due: Due) -> Result:
-        """Train, with the log lines of each epoch, and with figures where they are due."""
+    def fit(self, job: Job, folder: RunFolder, due: Due, probes: Sequence[Probe] = ()) -> Result:
+        """Train, with the log lines of each epoch, with figures where they are due, and with the command's own."""
         lines = print_epoch_lines(self.session, folder, {"Loss": "loss", "Acc@1": "top1"})
-        return job.fit(folder, [lines, evaluate_student(self.session, *self._sets, due=due)], self._features)
+        figures = evaluate_student(self.session, *self._sets, due=due)
+        return job.fit(folder, [lines, *probes, figures], self._features)
 
     def reestimated_figures(self, batches: Iterable[Batch]) -> dict[str, float]:
         """`top1_bn`, `top5_bn`, `loss_bn` with batch-norm statistics re-estimated, and their line.

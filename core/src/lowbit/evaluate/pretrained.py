@@ -1,4 +1,7 @@
-"""What an evaluation starts from: the tensors of a pretrained file in a classifier, and their digest in checkpoints."""
+"""What an evaluation starts from: the tensors of a pretrained file in a classifier, and their digest in checkpoints.
+
+Each epoch of a probe should leave them as they are; `check_unchanged` looks at them after the first one.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +11,9 @@ from torch import Tensor, nn
 from lowbit.checkpoint.digest import digest
 from lowbit.errors import InputError
 from lowbit.models.heads import linear_classifier
+from lowbit.train.protocol import Clock, Objective
+from lowbit.train.run import Probe
+from lowbit.train.session import Session
 
 
 def load_pretrained_(
@@ -58,3 +64,26 @@ def matching_classifier(net: nn.Module, other: nn.Module, described: str) -> dic
             "checkpoint of a linear evaluation, or leave it out"
         )
     return {f"{name}.{key}": value for key, value in found.state_dict().items()}
+
+
+def check_unchanged(session: Session, content: str | None) -> Probe:
+    """For `Run.probes`: after the first epoch every tensor but the classifier's is still the file's, bit for bit.
+
+    Args:
+        session: of the command.
+        content: of `load_pretrained_`.
+
+    Raises:
+        RuntimeError: one is not.
+    """
+
+    def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
+        if clock.epoch == 0 and content is not None:
+            net = objective.get_submodule("student.net")
+            head = f"{linear_classifier(net)[0]}."
+            if digest({key: value for key, value in net.state_dict().items() if not key.startswith(head)}) != content:
+                raise RuntimeError("the frozen net is no longer that of its file")
+            session.say("=> sanity check passed.")
+        return {}
+
+    return probe
