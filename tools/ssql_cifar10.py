@@ -17,15 +17,13 @@ with batch norm re-estimated at the width. The budget is 40 minutes on two cores
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from experiments import once, spread
 
 METHODS, SEEDS = {"SimSiam": "simsiam", "SSQL": "ssql_simsiam"}, (0, 1, 2)
 BITS = ("fp", "8w8f", "5w5f", "4w4f", "3w3f", "2w8f", "2w4f")
@@ -49,33 +47,16 @@ FIGURES = {
 }
 
 
-def once(folder: Path, resumable: bool, *args: object) -> dict[str, Any]:
-    """Run a command line, one thread, into a folder unless its result is there; returns the result."""
-    result = folder / "result.json"
-    if not result.exists():
-        begun = resumable and (folder / "checkpoint.pth.tar").exists()
-        more = ("--output", folder, *(("--resume", "auto") if begun else ("--overwrite",)))
-        command = [sys.executable, "-m", "ssql", *map(str, (*args, *more))]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-    return json.loads(result.read_text(encoding="utf-8"))
-
-
 def run(method: str, seed: int, data: Path, output: Path) -> dict[str, Any]:
     """Pretraining and the sweep of what it ends with."""
     folder, common = output / f"{METHODS[method]}-seed{seed}", ("--data", data, "--seed", seed, *PICTURES)
     config = f"configs/cifar/resnet18_{METHODS[method]}_cifar.yaml"
-    trained = once(folder / "ssl", True, "ssl", "--config", config, *common, *KEYS)
-    swept = once(folder / "sweep", False, "sweep", folder / "ssl/checkpoint.pth.tar", "--bits", ",".join(BITS), *common)
+    trained = once("ssql", folder / "ssl", True, "ssl", "--config", config, *common, *KEYS)
+    swept = once(
+        "ssql", folder / "sweep", False, "sweep", folder / "ssl/checkpoint.pth.tar", "--bits", ",".join(BITS), *common
+    )
     kept = {"seconds": trained["seconds"], "seconds_swept": swept["seconds"], "z_std": trained["z_std_relative"]}
     return {"method": method, "seed": seed, **kept, "rows": {row["variant"]: row for row in swept["rows"]}}
-
-
-def spread(values: Sequence[float], sign: str = "") -> str:
-    """Mean and sample standard deviation."""
-    return f"{statistics.mean(values):{sign}.2f} ± {statistics.stdev(values):.2f}"
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
