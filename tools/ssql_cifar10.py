@@ -17,13 +17,15 @@ with batch norm re-estimated at the width. The budget is 40 minutes on two cores
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from experiments import once, spread
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.experiments import once, spread  # noqa: E402
 
 METHODS, SEEDS = {"SimSiam": "simsiam", "SSQL": "ssql_simsiam"}, (0, 1, 2)
 BITS = ("fp", "8w8f", "5w5f", "4w4f", "3w3f", "2w8f", "2w4f")

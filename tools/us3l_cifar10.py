@@ -21,13 +21,15 @@ against 33.6 and 23.3 % of random weights; BYOL after 4 of 12 epochs 36.9 and 35
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from experiments import once, spread
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.experiments import once, spread  # noqa: E402
 
 SEEDS, WIDTHS = (0, 1, 2), (0.25, 0.5, 0.75, 1.0)
 ALONE = [f"alone {width}" for width in WIDTHS]
