@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools.experiments import once, spread  # noqa: E402
+from tools.experiments import once, spread
 
 METHODS, SEEDS = {"SimSiam": "simsiam", "SSQL": "ssql_simsiam"}, (0, 1, 2)
 BITS = ("fp", "8w8f", "5w5f", "4w4f", "3w3f", "2w8f", "2w4f")

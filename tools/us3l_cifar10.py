@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools.experiments import once, spread  # noqa: E402
+from tools.experiments import once, spread
 
 SEEDS, WIDTHS = (0, 1, 2), (0.25, 0.5, 0.75, 1.0)
 ALONE = [f"alone {width}" for width in WIDTHS]
