@@ -48,7 +48,9 @@ def small() -> tuple[nn.Module, At]:
     return made(SMALL, 8)
 
 
-@pytest.mark.parametrize(("arch", "side"), [(SMALL, 8), ("cifar_mobilenetv2", 8), ("resnet18d", 32)])
+@pytest.mark.parametrize(
+    ("arch", "side"), [(SMALL, 8), ("cifar_mobilenetv2", 8), pytest.param("resnet18d", 32, marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_each_width_equals_the_exported_net(arch: str, side: int, tmp_path: Path) -> None:
     """To 1e-6, in float32; also as `lowbit.load` gives it, and as timm builds it and loads it strictly."""
@@ -72,6 +74,7 @@ def test_each_width_equals_the_exported_net(arch: str, side: int, tmp_path: Path
         assert (theirs(x) - wanted).abs().max() <= 1e-6 * scale
 
 
+@pytest.mark.slow
 def test_the_nets_that_timm_has() -> None:
     def said(arch: str, width: float) -> Any:
         net = network(net_of(f"us_{arch}"), (3, 32, 32), (0.25, 1.0), 0)

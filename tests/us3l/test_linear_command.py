@@ -124,7 +124,7 @@ def test_statistics_are_a_cumulative_average_at_the_width(
     assert torch.equal(trained["bn1.running_var"][8:], torch.ones(8))  # channels that do not run
 
 
-@pytest.mark.parametrize("kind", ["probe", "cached", "trained"])
+@pytest.mark.parametrize("kind", ["probe", pytest.param("cached", marks=pytest.mark.slow), "trained"])
 def test_two_parts_equal_an_unbroken_run(
     us3l: Us3l, line: tuple[object, ...], probed: tuple[Path, Result], tmp_path: Path,
     same_run: Callable[[Path, Path], None], kind: str,

@@ -14,6 +14,7 @@ from lowbit.data.recipe import DIGITS, plain
 from lowbit.errors import InputError
 from lowbit.evaluate.features import pooled
 from lowbit.loading import load
+from lowbit.models.create import create_model
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.train.process import make_accelerator
 from us3l import authors
@@ -107,6 +108,12 @@ def test_a_calibrated_backbone_is_the_sub_network(tmp_path: Path) -> None:
         assert torch.equal(found(X), net(X)) and found.conv1.weight.shape == (8, 3, 3, 3)
     opened = open_pretrained(path, "us_cifar_resnet8_1x1")
     assert opened.width == 0.5 and opened.has_statistics(0.52) and not opened.has_statistics(0.75)
+
+
+def test_a_net_without_batch_norm_needs_no_statistics(tmp_path: Path) -> None:
+    torch.save(create_model("test_vit", num_classes=0).state_dict(), tmp_path / "vit.pth")
+    found = open_pretrained(tmp_path / "vit.pth", "us_test_vit")
+    assert found.net.kind == "universal" and found.width is None and found.has_statistics(0.25)
 
 
 def theirs(net: nn.Module, arch: str | None, prefix: str = "module.encoder_q.") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from lowbit.evaluate.batchnorm import check_pictures
 from lowbit.models.pretrained_cfg import ENTRY, Cfg
 from lowbit.models.weight_file import Weights, read_weights
 from lowbit.models.weights import branch_of, load_
+from lowbit.train.bn_statistics import batchnorms
 from lowbit.train.session import Session
 from us3l import authors
 from us3l.config import Config, Net, Ofa, net_of
@@ -69,7 +70,9 @@ class Pretrained:
         return widths if is_list else tuple(w for w in QUARTERS if widths[0] <= w <= widths[1]) or widths[1:]
 
     def has_statistics(self, width: float) -> bool:
-        """Whether its batch-norm statistics are those of the sub-network of a width."""
+        """Whether its batch-norm statistics are those of the sub-network of a width, if it has batch norm."""
+        if not batchnorms(self.model):
+            return True
         if self.net.kind != "universal" or self.width is None:
             return self.net.kind != "universal"
         with at_width(self.model, width):
