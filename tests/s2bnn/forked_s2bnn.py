@@ -1,4 +1,4 @@
-"""What a fork of the server does for S2-BNN's tests: `s2bnn ARGS`.
+"""What a fork of the server does for S2-BNN's tests: `s2bnn ARGS`, or with "split" runs of tiny_students.py.
 
 With "kill": [PLACE, DONE] a command kills itself, with no chance to clean up, where DONE batches were trained. Places:
 "step" (the optimizer is about to step), "probe" (the epoch is over, its figures are due), "end" (trained, the results
@@ -8,17 +8,19 @@ are due). With "weights": PATH each process leaves what it holds at the end in P
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import sklearn.datasets  # noqa: F401 (the digits)
 import torch
+from tiny_students import split_run
 
 from lowbit.train import job
 from lowbit.train.engine import Engine
 from lowbit.train.loop import _Loop
 from lowbit.train.session import Session
 from s2bnn.cli import main
-from s2bnn.commands import main_lincls  # noqa: F401 (imported once for all forks)
+from s2bnn.commands import main_lincls, main_moco  # noqa: F401 (imported once for all forks)
 
 
 def arm(place: str, done: int) -> None:
@@ -53,6 +55,9 @@ def keep_weights(path: str) -> None:
 
 
 def child(request: dict[str, Any]) -> None:
+    if "split" in request:
+        split_run(Path(request["split"]))
+        return
     if "kill" in request:
         arm(*request["kill"])
     if "weights" in request:
