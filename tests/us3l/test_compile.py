@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
+from lowbit.data.batch import Batch
 from lowbit.models.create import create_model
-from lowbit.train.compile import compile_
+from lowbit.train.bn_statistics import reestimate_batchnorm_
+from lowbit.train.compile import compile_, uncompiled
 from us3l.layers import at_width
 from us3l.sampling import Sampling
 from us3l.slim import slim_
@@ -51,6 +53,11 @@ def check(net: nn.Module, x: Tensor, widths: list[float], distinct: int, backend
     assert counter.frame_count == distinct, counter.frame_count
     for width in reversed(widths):
         step(net, x, width)
+    with at_width(net, 0.5):
+        reestimate_batchnorm_(net, [Batch((x[:1],), torch.arange(1))])  # evaluation makes no graphs
+        with uncompiled(net):
+            net.eval()(x)
+    step(net.train(), x, widths[0])
     assert counter.frame_count == distinct
 
 

@@ -12,6 +12,7 @@ from lowbit.data.pictures import Pictures
 from lowbit.errors import InputError
 from lowbit.evaluate.collapse import HEALTHY, Spread, collapse_probe
 from lowbit.evaluate.knn import K, knn_probe
+from lowbit.train.compile import uncompiled
 from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Probe
 from lowbit.train.session import Session
@@ -65,8 +66,9 @@ def monitor_pretraining(
 
     def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
         values: dict[str, float] = {}
-        for one in probes:
-            values |= one(clock, objective)
+        with uncompiled(objective):
+            for one in probes:
+                values |= one(clock, objective)
         if values:
             top1 = f"k-NN Acc@1 {values['knn_top1']:.3f} " if "knn_top1" in values else ""
             std, rank = values["z_std_relative"], values["effective_rank"]

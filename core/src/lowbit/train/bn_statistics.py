@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.train.bn import TORCHS, SyncBatchNorm, processes
+from lowbit.train.compile import uncompiled
 
 TRUSTED = (*TORCHS, SyncBatchNorm.forward)  # others may count and average in a way of their own, or not at all
 
@@ -108,9 +109,10 @@ def reestimate_batchnorm_(model: nn.Module, batches: Iterable[Batch]) -> None:
             norm.momentum = None  # a cumulative mean
     seen = 0
     try:
-        for batch in batches:
-            model(batch.views[0])
-            seen += 1
+        with uncompiled(model):
+            for batch in batches:
+                model(batch.views[0])
+                seen += 1
         if not seen:
             raise ValueError("batch norm cannot be estimated from no batch")
     except BaseException:

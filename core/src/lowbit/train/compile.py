@@ -1,5 +1,7 @@
-"""`--compile`: a submodule compiled in place."""
+"""`--compile`: a submodule compiled in place, for training."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,3 +24,16 @@ def compile_(module: nn.Module, **options: Any) -> None:
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(limits, name, max(getattr(limits, name), MOST_GRAPHS))
     module.compile(**options)
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """What is compiled in place runs as written inside the block: a few evaluated batches are not worth a graph."""
+    compiled = {module: call for module in model.modules() if (call := module._compiled_call_impl) is not None}
+    try:
+        for module in compiled:
+            module._compiled_call_impl = None
+        yield
+    finally:
+        for module, call in compiled.items():
+            module._compiled_call_impl = call
