@@ -59,7 +59,8 @@ class TrainOptions(OptimOptions):
     @property
     def compared(self) -> dict[str, Any]:
         """What a resumed run has in common with its start, by flag; the loop compares epochs, batch and files."""
-        values = {name: value for name, value in asdict(self).items() if name not in MAY_DIFFER}
+        fields = reversed(asdict(self).items())  # the command's own first, which the others' defaults follow
+        values = {name: value for name, value in fields if name not in MAY_DIFFER}
         values["schedule"] = list(self.schedule)
         return {f"--{name.replace('_', '-')}": value for name, value in values.items()}
 

@@ -21,7 +21,7 @@ from lowbit.loading import load
 from lowbit.models.create import create_model
 from lowbit.models.weight_file import digest_of, read_weights
 from lowbit.models.weights import open_backbone
-from lowbit.quant.binary import BinaryInput, BinaryWeight, binarize_, binary_convolutions, step_of
+from lowbit.quant.binary import BinaryInput, BinaryWeight, binarize_, binary_convolutions, blind_layers, step_of
 from lowbit.quant.bitwidths import UniformWeight
 from lowbit.quant.conv import QuantConv2d
 from lowbit.quant.layers import ActivationQuantizer, quantized_layers
@@ -225,3 +225,26 @@ def test_exported_floats_state_the_step(tmp_path: Path, step: int) -> None:
     assert read_weights(path).said["binarization"] == 7 * step
     with pytest.raises(InputError, match=rf"its description of its net is wrong \(step {7 * step}: one of"):
         load(path)
+
+
+class Functional(nn.Module):
+    """Two convolutions behind a ReLU that is no module, one behind none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.c = (
+            nn.Conv2d(3, 4, 3),
+            nn.Conv2d(4, 4, 1),
+            nn.Conv2d(4, 4, 1),
+            nn.Conv2d(4, 4, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        return self.c(self.b(F.relu(self.a(x))) - 1)
+
+
+def test_layers_to_which_the_sign_says_nothing_are_found() -> None:
+    net = Functional().train()
+    assert blind_layers(net, (3, 8, 8)) == []
+    assert blind_layers(binarize_(net, 1), (3, 8, 8)) == ["a", "b"] and net.training
