@@ -110,10 +110,22 @@ def test_a_calibrated_backbone_is_the_sub_network(tmp_path: Path) -> None:
     assert opened.width == 0.5 and opened.has_statistics(0.52) and not opened.has_statistics(0.75)
 
 
+def test_statistics_of_an_ordinary_net_and_of_no_width(tmp_path: Path) -> None:
+    """timm's are of full width, whatever their last channels are; others' that fit no width are taken for none."""
+    net = create_model("cifar_resnet8_1x1", num_classes=0)
+    torch.save(net.state_dict(), tmp_path / "timm.pth")
+    assert open_pretrained(tmp_path / "timm.pth", "us_cifar_resnet8_1x1").has_statistics(1.0)
+    net.get_buffer("bn1.running_mean")[3] = 1.0
+    path = save(tmp_path / "theirs", theirs(net, "us_cifar_resnet8_1x1"))
+    assert not open_pretrained(path).has_statistics(1.0)
+    with pytest.raises(InputError, match="of no width"):
+        load(path)
+
+
 def test_a_net_without_batch_norm_needs_no_statistics(tmp_path: Path) -> None:
     torch.save(create_model("test_vit", num_classes=0).state_dict(), tmp_path / "vit.pth")
     found = open_pretrained(tmp_path / "vit.pth", "us_test_vit")
-    assert found.net.kind == "universal" and found.width is None and found.has_statistics(0.25)
+    assert found.net.kind == "universal" and found.has_statistics(0.25)
 
 
 def theirs(net: nn.Module, arch: str | None, prefix: str = "module.encoder_q.") -> dict[str, Any]:

@@ -134,7 +134,12 @@ def _opened(weights: Weights, wanted: Net | None, size: Size | None, classifier:
     if theirs:
         weights = Weights(weights.name, theirs.state)
     load_(model, weights, branch_of(weights, model), may_lack=lambda key: bool(theirs) and authors.is_statistic(key))
-    width = said.width if said else None if net.kind != "universal" else width_of_statistics(model)
+    width = said.width if said else 1.0 if net.kind == "universal" else None  # an ordinary net's are of all channels
+    if theirs and net.kind == "universal":
+        try:
+            width = width_of_statistics(model)
+        except InputError:  # of a mixture, or damaged: they can be re-estimated
+            width = None
     shape = size or (said and said.input_size) or resolve_model_data_config(model)["input_size"]
     return Pretrained(
         model=model.eval(), net=net, size=shape, config=said.config if said else None, widths=widths, width=width,
