@@ -21,11 +21,14 @@ from lowbit.options import RunOptions
 from lowbit.train.bn_statistics import reestimate_batchnorm_
 from lowbit.train.process import make_accelerator
 from lowbit.train.session import Session
+from us3l import config as us3l_config
 from us3l.config import Ofa
 from us3l.evaluation import fixed_pictures, open_pretrained
 from us3l.layers import set_width_
 from us3l.pictures import transforms_of
 
+SHIPPED = Path(us3l_config.__file__).parent / "configs"
+NAMES = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.glob("*/*linear_eval*.yaml"))
 Us3l = Callable[..., Result]
 LIMITS = ("--limit-train", 60, "--limit-eval", 40)
 CHECKPOINT = "checkpoint.pth.tar"
@@ -198,6 +201,26 @@ def test_what_is_refused(
     line = line[:-1] if any(str(part).startswith("MODEL.PRETRAINED") for part in more) else line
     error = us3l(*line, *more, "--output", tmp_path / "out", code=2).stderr
     assert said in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_shipped_config_runs(us3l: Us3l, pretrained: str, tmp_path: Path, name: str) -> None:
+    """On the digits, and with a small net of ours."""
+    keys = (
+        "MODEL.ARCH=us_cifar_resnet8_1x1",
+        "MODEL.INPUTSHAPE=[8, 8]",
+        "MODEL.NUM_CLASSES=10",
+        "TRAIN.DATASET=digits",
+    )
+    keys += (
+        "TRAIN.EPOCHS=1",
+        "TRAIN.BATCH_SIZE=30",
+        "TRAIN.GLOBAL_BATCH=30",
+        "MODEL.OFA.CALIBRATE_BN=True",
+        pretrained,
+    )
+    us3l("linear", "--config", f"configs/{name}", *LIMITS, *keys, "--output", tmp_path / "out")
+    assert result_of(tmp_path / "out")["protocol"] == "probe" and result_of(tmp_path / "out")["steps"] == 2
 
 
 def test_a_dry_run_tells_the_plan(us3l: Us3l, line: tuple[object, ...], tmp_path: Path) -> None:
