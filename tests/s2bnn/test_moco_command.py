@@ -215,8 +215,10 @@ def test_another_steps_or_nets_checkpoint(first: tuple[Path, Result], s2bnn: S2b
     ):  # fmt: skip
         said = s2bnn(*small(*more, *ONE, "--model-path", path, "--output", tmp_path), code=2).stderr
         assert word in said and "--model-path" in said and said.count("\n") == 1
-    changed = (*SMALL, "--method", METHODS[0], "--step", 2, "--output", first[0], "--resume", "auto")
-    assert "--step" in s2bnn(*changed, code=2).stderr
+    changed = small(
+        "--method", METHODS[0], "--step", 2, "--cos", "--epochs", 3, "--output", first[0], "--resume", "auto"
+    )
+    assert "made with --step 1, this run has 2" in s2bnn(*changed, code=2).stderr
 
 
 def test_a_net_that_rectifies_by_a_function_is_named(

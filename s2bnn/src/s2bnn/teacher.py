@@ -55,11 +55,12 @@ def _of_file(own: PretrainOptions) -> tuple[nn.Module, str]:
         branch = branch_of(weights, net)
         try:
             name, _ = linear_classifier(net)
-            state = {key: value for key, value in branch.state.items() if key.startswith(f"{name}.")}
-            head = None if branch.plain else head_like({key.removeprefix(f"{name}."): state[key] for key in state})
+            start = f"{name}."
+            state = {key.removeprefix(start): value for key, value in branch.state.items() if key.startswith(start)}
+            head = head_like(state)
         except InputError:  # a net without a classifier, or no projector in its place
             head = None
-        if head is None:
+        if head is None or (isinstance(head, nn.Linear) and branch.plain):
             return backbone_of(weights, arch).model, "pooled features"
         load_(replace_(net, {name: head}), weights, branch._replace(prefix=""))  # with its projector, as a plain net
     except InputError as error:
