@@ -20,6 +20,7 @@ from lowbit.evaluate.collapse import HEALTHY
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions
+from lowbit.quant.binary import binarize_
 
 NEEDED = 10.0  # points between the trained and the random-weight backbone
 
@@ -106,15 +107,22 @@ def verdict_without_labels(
         needed: points between both probes.
         figure: of the rows, a probe's.
     """
-    useful, said = verdict("float probe", row[figure], random[figure], needed)
+    useful, said = verdict("probe", row[figure], random[figure], needed)
     spread = trained["z_std_relative"]
     healthy = spread > HEALTHY
     said += f"; std of z {spread:.2f}/sqrt(D)" + ("" if healthy else f", not above {HEALTHY:g}: it has collapsed")
     return {"z_std_relative": spread, "useful": useful and healthy, "said": said}
 
 
-def save_random_backbone(arch: str, seed: int, path: Path) -> None:
-    """The weights that training starts from, as a `backbone.safetensors` in a folder that may be made."""
+def save_random_backbone(arch: str, seed: int, path: Path, step: int = 0) -> None:
+    """The weights that training starts from, as a `backbone.safetensors` in a folder that may be made.
+
+    Args:
+        arch: timm name.
+        seed: of the draw.
+        path: of the file.
+        step: what of the net is binary (`lowbit.quant.binary.STEPS`).
+    """
     torch.manual_seed(seed)
     path.parent.mkdir(exist_ok=True)
-    save_backbone(create_model(arch, num_classes=0), path, arch)
+    save_backbone(binarize_(create_model(arch, num_classes=0), step), path, arch)

@@ -18,7 +18,7 @@ from lowbit.cli.options import (
     optim_flags,
     run_options,
 )
-from lowbit.cli.parsing import COUNT, MANY, Real, Several, UserPath
+from lowbit.cli.parsing import COUNT, MANY, SEED, Real, Several, UserPath
 from lowbit.cli.program import Group
 from lowbit.options import DATASETS, MAX_SIDE, MOST_CLASSES, RunOptions
 from s2bnn import __version__
@@ -194,3 +194,13 @@ def main_lincls(options: RunOptions, own: LinclsOptions) -> None:
 
     here = options.output or (None if own.evaluate else Path())
     main_lincls(dataclasses.replace(options, output=here), own)
+
+
+@cli.command("demo")
+@run_options(output=Path("runs/s2bnn-demo"), data=False, training=False)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="For everything.")
+def demo(options: RunOptions) -> int:
+    """The digits: a small binary net distilled in two steps, and trained by contrast; a table, a picture."""
+    from s2bnn.commands.demo import demo
+
+    return demo(options)
