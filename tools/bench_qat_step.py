@@ -23,8 +23,9 @@ from lowbit.data.loader import Loader
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.models.create import create_model
+from lowbit.options import QUANTIZERS
 from lowbit.quant.initialize import initialize_
-from lowbit.quant.learned import QUANTIZERS, LearnedConfig
+from lowbit.quant.learned import LearnedConfig
 from lowbit.quant.learned_layers import input_quantizer, layer_points, quantize_learned_
 from lowbit.train.supervised import Supervised
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet", "folder", "digits")  # that `lowbit.data.datasets` reads
+QUANTIZERS = ("ste", "ewgs", "pact", "lsq", "dorefa")  # that are learned (`lowbit.quant.learned`)
 MOST = 10**9 - 1  # epochs, steps, pictures
 MOST_REAL = 1e9  # rates and strengths; single precision holds what is computed with them
 MOST_SEED = 2**63 - 1

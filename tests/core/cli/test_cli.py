@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from lowbit.cli.options import ignored_note, ignored_options, optim_options, run_options, sgd_options
-from lowbit.cli.parsing import Real, Several
+from lowbit.cli.parsing import Real, Several, Switch
 from lowbit.cli.program import Group
 from lowbit.errors import InputError, Stopped
 from lowbit.options import OptimOptions, RunOptions, SgdOptions
@@ -29,6 +29,8 @@ def toy() -> None:
 @click.option("--schedule", cls=Several, type=int, default=(150, 225))
 @click.option("--lr", "--learning-rate", type=Real(0, 1), default=0.1)
 @click.option("-e", "--evaluate", is_flag=True)
+@click.option("--distill", cls=Switch, type=click.Choice(["kd", "True", "False"]), alone="kd")
+@click.argument("folder", required=False)
 @optim_options(opt="sgd", sched="step at --schedule")
 @run_options(seed=7, output_flags=("-c", "--checkpoint", "--output"))
 def go(**values: Any) -> None:
@@ -52,6 +54,18 @@ def end(how: str) -> int:
 
 def run(*args: str) -> Result:
     return CliRunner().invoke(toy, list(args))
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [("", (False, None, None)), ("--channels-last True --distill", (True, "kd", None)),
+     ("--channels-last=False --distill=True", (False, "True", None)), ("--distill DATA", (False, "kd", "DATA")),
+     ("--channels-last DATA --distill False", (True, "False", "DATA")), ("--distill --lr 1", (False, "kd", None))],
+)  # fmt: skip
+def test_a_switch_stands_alone_or_has_its_value(line: str, found: tuple[object, ...]) -> None:
+    assert run("go", *line.split()).exit_code == 0
+    assert (seen["options"].channels_last, seen["distill"], seen["folder"]) == found
+    assert run("go", "--distill=maybe").exit_code == 2
 
 
 def test_without_a_command_there_is_help() -> None:

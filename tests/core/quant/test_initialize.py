@@ -16,10 +16,11 @@ from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.export.packed import load_packed, save_packed
 from lowbit.models.create import create_model
+from lowbit.options import QUANTIZERS
 from lowbit.quant.calibrate import has_ranges, uncalibrated
 from lowbit.quant.grad_scale import scale_by_hessian_
 from lowbit.quant.initialize import initialize_, uninitialized
-from lowbit.quant.learned import QUANTIZERS, LearnedConfig
+from lowbit.quant.learned import LearnedConfig
 from lowbit.quant.learned_layers import layer_points, learned_layers, quantize_learned_, quantizer_parameters
 from lowbit.train.supervised import Supervised
 

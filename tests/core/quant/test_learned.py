@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
+from lowbit.options import QUANTIZERS
 from lowbit.quant import parts
 from lowbit.quant.conv import QuantConv2d, QuantLinear
-from lowbit.quant.learned import QUANTIZERS, LearnedConfig
+from lowbit.quant.learned import LearnedConfig
 from lowbit.quant.learned_layers import input_quantizer, weight_quantizer
 from lowbit.quant.rounding import Levels, even_levels, quantize_evenly
 

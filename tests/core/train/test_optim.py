@@ -37,6 +37,15 @@ def test_sgd_is_torchs() -> None:
     assert type(ours) is SGD and torch.equal(a.weight, b.weight) and torch.equal(a.bias, b.bias)
 
 
+def test_nesterov_looks_ahead() -> None:
+    """w -= lr (g + m v), v = m v + g."""
+    velocity = torch.zeros(3, 5, dtype=torch.float64)
+    seen = stepped("nesterov", lr=0.1)
+    for (gradient, before), (_, after) in pairwise(seen):
+        velocity = 0.9 * velocity + gradient
+        assert torch.allclose(after, before - 0.1 * (gradient + 0.9 * velocity), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("adam", Adam), ("adamw", AdamW)])
 def test_adam_and_adamw_follow_their_formulas(name: str, kind: type) -> None:
     """m, v: means of g and g^2, corrected; w = (1 - lr decay) w - lr m / (sqrt(v) + eps); Adam: g + decay w for g."""

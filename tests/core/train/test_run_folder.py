@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from lowbit.checkpoint.read import newest_good
+from lowbit.checkpoint.write import Names, write_checkpoint
 from lowbit.errors import InputError, Stopped
 from lowbit.files import write_json
 from lowbit.train.folder import RunFolder, environment
@@ -235,3 +237,18 @@ def test_what_a_run_kept_stays(tmp_path: Path, kept: str) -> None:
     with pytest.raises(Stopped), RunFolder.open(tmp_path / "other", {}):
         raise Stopped("after a signal it is to be gone on with")
     assert "config.json" in names(tmp_path) and "config.json" in names(tmp_path / "other")
+
+
+def test_checkpoints_under_other_names(tmp_path: Path) -> None:
+    """Also in a folder inside; --overwrite removes them, what a run kept there stays after an error."""
+    given = Names("inside/last.pth", "inside/best.pth")
+    with pytest.raises(InputError), RunFolder.open(tmp_path, {}, names=given) as folder:
+        write_checkpoint(folder.checkpoint, {"step": 1})
+        write_checkpoint(folder.checkpoint, {"step": 2})
+        raise InputError("the loss became NaN")
+    assert names(tmp_path) == [".lock", "config.json", "inside"]
+    assert names(tmp_path / "inside") == ["last.prev.pth", "last.pth"]
+    found = newest_good(tmp_path, given.last)
+    assert found is not None and found[1]["step"] == 2
+    RunFolder.open(tmp_path, {}, overwrite=True, names=given).close()
+    assert names(tmp_path / "inside") == []

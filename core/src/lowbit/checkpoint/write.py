@@ -1,9 +1,10 @@
 """Checkpoint files, written whole or not at all (`lowbit.files`)."""
 
+import contextlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +15,16 @@ from lowbit.files import replace_file
 
 CHECKPOINT = "checkpoint.pth.tar"
 BEST = "model_best.pth.tar"
+
+
+class Names(NamedTuple):
+    """Where a run's folder holds its newest checkpoint and the selected one."""
+
+    last: str = CHECKPOINT
+    best: str = BEST
+
+
+NAMES = Names()
 
 
 def pack(state: Mapping[str, Any]) -> memoryview:
@@ -39,4 +50,6 @@ def write_checkpoint(path: Path, state: Mapping[str, Any], *, keep_previous: boo
             f"the run diverged: {found} holds NaN or infinity, so {path} is not written; go on from the last good "
             "checkpoint with a lower learning rate or --clip-grad"
         )
+    with contextlib.suppress(OSError):  # what is wrong shows when it is written
+        path.parent.mkdir(exist_ok=True)
     replace_file(path, pack(state), keep_previous=keep_previous)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from lowbit.cli.parsing import COUNT, MANY, SEED, WORKER_COUNT, Real, Several, UserPath
+from lowbit.cli.parsing import COUNT, MANY, SEED, WORKER_COUNT, Real, Several, Switch, UserPath
 from lowbit.options import WORKERS, OptimOptions, RunOptions, SgdOptions
 from lowbit.paths import user_path
 
@@ -195,7 +195,7 @@ def _data_options(seed: int, argument: bool, pretrained: str) -> list[Decorator]
             show_default=True,
             help="Through accelerate; fp16 needs a GPU.",
         ),
-        click.option("--channels-last", is_flag=True, help="Memory format of pictures and weights."),
+        click.option("--channels-last", cls=Switch, default=False, help="Memory format of pictures and weights."),
         click.option("--limit-train", type=COUNT, metavar="N", help="N training pictures, class-balanced."),
         click.option("--limit-eval", type=COUNT, metavar="N", help="N test pictures, class-balanced."),
         click.option(pretrained, "pretrained", is_flag=True, help="timm's weights, and pictures shown as they expect."),

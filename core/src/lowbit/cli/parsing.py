@@ -56,6 +56,22 @@ class Several(click.Option):
         super().__init__(*args, **{**kwargs, "multiple": True})
 
 
+class Switch(click.Option):
+    """A flag that an original program gave a value (`--flag True`): alone it is the value `alone`."""
+
+    def __init__(self, *args: Any, alone: str = "True", **kwargs: Any) -> None:
+        super().__init__(*args, **{"type": click.BOOL, "metavar": "[True|False]", **kwargs})
+        self.alone = alone
+
+    def takes(self, token: str) -> bool:
+        """Whether what follows the flag on a command line is its value."""
+        try:
+            self.type.convert(token, self, None)
+        except click.UsageError:
+            return False
+        return True
+
+
 def _is_value(token: str) -> bool:
     return not token.startswith("-") or token[1:2].isdigit() or token[1:2] == "."
 
@@ -80,6 +96,10 @@ def _occurrences(
             name, joined = token, ""
         end = position + 1
         if option is not None and not option.is_flag and not option.count:
+            if not joined and isinstance(option, Switch) and not (end < len(args) and option.takes(args[end])):
+                yield [f"{token}={option.alone}"], option
+                position = end
+                continue
             if not joined and end < len(args):
                 if args[end] in flags:
                     raise click.UsageError(f"Option {token!r} needs a value, not the option {args[end]!r}.", ctx)

@@ -1,7 +1,8 @@
 """Losses of a student against a teacher's outputs.
 
 SEED: Fang et al., "SEED: Self-supervised Distillation For Visual Representation", ICLR 2021 (arXiv
-2101.04731), Eq. 3-5.
+2101.04731), Eq. 3-5. Temperatures: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015 (arXiv
+1503.02531), Sec. 2.
 """
 
 import torch.nn.functional as F
@@ -24,6 +25,19 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor
     teacher = teacher.detach()
     p = teacher.softmax(dim=1)
     return F.cross_entropy(student, p), -(p * teacher.log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(t / T), softmax(s / T)), mean over the batch; T^2 keeps the gradient's size.
+
+    Args:
+        student: logits s, (B, C).
+        teacher: logits t, (B, C); detached here.
+        temperature: T > 0.
+    """
+    q = (student / temperature).log_softmax(dim=1)
+    p = (teacher.detach() / temperature).log_softmax(dim=1)
+    return temperature**2 * F.kl_div(q, p, reduction="batchmean", log_target=True)
 
 
 def similarity_distillation(

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
+from lowbit.options import QUANTIZERS
 
-QUANTIZERS = ("ste", "ewgs", "pact", "lsq", "dorefa")
 MAX_BITS = 16
 
 

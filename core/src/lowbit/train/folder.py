@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lowbit.checkpoint.write import BEST, CHECKPOINT
+from lowbit.checkpoint.write import BEST, CHECKPOINT, NAMES, Names
 from lowbit.errors import InputError, Stopped
 from lowbit.files import open_regular, previous, write_json
 from lowbit.train import lock
@@ -76,13 +76,18 @@ class RunFolder:
         path: the folder.
     """
 
-    def __init__(self, path: Path | str, *, locked: bool = True) -> None:
+    def __init__(self, path: Path | str, *, locked: bool = True, names: Names = NAMES) -> None:
         """Make the folder and take its lock.
+
+        Args:
+            path: the folder.
+            locked: whether it is opened to be written to.
+            names: of its checkpoints.
 
         Raises:
             InputError: another run holds it, or it cannot be made.
         """
-        self.path = Path(path)
+        self.path, self.names = Path(path), names
         self._lock: FolderLock | None = None
         self._log: logging.Handler | None = None
         self._before: set[str] | None = None  # names in a folder that held no run when it was opened
@@ -91,9 +96,9 @@ class RunFolder:
             try:
                 self._made = [at for at in (self.path, *self.path.parents) if not at.exists()]
                 self.path.mkdir(parents=True, exist_ok=True)
-                names = {found.name for found in self.path.iterdir()}
+                there = {found.name for found in self.path.iterdir()}
                 self._lock = FolderLock(self.path)
-                self._before = None if CONFIG in names else names
+                self._before = None if CONFIG in there else there
             except OSError as error:
                 raise InputError(f"--output {path} cannot be used: {error.strerror}; name another folder") from error
 
@@ -152,6 +157,7 @@ class RunFolder:
         resume: bool | None = None,
         overwrite: bool = False,
         files: Sequence[str] = (),
+        names: Names = NAMES,
     ) -> "RunFolder":
         """Check, lock, clear (with `overwrite` and not `resume`) and describe the folder in `config.json`.
 
@@ -161,12 +167,13 @@ class RunFolder:
             resume: as in `check`.
             overwrite: it may hold a run, whose files are removed.
             files: patterns of the method's own files, which are removed beside those that every run has.
+            names: of its checkpoints.
 
         Raises:
             InputError: it may not be written to.
         """
         cls.check(path, resume=resume, overwrite=overwrite, files=files)
-        folder = cls(path)
+        folder = cls(path, names=names)
         try:
             cls._refuse_held_run(folder.path, resume, overwrite)  # another run may have been faster
             if resume:
@@ -184,7 +191,7 @@ class RunFolder:
     def _clear(self, files: Sequence[str]) -> None:
         """Remove the files of the run that is there; where none is, nothing."""
         if (self.path / CONFIG).exists():
-            for pattern in (*RUN_FILES, *files):
+            for pattern in (*RUN_FILES, *self.names, previous(Path(self.names.last)).as_posix(), *files):
                 for file in self.path.glob(pattern):
                     file.unlink()
             self._before = {found.name for found in self.path.iterdir()}
@@ -200,7 +207,7 @@ class RunFolder:
         new = {found.name: found for found in self.path.iterdir() if found.name not in self._before}
         own = [new.pop(name) for name in (CONFIG, LOG) if name in new]
         fresh_lock = new.pop(lock.NAME, None) is not None
-        if any(found.is_file() or (found / CONFIG).exists() for found in new.values()):
+        if self.checkpoint.exists() or any(found.is_file() or (found / CONFIG).exists() for found in new.values()):
             return
         with contextlib.suppress(OSError):
             for file in own:
@@ -230,12 +237,12 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """The newest checkpoint's place."""
-        return self.path / CHECKPOINT
+        return self.path / self.names.last
 
     @property
     def best(self) -> Path:
         """The selected checkpoint's place."""
-        return self.path / BEST
+        return self.path / self.names.best
 
     @property
     def metrics(self) -> Path:

@@ -23,7 +23,6 @@ from typing import Any
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowbit.checkpoint.read import read_checkpoint
-from lowbit.checkpoint.write import BEST
 from lowbit.data.loader import Loader
 from lowbit.errors import InputError
 from lowbit.files import open_regular, replace_file
@@ -134,7 +133,8 @@ class Job:
         resume, folder = self.session.options.resume, self.session.options.output
         if resume is None or folder is None:
             return None
-        return folder / BEST if resume == "auto" else Path(resume).with_name(BEST)
+        best = self.session.names.best
+        return folder / best if resume == "auto" else Path(resume).with_name(Path(best).name)
 
     @contextmanager
     def resuming(self) -> Iterator[None]:
@@ -201,6 +201,7 @@ class Job:
             try:
                 if best.exists() and not (folder.best.exists() and best.samefile(folder.best)):
                     with open_regular(best) as file:
+                        folder.best.parent.mkdir(exist_ok=True)
                         replace_file(folder.best, file.read())
             except OSError as error:
                 name = f"{self.resume_option} {self.session.options.resume}"

@@ -4,7 +4,8 @@ LARS is timm's with trust coefficient 0.001 and no clipping. It is set to adapt 
 otherwise be plain SGD (You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", 2017).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from timm.optim import Lars
@@ -25,7 +26,7 @@ def make_optimizer(
 
     Args:
         parameters: of the network, or groups of them.
-        name: "sgd" (without Nesterov's step), "adam", "adamw" or "lars".
+        name: "sgd", "nesterov" (SGD with Nesterov's step), "adam", "adamw" or "lars".
         lr: learning rate; in a run `Stage.lr` sets it.
         momentum: of SGD and LARS; of Adam and AdamW the first beta.
         weight_decay: of groups that state none.
@@ -36,7 +37,8 @@ def make_optimizer(
     common: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
     if name == "lars":
         return Lars(parameters, **common, trust_coeff=0.001, trust_clip=False, always_adapt=True)
-    return {"sgd": SGD}[name](parameters, **common)
+    kinds: dict[str, Callable[..., Optimizer]] = {"sgd": SGD, "nesterov": partial(SGD, nesterov=True)}
+    return kinds[name](parameters, **common)
 
 
 def make_schedule(
@@ -45,21 +47,23 @@ def make_schedule(
     *,
     milestones: Sequence[int] = (),
     gamma: float = 0.1,
+    end: float = 0.0,
     warmup_epochs: int = 0,
     per_step: bool = True,
 ) -> Schedule:
     """A learning rate by time.
 
     Args:
-        name: "step" (times `gamma` at each of the `milestones`), "cosine" or "linear" (to 0 over the stage).
+        name: "step" (times `gamma` at each of the `milestones`), "cosine" or "linear" (to `end` over the stage).
         lr: the full rate.
         milestones: 0-based epochs.
         gamma: factor at each.
+        end: the last rate of the others.
         warmup_epochs: epochs in which the rate rises to what the schedule says.
         per_step: whether the others move every step, else every epoch.
     """
     if name in ("cosine", "linear"):
-        return warmed_up((cosine if name == "cosine" else linear)(lr, per_step=per_step), warmup_epochs)
+        return warmed_up((cosine if name == "cosine" else linear)(lr, end, per_step=per_step), warmup_epochs)
     return warmed_up({"step": schedule.milestones}[name](lr, milestones, gamma), warmup_epochs)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lowbit.checkpoint.read import newest_good, read_checkpoint
+from lowbit.checkpoint.write import NAMES, Names
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader, Loader
 from lowbit.data.pictures import Pictures, balanced_subset, val_split
@@ -41,6 +42,7 @@ class Session:
         dtype: of the weights.
         resumes: whether the command can go on with a run that was stopped.
         files: patterns of the method's own files in a run's folder, which --overwrite removes.
+        names: of the checkpoints there.
 
     Attributes:
         accelerator: devices and processes.
@@ -59,7 +61,9 @@ class Session:
         dtype: torch.dtype = torch.float32,
         resumes: bool = True,
         files: Sequence[str] = (),
+        names: Names = NAMES,
     ) -> None:
+        self.names = names
         self.package, self.options, self.dataset, self.dtype = package, options, dataset, dtype
         resume = options.resume is not None if resumes else None
         self._again: dict[str, Any] = {"resume": resume, "overwrite": options.overwrite}
@@ -211,7 +215,7 @@ class Session:
         if resume != "auto":
             state = read_checkpoint(resume)
         else:
-            found = None if self.options.output is None else newest_good(self.options.output)
+            found = None if self.options.output is None else newest_good(self.options.output, self.names.last)
             if found is None:
                 return None
             state = found[1]
@@ -247,10 +251,10 @@ class Session:
         opened: list[RunFolder] = []
 
         def open_it() -> None:
-            opened.append(RunFolder.open(where, values, **self._again, files=self.files))
+            opened.append(RunFolder.open(where, values, **self._again, files=self.files, names=self.names))
 
         on_main(self.accelerator, open_it)
-        with opened[0] if opened else RunFolder(where, locked=False) as folder:
+        with opened[0] if opened else RunFolder(where, locked=False, names=self.names) as folder:
             if self.options.trackers:
                 start_trackers(self.accelerator, self.package, values)
             console.checked()

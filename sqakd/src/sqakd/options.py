@@ -1,0 +1,196 @@
+"""What the command lines of SQAKD say beside the shared options, as values (no torch)."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lowbit.errors import InputError
+
+CIFAR, TINY = ("train_fp", "train_quant"), "main"  # the authors' programs
+NETS = {
+    "cifar": {"resnet20": "cifar_resnet20_pad", "resnet32": "cifar_resnet32_pad", "vgg8_bn": "cifar_vgg8",
+              "vgg13_bn": "cifar_vgg13"},
+    "tiny": {"resnet18_imagenet": "resnet18", "vgg11_bn": "tiny_vgg11"},
+}  # fmt: skip
+FLOAT_BITS = 17  # and more: float
+ENDS = ("float", "8", "same")  # bits of the first and last layer
+MAY_DIFFER = (
+    "command", "dataset", "epochs", "batch_size", "teacher_path", "teacher_arch", "start", "evaluate", "print_freq",
+    "calibration",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Of the three trainings; names and defaults are those of `train_quant` where it has them.
+
+    Attributes:
+        command: of CIFAR or TINY. arch: timm name. dataset: a name of `lowbit.options.DATASETS`; None: by the folder.
+        epochs: of the schedule. batch_size: pictures per step, of the whole job. image_size: pixels; None: as usual.
+        optimizer_m, lr_m, lr_m_end, lr_scheduler_m, decay_schedule_m, momentum, weight_decay: of the weights.
+        optimizer_q, lr_q, lr_q_end, lr_scheduler_q, decay_schedule_q, weight_decay_q: of the quantizers' parameters.
+        gamma: factor of both "step" schedules. nesterov: of SGD. warmup_epochs, warmup_steps: of both rates.
+        smoothing: of labels.
+        quantizer: of `lowbit.options.QUANTIZERS`; "": float. wbits, abits: 0: float.
+        delta_w, delta_a: of EWGS. hessian_every: epochs; 0: constant. released: of `LearnedConfig`.
+        include, exclude: patterns of layers. first_last: of ENDS.
+        start: file of the float weights.
+        distill, teacher_path, teacher_arch, kd_t, kd_gamma, kd_alpha: of the objective.
+        sync_bn: batch norm over all processes. calibration: pictures that batch norm is re-estimated on; 0: it is not.
+        evaluate: train nothing. print_freq: steps between log lines.
+    """
+
+    command: str
+    arch: str
+    dataset: str | None = None
+    epochs: int = 400
+    batch_size: int = 256
+    image_size: int | None = None
+    optimizer_m: str = "adam"
+    lr_m: float = 1e-3
+    lr_m_end: float = 0.0
+    lr_scheduler_m: str = "cosine"
+    decay_schedule_m: tuple[int, ...] = (150, 300)
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    optimizer_q: str = "adam"
+    lr_q: float = 1e-5
+    lr_q_end: float = 0.0
+    lr_scheduler_q: str = "cosine"
+    decay_schedule_q: tuple[int, ...] = (150, 300)
+    weight_decay_q: float = 0.0
+    gamma: float = 0.1
+    nesterov: bool = False
+    warmup_epochs: int = 0
+    warmup_steps: int = 0
+    smoothing: float = 0.0
+    quantizer: str = ""
+    wbits: int = 0
+    abits: int = 0
+    delta_w: float = 0.0
+    delta_a: float = 0.0
+    hessian_every: int = 0
+    released: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    first_last: str = "float"
+    start: Path | None = None
+    distill: bool = False
+    teacher_path: Path | None = None
+    teacher_arch: str | None = None
+    kd_t: float = 4.0
+    kd_gamma: float = 1.0
+    kd_alpha: float = 0.0
+    sync_bn: bool = False
+    calibration: int = 1024
+    evaluate: bool = False
+    print_freq: int = 100
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """As `config.json` says it."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name != "command"}
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """What a resumed run has in common with its start, by name; the loop compares epochs, batch and teacher."""
+        return {name: value for name, value in self.described.items() if name not in MAY_DIFFER}
+
+
+FIELDS = {field.name for field in fields(TrainOptions)}
+
+
+def train_options(command: str, **given: Any) -> TrainOptions:
+    """Out of a command line.
+
+    Args:
+        command: of CIFAR or TINY.
+        given: fields, and the authors' flags that several fields are made of.
+
+    Raises:
+        InputError: flags that contradict each other, or that mean nothing.
+    """
+    made = {name: value for name, value in given.items() if name in FIELDS}
+    if "arch" in made:
+        made["arch"] = timm_name(command, made["arch"])
+    if "teacher_arch" in made:
+        made["teacher_arch"] = timm_name(command, made["teacher_arch"])
+    if given.get("load_pretrain") or (given.get("evaluate") and given.get("pretrain_stated")):
+        if given["pretrain_path"] is None:
+            raise InputError("--load_pretrain: no file: name it, --pretrain_path FILE")
+        made["start"] = given["pretrain_path"]
+    if "wbits" in given and not given.get("not_quant"):
+        made |= _quantization(**{name: given.get(name) for name in QUANTIZATION})
+    else:
+        made |= {"quantizer": "", "wbits": 0, "abits": 0}
+    if given.get("distill"):
+        if made.get("teacher_path") is None:
+            raise InputError("--distill kd learns from a teacher: name its checkpoint, --teacher_path FILE")
+        made |= {"kd_gamma": made.get("kd_gamma") or 0.0, "kd_alpha": _or(made.get("kd_alpha"), 1.0)}
+        if not made["kd_gamma"] and not made["kd_alpha"]:
+            raise InputError("--distill kd with a weight of 0 and no labels has no loss: give --kd_alpha (--alpha) 1")
+    else:
+        made |= {"kd_gamma": _or(made.get("kd_gamma"), 1.0), "kd_alpha": 0.0, "teacher_path": None}
+        if not made["kd_gamma"]:
+            raise InputError("--kd_gamma (--gamma) 0 without --distill kd has no loss: give 1")
+    made["distill"] = bool(given.get("distill"))
+    for name in ("lr_q", "optimizer_q", "weight_decay_q"):  # the authors' `main` has one optimizer for all
+        if name in made and made[name] is None:
+            made[name] = made[f"{name[:-2]}_m" if name != "weight_decay_q" else "weight_decay"]
+    return TrainOptions(command=command, **made)
+
+
+QUANTIZATION = (
+    "quantizer", "baseline", "wbits", "abits", "weight_levels", "act_levels", "QWeightFlag", "QActFlag", "released",
+    "bkwd_scaling_factorW", "bkwd_scaling_factorA", "use_hessian", "update_every",
+)  # fmt: skip
+FIXED_DELTA = 1e-3  # of EWGS until the Hessian is taken
+
+
+def _quantization(
+    quantizer: str | None, baseline: bool | None, wbits: int | None, abits: int | None, weight_levels: int | None,
+    act_levels: int | None, QWeightFlag: bool | None, QActFlag: bool | None, released: bool | None,
+    bkwd_scaling_factorW: float | None, bkwd_scaling_factorA: float | None, use_hessian: bool | None,
+    update_every: int | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The fields of quantization."""
+    if baseline and quantizer not in (None, "ste"):
+        raise InputError(f"--baseline True is --quantizer ste, not {quantizer}: give one of them")
+    name = "ste" if baseline else quantizer or "ewgs"
+    bits = (
+        _bits("--wbits", wbits, "--weight_levels", weight_levels) if QWeightFlag is not False else 0,
+        _bits("--abits", abits, "--act_levels", act_levels) if QActFlag is not False else 0,
+    )
+    ewgs = name == "ewgs" and not released  # the released program lost the call that sets the scale: it is 0
+    hessian = ewgs and bool(use_hessian)
+    deltas = [(given or (FIXED_DELTA if hessian else 0.0)) if ewgs else 0.0
+              for given in (bkwd_scaling_factorW, bkwd_scaling_factorA)]  # fmt: skip
+    return {
+        "quantizer": name, "wbits": bits[0], "abits": bits[1], "delta_w": deltas[0], "delta_a": deltas[1],
+        "hessian_every": (update_every or 0) if hessian else 0,
+        "released": bool(released) and name not in ("ste", "ewgs"),
+    }  # fmt: skip
+
+
+def _bits(flag: str, bits: int | None, other: str, levels: int | None) -> int:
+    """Of a number of bits or of levels, 2 to the bits; 0: float."""
+    if levels is not None and (levels < 2 or levels & (levels - 1)):
+        raise InputError(f"{other} {levels}: a power of two is allowed (2 to the number of bits)")
+    of_levels = None if levels is None else levels.bit_length() - 1
+    if None not in (bits, of_levels) and bits != of_levels:
+        raise InputError(f"{flag} {bits} and {other} {levels} disagree about one parameter; give one of them")
+    found = _or(_or(bits, of_levels), 1)
+    return 0 if found >= FLOAT_BITS else found
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def timm_name(command: str, name: str | None) -> str | None:
+    """The timm name of an authors' `--arch`, or of any net."""
+    if name is None:
+        return None
+    if command == TINY:
+        return NETS["tiny"].get(name, name)
+    return NETS["cifar"].get(name.removesuffix("_fp").removesuffix("_quant"), name)
