@@ -227,11 +227,14 @@ def same_run() -> Callable[[Path, Path], None]:
     from lowbit.train.log import read_metrics
 
     def same(a: Path, b: Path) -> None:
-        previous = "checkpoint.prev.pth.tar"  # of another moment where saves came at other steps
-        names = {path.name for path in a.iterdir()} - {previous}
-        assert names == {path.name for path in b.iterdir()} - {previous}
-        checkpoints = sorted(name for name in names if name.endswith(".tar"))
-        assert checkpoints[0] == "checkpoint.pth.tar"
+        def files(folder: Path) -> set[str]:
+            """Without the checkpoint before, which is of another moment where saves came at other steps."""
+            return {str(path.relative_to(folder)) for path in folder.rglob("*") if ".prev." not in path.name}
+
+        names = files(a)
+        assert names == files(b)
+        checkpoints = sorted(name for name in names if name.endswith((".tar", ".pth")))
+        assert any("checkpoint" in name for name in checkpoints)
         for name in checkpoints:
             compare(*(torch.load(folder / name, weights_only=True) for folder in (a, b)), name)
         compare(*(read_metrics(folder / "metrics.jsonl") for folder in (a, b)), "metrics")

@@ -1,5 +1,6 @@
 """What the command lines of SQAKD say beside the shared options, as values (no torch)."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ class TrainOptions:
         return {name: value for name, value in self.described.items() if name not in MAY_DIFFER}
 
 
+SQAKD = (("kd_gamma", 0.0), ("kd_alpha", 1.0))  # the paper's
 FIELDS = {field.name for field in fields(TrainOptions)}
 
 
@@ -111,80 +113,66 @@ def train_options(command: str, **given: Any) -> TrainOptions:
         InputError: flags that contradict each other, or that mean nothing.
     """
     made = {name: value for name, value in given.items() if name in FIELDS}
-    if "arch" in made:
-        made["arch"] = timm_name(command, made["arch"])
-    if "teacher_arch" in made:
-        made["teacher_arch"] = timm_name(command, made["teacher_arch"])
-    if given.get("load_pretrain") or (given.get("evaluate") and given.get("pretrain_stated")):
+    for name in ("arch", "teacher_arch"):
+        made[name] = timm_name(command, made.get(name))
+    if given.get("load_pretrain"):
         if given["pretrain_path"] is None:
             raise InputError("--load_pretrain: no file: name it, --pretrain_path FILE")
         made["start"] = given["pretrain_path"]
     if "wbits" in given and not given.get("not_quant"):
-        made |= _quantization(**{name: given.get(name) for name in QUANTIZATION})
+        made |= _quantization(command, given)
     else:
         made |= {"quantizer": "", "wbits": 0, "abits": 0}
-    if given.get("distill"):
+    made["distill"] = given.get("distill") in ("kd", "True")
+    if made["distill"]:
         if made.get("teacher_path") is None:
             raise InputError("--distill kd learns from a teacher: name its checkpoint, --teacher_path FILE")
-        made |= {"kd_gamma": made.get("kd_gamma") or 0.0, "kd_alpha": _or(made.get("kd_alpha"), 1.0)}
+        made |= {name: default if made[name] is None else made[name] for name, default in SQAKD}
         if not made["kd_gamma"] and not made["kd_alpha"]:
             raise InputError("--distill kd with a weight of 0 and no labels has no loss: give --kd_alpha (--alpha) 1")
     else:
-        made |= {"kd_gamma": _or(made.get("kd_gamma"), 1.0), "kd_alpha": 0.0, "teacher_path": None}
+        made |= {"kd_gamma": 1.0 if made.get("kd_gamma") is None else made["kd_gamma"], "kd_alpha": 0.0}
         if not made["kd_gamma"]:
             raise InputError("--kd_gamma (--gamma) 0 without --distill kd has no loss: give 1")
-    made["distill"] = bool(given.get("distill"))
     for name in ("lr_q", "optimizer_q", "weight_decay_q"):  # the authors' `main` has one optimizer for all
         if name in made and made[name] is None:
             made[name] = made[f"{name[:-2]}_m" if name != "weight_decay_q" else "weight_decay"]
     return TrainOptions(command=command, **made)
 
 
-QUANTIZATION = (
-    "quantizer", "baseline", "wbits", "abits", "weight_levels", "act_levels", "QWeightFlag", "QActFlag", "released",
-    "bkwd_scaling_factorW", "bkwd_scaling_factorA", "use_hessian", "update_every",
-)  # fmt: skip
 FIXED_DELTA = 1e-3  # of EWGS until the Hessian is taken
+UNSTATED = {TINY: ("dorefa", 4)}  # quantizer and bits; of `train_quant` ewgs at 1
 
 
-def _quantization(
-    quantizer: str | None, baseline: bool | None, wbits: int | None, abits: int | None, weight_levels: int | None,
-    act_levels: int | None, QWeightFlag: bool | None, QActFlag: bool | None, released: bool | None,
-    bkwd_scaling_factorW: float | None, bkwd_scaling_factorA: float | None, use_hessian: bool | None,
-    update_every: int | None,
-) -> dict[str, Any]:  # fmt: skip
+def _quantization(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of quantization."""
-    if baseline and quantizer not in (None, "ste"):
-        raise InputError(f"--baseline True is --quantizer ste, not {quantizer}: give one of them")
-    name = "ste" if baseline else quantizer or "ewgs"
-    bits = (
-        _bits("--wbits", wbits, "--weight_levels", weight_levels) if QWeightFlag is not False else 0,
-        _bits("--abits", abits, "--act_levels", act_levels) if QActFlag is not False else 0,
-    )
-    ewgs = name == "ewgs" and not released  # the released program lost the call that sets the scale: it is 0
-    hessian = ewgs and bool(use_hessian)
-    deltas = [(given or (FIXED_DELTA if hessian else 0.0)) if ewgs else 0.0
-              for given in (bkwd_scaling_factorW, bkwd_scaling_factorA)]  # fmt: skip
+    default, bits = UNSTATED.get(command, ("ewgs", 1))
+    name = given["quantizer"] or default
+    if given.get("baseline"):
+        if given["quantizer"] not in (None, "ste"):
+            raise InputError(f"--baseline True is --quantizer ste, not {name}: give one of them")
+        name = "ste"
+    wbits, abits = (_bits(given, *names, bits) for names in (("wbits", "weight_levels"), ("abits", "act_levels")))
+    ewgs = name == "ewgs" and not given["released"]  # the authors' program lost the call that sets the scale: it is 0
+    hessian = ewgs and given["use_hessian"]
+    deltas = [(given[f"bkwd_scaling_factor{of}"] or FIXED_DELTA * hessian) * ewgs for of in "WA"]
     return {
-        "quantizer": name, "wbits": bits[0], "abits": bits[1], "delta_w": deltas[0], "delta_a": deltas[1],
-        "hessian_every": (update_every or 0) if hessian else 0,
-        "released": bool(released) and name not in ("ste", "ewgs"),
+        "quantizer": name, "delta_w": deltas[0], "delta_a": deltas[1], "hessian_every": given["update_every"] * hessian,
+        "wbits": wbits * given.get("QWeightFlag", True), "abits": abits * given.get("QActFlag", True),
+        "released": given["released"] and name not in ("ste", "ewgs"),
     }  # fmt: skip
 
 
-def _bits(flag: str, bits: int | None, other: str, levels: int | None) -> int:
-    """Of a number of bits or of levels, 2 to the bits; 0: float."""
-    if levels is not None and (levels < 2 or levels & (levels - 1)):
-        raise InputError(f"{other} {levels}: a power of two is allowed (2 to the number of bits)")
-    of_levels = None if levels is None else levels.bit_length() - 1
-    if None not in (bits, of_levels) and bits != of_levels:
-        raise InputError(f"{flag} {bits} and {other} {levels} disagree about one parameter; give one of them")
-    found = _or(_or(bits, of_levels), 1)
+def _bits(given: Mapping[str, Any], bits: str, levels: str, default: int) -> int:
+    """Of a number of bits, or of levels: 2 to the bits; 0: float."""
+    stated, of_levels, count = given[bits], None, given[levels]
+    if count is not None:
+        of_levels = count.bit_length() - 1
+        if count < 2 or count & (count - 1) or stated not in (None, of_levels):
+            both = f" beside --{bits} {stated}" if stated is not None else ""
+            raise InputError(f"--{levels} {count}{both}: levels are 2 to the number of bits; give one of the two flags")
+    found = stated or of_levels or default
     return 0 if found >= FLOAT_BITS else found
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def timm_name(command: str, name: str | None) -> str | None:

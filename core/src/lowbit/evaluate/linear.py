@@ -119,10 +119,7 @@ class LinearEvaluation:
         Raises:
             Stopped: a stop signal came.
         """
-        with reestimated_batchnorm(self.net, batches, self.session.accelerator):
-            scores = classify(self.net, self.loader(self.test, self.shown), self.session.accelerator)
-        self.session.say(f"{accuracy_line(scores)} with batch norm re-estimated")
-        return {"top1_bn": scores.top1, "top5_bn": scores.top5, "loss_bn": scores.loss}
+        return reestimated_figures(self.session, self.net, self.loader(self.test, self.shown), batches)
 
 
 def linear_probe(net: nn.Module, optimizer: Callable[[nn.Module], Optimizer]) -> Supervised:
@@ -149,25 +146,54 @@ def accuracy_line(scores: Scores) -> str:
     return f" * Acc@1 {scores.top1:.3f} Acc@5 {scores.top5:.3f}"
 
 
-def evaluate_student(session: Session, test: Batches, held: Batches | None = None, *, due: Due) -> Probe:
-    """For `Run.probes`: `top1`, `top5`, `loss` of the objective's `student` where they are due, and their line.
+def reestimated_figures(session: Session, net: nn.Module, test: Batches, batches: Iterable[Batch]) -> dict[str, float]:
+    """`top1_bn`, `top5_bn`, `loss_bn` of a net, and their line; the net is left as it was.
 
     Args:
         session: of the command.
+        net: a classifier on the device.
+        test: what is evaluated.
+        batches: see `lowbit.evaluate.batchnorm.reestimated_batchnorm`.
+    """
+    with reestimated_batchnorm(net, batches, session.accelerator):
+        scores = classify(net, test, session.accelerator)
+    session.say(f"{accuracy_line(scores)} with batch norm re-estimated")
+    return {"top1_bn": scores.top1, "top5_bn": scores.top5, "loss_bn": scores.loss}
+
+
+def figures_of(
+    session: Session, net: nn.Module, test: Batches, held: Batches | None = None,
+    reestimate: Callable[[], Iterable[Batch]] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """`top1`, `top5`, `loss` of a net, and their line.
+
+    Args:
+        session: of the command.
+        net: a classifier on the device.
         test: what is evaluated, pictures or features.
         held: held out of the training set (`--val-split`); adds `val_top1`.
+        reestimate: batches for `reestimated_figures`, which are added.
+    """
+    scores = classify(net, test, session.accelerator)
+    session.say(accuracy_line(scores))
+    values = {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
+    if held is not None:
+        values["val_top1"] = classify(net, held, session.accelerator).top1
+    return values | ({} if reestimate is None else reestimated_figures(session, net, test, reestimate()))
+
+
+def evaluate_student(session: Session, test: Batches, held: Batches | None = None, *, due: Due, **more: Any) -> Probe:
+    """For `Run.probes`: `figures_of` the objective's `student` where they are due.
+
+    Args:
+        session: of the command.
+        test: as there.
+        held: likewise.
         due: after which epochs.
+        more: likewise.
     """
 
     def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
-        if not due(clock):
-            return {}
-        student = objective.get_submodule("student")
-        scores = classify(student, test, session.accelerator)
-        session.say(accuracy_line(scores))
-        values = {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}
-        if held is not None:
-            values["val_top1"] = classify(student, held, session.accelerator).top1
-        return values
+        return figures_of(session, objective.get_submodule("student"), test, held, **more) if due(clock) else {}
 
     return probe

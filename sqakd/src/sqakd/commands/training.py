@@ -1,0 +1,221 @@
+"""`sqakd train_fp`, `train_quant` and `main`: a float net, a low-bit one with labels (QAT), or from a teacher (SQAKD).
+
+The student starts from float weights, its quantizers from the first batch, which is the same on all processes. After
+each epoch it is evaluated as it is, and with batch norm re-estimated on training pictures under the training's
+transform (`top1_bn`): its running statistics lag behind weights that cross rounding thresholds.
+
+Deviations from the authors' programs: `best` is chosen on held-out pictures with `--val-split`; batch-norm statistics
+do not depend on the order of processes; an unset or missing file of weights is an error, not a random start.
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from lowbit.checkpoint.write import Names
+from lowbit.data.fixed import FixedPictures
+from lowbit.data.pictures import Pictures
+from lowbit.data.recipe import Recipe, from_timm
+from lowbit.errors import InputError
+from lowbit.evaluate.batchnorm import check_pictures
+from lowbit.evaluate.linear import evaluate_student, figures_of
+from lowbit.export.backbone import save_backbone
+from lowbit.models.create import check_arch, create_model, create_pretrained, picture_settings
+from lowbit.models.pretrained_cfg import pretrained_cfg
+from lowbit.models.surgery import run_blank
+from lowbit.options import RunOptions
+from lowbit.quant.initialize import initialize_
+from lowbit.train.batch import of_job
+from lowbit.train.bn_statistics import batchnorms
+from lowbit.train.epochs import after_every
+from lowbit.train.job import Job
+from lowbit.train.protocol import Stage
+from lowbit.train.run import Result
+from lowbit.train.session import Session
+from sqakd import load
+from sqakd.commands import FILES
+from sqakd.objective import Sqakd
+from sqakd.optim import optimizers, rates
+from sqakd.options import TINY, TrainOptions
+from sqakd.pictures import dataset_of, recipes, shown_side
+from sqakd.quantize import Quantizers, quantize_, quantizers_of
+
+EVAL_BATCH = 100  # pictures
+NAMES = {
+    TINY: Names("checkpoints/checkpoint.pth.tar", "checkpoints/model_best.pth.tar"),
+    "": Names("checkpoint/last_checkpoint.pth", "checkpoint/best_checkpoint.pth"),
+}
+
+
+class Task(NamedTuple):
+    """A student on the device before its first step, its quantizers set; its pictures and its teacher.
+
+    Attributes:
+        held: of `--val-split`. test: None where pictures have no classes.
+        views, shown: how training and evaluation show them.
+    """
+
+    model: nn.Module
+    arch: str
+    quantizers: Quantizers
+    train: Pictures
+    held: Pictures | None
+    test: Pictures | None
+    views: Recipe
+    shown: Recipe
+    side: int
+    classes: int
+    teacher: nn.Module | None
+
+
+def train(options: RunOptions, own: TrainOptions) -> Result | None:
+    """Check, then train, with figures after each epoch, and write the results. None after a dry run.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came; the run is saved.
+    """
+    check(options, own)
+    with open_session(options, own) as session:
+        task = prepare(session, own)
+        world, parts = session.accelerator.num_processes, options.accumulate
+        batch = of_job(own.batch_size, world, accumulate=parts, option="--batch_size")
+        objective = Sqakd(
+            task.model, partial(optimizers, own), task.teacher, alpha=own.kd_alpha, gamma=own.kd_gamma,
+            temperature=own.kd_t, smoothing=own.smoothing, hessian_every=own.hessian_every,
+        )  # fmt: skip
+        session.place(objective, sync_batchnorm=own.sync_bn)
+        loader = session.loader(task.train, task.views, batch, labels=objective.needs_labels)
+        cfg = pretrained_cfg(task.shown, (3, task.side, task.side), task.train.classes)
+        facts = {"arch": task.arch, "classes": task.classes, "quantized": len(task.quantizers)}
+        best = None if task.test is None else "top1" if task.held is None else "val_top1"
+        job = Job(
+            session, own.command, [Stage(objective, own.epochs, rates(own))], loader, batch, best=best,
+            header=load.header(task.arch, task.classes, task.quantizers, cfg), shared=own.compared, facts=facts,
+            described=own.described, prefixes={"student.": ""}, log_every=own.print_freq,
+        )  # fmt: skip
+        job.check()
+        seen = None if task.test is None else figures(session, own, task)
+        if job.planned({"dataset": session.dataset, "labels": "read" if objective.needs_labels else "not read"}):
+            return None
+        with job.open() as folder:
+            result = job.fit(folder, [] if seen is None else [evaluate_student(session, due=after_every(1), **seen)])
+            job.write_result(folder, result, {})
+            if not task.quantizers:
+                save = partial(save_backbone, task.model, arch=task.arch, cfg=cfg)
+                job.export(folder, result, lambda path: save(path / "backbone.safetensors"))
+    return result
+
+
+def evaluate(options: RunOptions, own: TrainOptions) -> dict[str, float] | None:
+    """Of `--resume FILE`, or of what a training would start from, quantized before it. None after a dry run.
+
+    Raises:
+        InputError: before anything is written.
+        Stopped: a stop signal came.
+    """
+    path, options = options.resume, replace(options, resume=None)
+    if path == "auto":
+        raise InputError("--evaluate --resume auto: name the checkpoint, --resume FILE")
+    with open_session(options, own, None if path is None else Path(path)) as session:
+        task = prepare(session, own, path)
+        facts = {"arch": task.arch, "classes": task.classes, "quantized": len(task.quantizers)}
+        if options.dry_run:
+            session.say_facts({**facts, "dataset": session.dataset, "pictures": len(task.test or ())})
+            return None
+        with session.open_folder(own.command, own.described, facts) as folder:
+            values = figures_of(session, task.model, **figures(session, own, task))
+            session.write_result(folder, {**values, **facts, "global_batch": EVAL_BATCH})
+    return values
+
+
+def open_session(options: RunOptions, own: TrainOptions, *read: Path | None) -> Session:
+    """Devices and data; `read`: files that the command reads beside those of its options."""
+    resumed = Path(options.resume) if options.resume not in (None, "auto") else None
+    inputs = [own.start, own.teacher_path, resumed, *read]
+    names = NAMES.get(own.command, NAMES[""])
+    return Session("sqakd", options, dataset_of(own, options.data), inputs, files=FILES, names=names)
+
+
+def check(options: RunOptions, own: TrainOptions) -> None:
+    """What can be refused before any data is read.
+
+    Raises:
+        InputError: an unknown net, options that do not go together, or a file that is not there.
+    """
+    check_arch(own.arch)
+    if options.pretrained and own.start is not None:
+        raise InputError("--pretrained and --load_pretrain both give the weights; give one of them")
+    if options.compile and own.hessian_every:
+        raise InputError("--compile has no second derivatives: give --use_hessian False with it")
+    for flag, path in (("--pretrain_path", own.start), ("--teacher_path", own.teacher_path)):
+        if path is not None and not path.is_file():
+            raise InputError(f"{flag} {path}: there is no such file: name a checkpoint")
+
+
+def prepare(session: Session, own: TrainOptions, path: str | None = None) -> Task:
+    """Data, teacher and student; the latter out of a file, or as it starts.
+
+    Raises:
+        InputError: weights of another net, pictures without the classes that are needed, patterns that fit no layer.
+    """
+    options, labels = session.options, own.kd_gamma > 0 or own.evaluate
+    session.pictures("train", labels=labels)
+    train, held = session.train_and_held()
+    test = session.pictures("test") if train.classes else None
+    side, classes = shown_side(own, train), len(train.classes) or None
+    teacher = None
+    if own.distill and own.teacher_path and not own.evaluate:
+        teacher = load.open_net(own.teacher_path, own.teacher_arch or own.arch, classes).model
+        run_blank(teacher, (3, side, side), setting="--image-size", values=False)
+        classes = _classes(teacher)
+    quantizers: Quantizers
+    if path is not None:
+        model, arch, quantizers, _ = load.open_net(path, own.arch, classes, own)
+    else:
+        model, arch = _start(own, options.pretrained, classes or 0), own.arch
+        quantizers = quantizers_of(own, model)
+        quantize_(model, quantizers)
+    run_blank(model, (3, side, side), setting="--image-size", values=False)
+    views, shown = recipes(own, session.dataset, train, side)
+    if options.pretrained:
+        views, shown = from_timm({**picture_settings(model), "input_size": (3, side, side)})
+    session.place(model)
+    if quantizers and path is None and session.resumed() is None:
+        world = session.accelerator.num_processes
+        batches = session.loader(train, views, of_job(own.batch_size, world), labels=False).epoch(0, whole=True)
+        initialize_(model.train(), [next(batches).views[0].to(session.accelerator.device)])
+    return Task(model, arch, quantizers, train, held, test, views, shown, side, classes or _classes(model), teacher)
+
+
+def _classes(model: nn.Module) -> int:
+    return int(model.num_classes)  # type: ignore[arg-type]
+
+
+def _start(own: TrainOptions, pretrained: bool, classes: int) -> nn.Module:
+    """The float net: out of a file, timm's, or as the seed draws it."""
+    if own.start is None:
+        return create_pretrained(own.arch, classes) if pretrained else create_model(own.arch, num_classes=classes)
+    found = load.open_net(own.start, own.arch, classes)
+    if found.quantizers or found.arch != own.arch:
+        what = "is quantized" if found.quantizers else f"is a {found.arch}"
+        raise InputError(f"--pretrain_path {own.start}: it {what}: name float weights of a {own.arch}")
+    return found.model
+
+
+def figures(session: Session, own: TrainOptions, task: Task) -> dict[str, Any]:
+    """What `lowbit.evaluate.linear.figures_of` looks at.
+
+    Raises:
+        InputError: batch norm would be re-estimated from one picture.
+    """
+    sets = [None if s is None else session.eval_loader(s, task.shown, EVAL_BATCH) for s in (task.test, task.held)]
+    found: dict[str, Any] = {"test": sets[0], "held": sets[1]}
+    if own.calibration and batchnorms(task.model):
+        fixed = FixedPictures(task.train, own.calibration, session.options.seed, session.loader_options())
+        check_pictures(task.model, len(fixed), f"--calibration {own.calibration} of {len(task.train)} pictures")
+        found["reestimate"] = partial(fixed.trained, task.views)
+    return found
