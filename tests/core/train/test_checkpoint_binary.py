@@ -19,6 +19,7 @@ def state(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
         "p": planes[0], "n": planes[1], "w": torch.randn(40, 40, dtype=dtype), "few": torch.ones(3, dtype=dtype),
         "late": torch.cat([torch.ones(2000), torch.tensor([0.5])]).to(dtype), "minus": -torch.zeros(2000, dtype=dtype),
         "ids": torch.ones(2000, dtype=torch.int64),
+        "gamma": torch.ones(2000, dtype=dtype), "beta": torch.zeros(2000, dtype=dtype),  # of an untrained batch norm
     }  # fmt: skip
     return {"package": "t", "state_dict": weights, "epoch": 3}
 
@@ -27,6 +28,7 @@ def state(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
 def test_equal_to_the_bit(tmp_path: Path, dtype: torch.dtype) -> None:
     before = state(dtype)
     before["state_dict"]["p"] = torch.ones(33, 8, 3, 3, 5, dtype=dtype)
+    before["state_dict"]["p"][0] = 0
     write_checkpoint(tmp_path / "c.pth.tar", before)
     held = torch.load(tmp_path / "c.pth.tar", weights_only=True)
     assert list(held[ENTRY]) == ["p", "n"] and held["state_dict"]["p"].numel() == 33 * 9 * 5

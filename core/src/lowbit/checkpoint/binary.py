@@ -1,7 +1,8 @@
 """Tensors of nothing but 0 and 1, such as binary planes, at one bit a value in checkpoint files.
 
 The key stays and holds the bits as bytes, first value lowest; the entry `packed` says {key: [dtype, *shape]}. Readers
-get the floats back, to the bit. Tensors of other values, or of few, stay as they are.
+get the floats back, to the bit. Tensors of other values, of few, or of one alone (an untrained batch norm's) stay as
+they are.
 """
 
 import math
@@ -53,7 +54,8 @@ def _is_binary(tensor: Tensor) -> bool:
     if tensor.numel() < LEAST or tensor.dtype not in DTYPES.values():
         return False
     parts = (tensor[:1], tensor)  # most others show it in their first channel
-    return all(bool((((x == 0) & ~torch.signbit(x)) | (x == 1)).all()) for x in parts)
+    binary = all(bool((((x == 0) & ~torch.signbit(x)) | (x == 1)).all()) for x in parts)
+    return binary and bool(tensor.any()) and not bool(tensor.all())
 
 
 def _bits(tensor: Tensor) -> Tensor:
