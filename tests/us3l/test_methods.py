@@ -16,7 +16,7 @@ from us3l.methods import build, check, heads_of
 from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from us3l.objective import UniversallySlimmable
 from us3l.sampling import Sampling
-from us3l.teacher import build_distillation, teacher_of
+from us3l.teacher import teacher_of
 
 SIZE = (3, 32, 32)
 PARTS = ("encoder_q", "encoder_k", "predictor", "predictor_new", "proj_conv", "queue")
@@ -173,7 +173,7 @@ def test_what_does_not_fit_the_net_or_the_command() -> None:
     with pytest.raises(InputError, match="us3l distill"):
         built("SEED")
     with pytest.raises(InputError, match="TEACHER_DIM"):
-        build_distillation(config_of("SEED"), SIZE, torch.nn.Identity())
+        build(config_of("SEED"), SIZE, teacher=torch.nn.Identity())
 
 
 @pytest.mark.parametrize("method", ["SEED", "SEED_MSE", "SEED_SimCLR"])
@@ -192,10 +192,10 @@ def test_a_teacher_is_read_with_its_projector(method: str, tmp_path: Path) -> No
     assert torch.equal(teacher(x), trained.encoder_q.eval()(x)) and not any(
         p.requires_grad for p in teacher.parameters()
     )
-    objective = build_distillation(config, SIZE, teacher)
-    assert (objective.width, objective.temperatures) == (0.25, (0.5, 0.1))
+    objective = build(config, SIZE, teacher=teacher)
+    assert objective.plan.sampling.fixed == (0.25,)
     assert (objective.keys is not None, objective.n_views) == ((True, 1) if method == "SEED" else (False, 2))
-    assert (objective.predictor is not None) == (method == "SEED_MSE")
+    assert hasattr(objective, "predictor") == (method == "SEED_MSE")
     with pytest.raises(InputError, match=r"TEACHER_DIM=16: .*teacher\.pth\.tar"):
         teacher_of(config_of(method, TEACHER=own | {"TEACHER_DIM": 16}))
     with pytest.raises(InputError, match="TEACHER_PRETRAINED"):

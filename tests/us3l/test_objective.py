@@ -21,8 +21,7 @@ from lowbit.train.protocol import Clock, Out, Pass, Stage
 from lowbit.train.run import Run
 from lowbit.train.schedule import constant
 from us3l.layers import SlimLinear, at_width, set_width_
-from us3l.objective import UniversallySlimmable
-from us3l.plan import Plan, SubNet
+from us3l.objective import Plan, SubNet, UniversallySlimmable
 from us3l.sampling import Sampling
 
 HERE = Path(__file__)

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from lowbit.errors import InputError
-from us3l.sampling import Sampling, uniform_of
+from us3l.objective import uniform_of
+from us3l.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from us3l import methods
 from us3l.commands.opening import check_config
 from us3l.config import Config, read_config
 from us3l.network import network
-from us3l.teacher import build_distillation
 from us3l.unused_keys import Command
 
 SHIPPED = Path(us3l.__file__).parent / "configs"
@@ -49,6 +48,6 @@ def test_it_can_be_built(name: str) -> None:
             config.method in ("MoCo", "MoCo_v3") or "Momentum" in config.method or config.method == "BYOL"
         )
     elif command == "distill":
-        build_distillation(config, size, nn.Identity())
+        methods.build(config, size, teacher=nn.Identity())
     else:
         network(config.MODEL.net, size, ofa.WIDTH_MULT_LIST, 100)

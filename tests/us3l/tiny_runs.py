@@ -28,10 +28,8 @@ from us3l.feature_distillation import FeatureDistillation, pooled_cosine
 from us3l.group_decay import GroupDecay
 from us3l.layers import SlimConv2d, SlimLinear
 from us3l.methods import PROJECTORS, heads_of
-from us3l.objective import UniversallySlimmable
-from us3l.plan import Plan
+from us3l.objective import Plan, UniversallySlimmable
 from us3l.sampling import Sampling
-from us3l.seed import Seed
 from us3l.slim import slim_
 
 DIM, PICTURES, BATCH = 6, 26, 9  # 3 batches of 9, 9, 8: two ranks hold different numbers of pictures
@@ -44,7 +42,7 @@ SPLIT: dict[str, dict[str, Any]] = {
 }
 
 
-def seed(method: str, **more: Any) -> Seed:
+def seed(method: str, **more: Any) -> UniversallySlimmable:
     """A method that learns from a teacher; the student at width 0.5."""
     torch.manual_seed(4)
     nets = []
@@ -52,12 +50,12 @@ def seed(method: str, **more: Any) -> Seed:
         nets.append(WideCifarResNet(BasicBlock, (1, 1), widths=(16, 32), num_classes=0))
         nets[-1].fc = build_heads(PROJECTORS[method], 32, DIM, 8).projector
     slim_(nets[0], (3, 8, 8))
-    loss = {"SEED": None, "SEED_MSE": "CosineSimilarity", "SEED_SimCLR": "InfoNCEv2_distill"}[method]
-    return Seed(
-        *nets, sgd, width=0.5, loss=loss and loss_of(loss, 0.5), temperatures=(0.2, 0.1),
-        predictor=predictor(DIM, 8) if method == "SEED_MSE" else None,
-        keys=KeyQueue(DIM, 32, torch.Generator().manual_seed(1)) if loss is None else None, **more,
-    )  # fmt: skip
+    name = {"SEED": "soft_distill", "SEED_MSE": "CosineSimilarity", "SEED_SimCLR": "InfoNCEv2_distill"}[method]
+    keys = KeyQueue(DIM, 32, torch.Generator().manual_seed(1)) if method == "SEED" else None
+    loss = loss_of(name, 0.2 if method == "SEED" else 0.5, keys, 0.1)
+    heads = {"predictor": predictor(DIM, 8)} if method == "SEED_MSE" else {}
+    plan = Plan(Sampling(fixed=(0.5,)), loss, None, heads=("".join(heads), ""), **more)
+    return UniversallySlimmable(nets[0], plan, sgd, heads=heads, keys=keys, teacher=nets[1])
 
 
 def sgd(objective: nn.Module) -> SGD:

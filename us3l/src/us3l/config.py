@@ -15,6 +15,7 @@ from lowbit.config.load import config_reader
 from lowbit.config.tree import Node
 from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, HeadWidth, Positive, Share, UserPath, ascending
 from lowbit.errors import InputError
+from us3l.sampling import Sampling
 from us3l.unused_keys import without_effect
 
 SslType = Literal[
@@ -202,12 +203,22 @@ class Config(root.Root):
             )
 
     @property
-    def widths(self) -> tuple[float, float]:
-        """The narrowest and the widest that are trained."""
+    def sampling(self) -> Sampling:
+        """The widths of a step."""
         ofa = self.MODEL.OFA
-        if ofa.USE_SLIMMABLE:
-            return min(ofa.WIDTH_MULT_LIST), max(ofa.WIDTH_MULT_LIST)
-        return ofa.WIDTH_MULT_RANGE if ofa.NUM_SAMPLE_TRAINING > 1 else (ofa.WIDTH_MULT, ofa.WIDTH_MULT)
+        if ofa.USE_SLIMMABLE or ofa.NUM_SAMPLE_TRAINING == 1:
+            return Sampling(fixed=ofa.WIDTH_MULT_LIST if ofa.USE_SLIMMABLE else (ofa.WIDTH_MULT,))
+        return Sampling(*ofa.WIDTH_MULT_RANGE, ofa.NUM_SAMPLE_TRAINING, ofa.SANDWICH, ofa.SAMPLE_SCHEDULER)
+
+    @property
+    def several(self) -> bool:
+        """Whether a step trains more than one width."""
+        return len(self.sampling.fixed) != 1
+
+    def trained_widths(self, labels: bool = False) -> tuple[float, ...]:
+        """One, a list, or both ends of a range; with `labels` a switchable net has those of its list."""
+        listed = labels and self.MODEL.net.kind == "switchable"
+        return self.MODEL.OFA.WIDTH_MULT_LIST if listed else self.sampling.trained
 
     @property
     def criterion(self) -> str:

@@ -27,7 +27,7 @@ from lowbit.train.state import on_cpu, rename
 from us3l import authors
 from us3l.config import Config, Net
 from us3l.methods import encoder_of
-from us3l.network import kind_of, network, sub_network, trained_widths, without_statistics_
+from us3l.network import kind_of, network, sub_network, without_statistics_
 from us3l.statistics import width_of_statistics
 
 FORMAT = 1
@@ -80,7 +80,7 @@ def header(
         width: that the batch-norm statistics are of; None: that of a training at one width, else none.
         widths: that were trained; None: as the config says.
     """
-    said, widths = dump_config(config), list(widths or trained_widths(config, labels=bool(classes)))
+    said, widths = dump_config(config), list(widths or config.trained_widths(labels=bool(classes)))
     said["OUTPUT"], said["MODEL"]["CHECKPOINT"] = "", ""
     if width is None and len(widths) == 1:
         width = widths[0]

@@ -25,12 +25,11 @@ from us3l.config import CRITERIA, MOVED, Config
 from us3l.criteria import MAPS, loss_of
 from us3l.feature_distillation import FeatureDistillation
 from us3l.group_decay import GroupDecay
-from us3l.network import slimmable_, trained_widths
+from us3l.network import slimmable_
 from us3l.norms import SlimBatchNorm2d
-from us3l.objective import UniversallySlimmable
+from us3l.objective import Plan, UniversallySlimmable
 from us3l.optim import AUTHORS, optimizer
-from us3l.plan import Plan
-from us3l.sampling import sampling_of
+from us3l.unused_keys import Command
 
 _THREE = HeadPlan(3, wide=False, output_bn=False, predictor=True, bias=(True, False))
 _SIMCLR = replace(_THREE, bias=(True, True))
@@ -39,6 +38,7 @@ PROJECTORS = {
     "SimSiam_Momentum": _THREE, "MoCo": HEADS["MoCo"], "MoCo_v3": replace(_THREE, output_bn=True, bias=(False, False)),
     "SEED": _THREE, "SEED_MSE": _THREE, "SEED_SimCLR": _THREE,
 }  # fmt: skip
+UNPREDICTED = ("MoCo", "SimCLR", "SimCLR_Momentum", "SEED", "SEED_SimCLR")  # methods without a head in the base loss
 DISTILLED = ("SEED", "SEED_MSE", "SEED_SimCLR")  # the methods of the command `distill`
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def encoder_of(config: Config, size: tuple[int, int, int]) -> nn.Module:
 
     attach_projector_(encoder, heads)
     run_blank(encoder, size, setting="MODEL.INPUTSHAPE")
-    widths = trained_widths(config)
+    widths = config.trained_widths()
     slimmable_(encoder, net, size, widths)
     if len(widths) != 1 and method != "SimSiam":
         for norm in of_kind(encoder, SlimBatchNorm2d).values():
@@ -86,8 +86,8 @@ def encoder_of(config: Config, size: tuple[int, int, int]) -> nn.Module:
 def heads_of(config: Config) -> tuple[str, str]:
     """The submodules that make the predictions of the base loss and of the distillation; "": none."""
     method, setting = config.method, config.SSL.SETTING
-    base = "" if method in ("MoCo", "SimCLR", "SimCLR_Momentum") else "predictor"
-    distilled = config.MODEL.OFA.DISTILL and len(sampling_of(config).fixed) != 1
+    base = "" if method in UNPREDICTED else "predictor"
+    distilled = config.MODEL.OFA.DISTILL and config.several
     if method in ("MoCo", "SimSiam") or config.MODEL.OFA.MOMENTUM_UPDATE or not distilled:
         return base, base
     if base == "":
@@ -110,10 +110,9 @@ def check(config: Config) -> None:
         raise InputError(
             f"TRAIN.LOSS.CRITERION.NAME={config.criterion} is no loss of SSL.TYPE={method}: take {allowed}{other}"
         )
-    sampling = sampling_of(config)
     if not config.SSL.SETTING.MLP and method != "MoCo":
         raise InputError(f"SSL.SETTING.MLP=False: the projector of {method} has three layers; leave it out")
-    if config.MODEL.net.kind == "switchable" and 1.0 not in sampling.fixed:
+    if config.MODEL.net.kind == "switchable" and 1.0 not in config.sampling.fixed:
         raise InputError(
             f"{config.MODEL.ARCH} has a batch norm for each width of a list that holds 1.0: set "
             "MODEL.OFA.USE_SLIMMABLE=True and MODEL.OFA.WIDTH_MULT_LIST"
@@ -123,38 +122,46 @@ def check(config: Config) -> None:
             f"MODEL.OFA.DISTILL_FEATURE_CRITERION={ofa.DISTILL_FEATURE_CRITERION} is not there: take MSELoss or "
             "CosineSimilarity"
         )
-    if method == "MoCo" and len(sampling.fixed) != 1 and (ofa.DISTILL_FEATURE or not ofa.DISTILL):
+    if method == "MoCo" and config.several and (ofa.DISTILL_FEATURE or not ofa.DISTILL):
         raise InputError(
             "MoCo at several widths needs MODEL.OFA.DISTILL=True (one key for all of them) and no DISTILL_FEATURE, "
             "since each encoder sees one view"
         )
 
 
-def build(config: Config, size: tuple[int, int, int], optim: OptimOptions = AUTHORS) -> UniversallySlimmable:
+def build(
+    config: Config, size: tuple[int, int, int], optim: OptimOptions = AUTHORS, teacher: nn.Module | None = None
+) -> UniversallySlimmable:
     """The objective of `SSL.TYPE`, drawn from `SEED` (the queue too).
 
     Args:
         config: resolved.
         size: (C, H, W) of the pictures.
         optim: what replaces the authors' optimizer.
+        teacher: of `us3l.teacher.teacher_of`, for the command `distill`.
 
     Raises:
-        InputError: see `check` and `encoder_of`, or a method of the command `distill`.
+        InputError: see `check` and `encoder_of`, a method of the other command, or a student that cannot be compared.
     """
     check(config)
-    method, ofa, setting, sampling = config.method, config.MODEL.OFA, config.SSL.SETTING, sampling_of(config)
-    if method in DISTILLED:
+    method, ofa, setting = config.method, config.MODEL.OFA, config.SSL.SETTING
+    if method in DISTILLED and teacher is None:
         raise InputError(f"SSL.TYPE={method} learns from a teacher: run `us3l distill`")
+    if teacher is not None and config.several:
+        raise InputError("a student of `distill` has one width: set MODEL.OFA.NUM_SAMPLE_TRAINING=1 and WIDTH_MULT")
+    if teacher is not None and setting.DIM != config.DISTILL.TEACHER_DIM:
+        raise InputError(f"SSL.SETTING.DIM={setting.DIM} is not the teacher's DISTILL.TEACHER_DIM: make them equal")
     if method != config.SSL.TYPE:
         log.info("SSL.TYPE=%s is no method of its own: %s is run", config.SSL.TYPE, method)
     if config.criterion == "CosineSimilarityv2":
         log.info("TRAIN.LOSS.CRITERION.NAME=CosineSimilarityv2: 2 - 2 cos; with the authors' sign it would repel")
     encoder, generator = encoder_of(config, size), torch.Generator().manual_seed(config.SEED or 0)
-    keys = KeyQueue(setting.DIM, setting.MOCO_K, generator) if method == "MoCo" else None
+    keys = KeyQueue(setting.DIM, setting.MOCO_K, generator) if method in ("MoCo", "SEED") else None
     distillation = config.criterion if method in ("MoCo", "MoCo_v3") else ofa.DISTILL_CRITERION
+    temperature = ofa.DISTILL_STUDENT_TEMP if method == "SEED" else setting.T
     plan = Plan(
-        sampling,
-        loss_of(config.criterion, setting.T, keys),
+        config.sampling,
+        loss_of(config.criterion, temperature, keys, ofa.DISTILL_TEACHER_TEMP),
         loss_of(distillation, setting.T, keys) if ofa.DISTILL else None,
         weight=ofa.DISTILL_LAMBDA,
         heads=heads_of(config),
@@ -164,10 +171,11 @@ def build(config: Config, size: tuple[int, int, int], optim: OptimOptions = AUTH
         decay=decay_of(config),
     )
     made = {name: predictor(setting.DIM, setting.HIDDEN_DIM) for name in dict.fromkeys(plan.heads) if name}
-    distilled = ofa.DISTILL_FEATURE and ofa.DISTILL and len(sampling.fixed) != 1
+    distilled = ofa.DISTILL_FEATURE and ofa.DISTILL and config.several
     features = features_of(config, encoder, size) if distilled else None
-    optimize = partial(optimizer, config, command="ssl", optim=optim)
-    return UniversallySlimmable(encoder, plan, optimize, heads=made, features=features, keys=keys)
+    command: Command = "ssl" if teacher is None else "distill"
+    optimize = partial(optimizer, config, command=command, optim=optim)
+    return UniversallySlimmable(encoder, plan, optimize, heads=made, features=features, keys=keys, teacher=teacher)
 
 
 def features_of(config: Config, encoder: nn.Module, size: tuple[int, int, int]) -> FeatureDistillation:

@@ -8,9 +8,8 @@ from torch import nn
 from lowbit.models.create import create_model
 from lowbit.models.surgery import of_kind
 from lowbit.quant.layers import to_plain_
-from us3l.config import Config, Kind, Net
+from us3l.config import Kind, Net
 from us3l.layers import at_width
-from us3l.sampling import sampling_of
 from us3l.slim import slim_, slim_inputs_
 from us3l.widths import Width
 
@@ -44,19 +43,6 @@ def slimmable_(net: nn.Module, of: Net, size: Size, widths: tuple[float, ...]) -
 def kind_of(of: Net, widths: tuple[float, ...]) -> Kind:
     """A net under timm's name is slimmable, too, where it runs at other widths than 1."""
     return "universal" if of.kind == "plain" and widths != (1.0,) else of.kind
-
-
-def trained_widths(config: Config, labels: bool = False) -> tuple[float, ...]:
-    """The widths of a training: one, a list, or both ends of a range.
-
-    Args:
-        config: of the run.
-        labels: it trains with labels: a switchable net at the widths of its list.
-    """
-    if labels and config.MODEL.net.kind == "switchable":
-        return tuple(dict.fromkeys(config.MODEL.OFA.WIDTH_MULT_LIST))
-    sampling = sampling_of(config)
-    return sampling.fixed or (sampling.low, sampling.high)
 
 
 def sub_network(net: nn.Module, width: Width) -> nn.Module:

@@ -14,14 +14,19 @@ ICCV 2019); `Plan.moves_per_pass` (their MOMENTUM_UPDATE, which also gives all p
 again before each further pass, but does not run it again, since they drop what it gives; without distillation each
 width has its own target from the copy at that width, whatever that key says (theirs, where it is False, uses f itself);
 MoCo at several widths is ours.
+
+With a frozen teacher in the copy's place it is SEED (Fang et al., "SEED: Self-supervised Distillation For Visual
+Representation", ICLR 2021, arXiv 2101.04731) and the authors' two plainer ways: a student of one width. SEED asks like
+MoCo, of one view that both nets are shown, as in its paper (theirs: two); its queue wraps inside a batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
@@ -32,8 +37,64 @@ from lowbit.models.captured import Captured, run_captured
 from lowbit.models.momentum import momentum_copy, update_momentum_
 from lowbit.train.protocol import Clock, Objective, Out, Pass
 from us3l.feature_distillation import FeatureDistillation
+from us3l.group_decay import GroupDecay
 from us3l.layers import at_width
-from us3l.plan import Outputs, Plan
+from us3l.sampling import Sampling, Uniform
+
+Outputs = tuple[Tensor, ...]  # of each view, (B, D)
+Loss = Callable[[Any, Any, Ranks], Tensor]  # of predictions and targets, both `Outputs`, on these ranks
+
+
+def uniform_of(generator: torch.Generator) -> Uniform:
+    """Draws of a CPU generator, such as `Clock.generator("widths")`."""
+    return lambda low, high: low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
+
+
+class SubNet(NamedTuple):
+    """One pass: its width, its name in the record, whether it has the base loss, whether it is the batch's last."""
+
+    width: float
+    name: str
+    base: bool
+    last: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method and its config decide.
+
+    Attributes:
+        sampling: widths of a step.
+        base: loss of the widest pass.
+        distillation: loss of narrower ones, the copy being at full width; None: all have the base loss, and targets of
+            the copy at their own width.
+        weight: of the distillation.
+        heads: submodules that make the predictions of the base loss and of the distillation; "": the outputs are.
+        momentum: m of the copy; None: there is none.
+        moves_per_pass: the copy moves before each pass, not once per batch.
+        step_per_batch: the gradients of all widths make one optimizer step.
+        decay: group regularization.
+    """
+
+    sampling: Sampling
+    base: Loss
+    distillation: Loss | None
+    weight: float = 1.0
+    heads: tuple[str, str] = ("", "")
+    momentum: float | None = None
+    moves_per_pass: bool = False
+    step_per_batch: bool = False
+    decay: GroupDecay | None = None
+
+    def passes(self, clock: Clock) -> list[Pass]:
+        """One for each width of a batch, the widest first; the same on all ranks."""
+        made = []
+        widths = self.sampling.widths(clock.epoch, clock.epochs, uniform_of(clock.generator("widths")))
+        for number, (width, name) in enumerate(zip(widths, self.sampling.names(widths), strict=True)):
+            last = number == len(widths) - 1
+            net = SubNet(width, name, number == 0 or self.distillation is None, last)
+            made.append(Pass(net, ("main",) if last or not self.step_per_batch else ()))
+        return made
 
 
 class UniversallySlimmable(Objective):
@@ -45,15 +106,16 @@ class UniversallySlimmable(Objective):
         optimize: builds the optimizer of this objective's trained parameters.
         heads: `predictor` and `predictor_new`, as far as the plan names them.
         features: distillation of feature maps, in narrower passes.
-        keys: MoCo's queue.
+        keys: MoCo's queue, or SEED's.
+        teacher: frozen here, in evaluation mode, and not in checkpoints; where it has a queue, it sees the same view.
     """
 
-    n_views = 2
     compiled = {"encoder_q": False}  # noqa: RUF012 (read-only)
 
     def __init__(
         self, encoder_q: nn.Module, plan: Plan, optimize: Callable[[nn.Module], Optimizer], *,
         heads: Mapping[str, nn.Module], features: FeatureDistillation | None = None, keys: KeyQueue | None = None,
+        teacher: nn.Module | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.encoder_q, self.plan, self._optimize = encoder_q, plan, optimize
@@ -61,7 +123,10 @@ class UniversallySlimmable(Objective):
             self.add_module(name, head)
         if plan.momentum is not None:
             self.encoder_k = momentum_copy(encoder_q)
+        elif teacher is not None:
+            self.encoder_k, self.rebuilt = teacher.requires_grad_(False), ("encoder_k",)
         self.proj_conv, self.keys = features, keys
+        self.n_views = 2 if keys is None or teacher is None else 1
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One, named "main"."""
@@ -102,11 +167,11 @@ class UniversallySlimmable(Objective):
         self, batch: Batch, clock: Clock, layout: Ranks, width: float, f: Outputs, maps: Captured
     ) -> tuple[Outputs, Captured]:
         """Outputs and feature maps that a pass at this width, with these own ones, is compared with."""
-        if self.plan.momentum is None:
+        if self.plan.momentum is None and not self.rebuilt:
             return tuple(z.detach() for z in f), {name: [x.detach() for x in pair] for name, pair in maps.items()}
-        full = 1.0 if self.plan.distillation else width
+        full = 1.0 if self.plan.distillation or self.rebuilt else width
         with at_width(self.encoder_k, full):
-            if self.keys is None:
+            if self.keys is None or self.rebuilt:
                 return run_captured(self.encoder_k, self._features, batch.views)
             return (shuffled_keys(self.encoder_k, batch.views[1], layout, clock.generator("shuffle")),), {}
 

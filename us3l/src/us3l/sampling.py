@@ -13,10 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from lowbit.errors import InputError
-from us3l.config import Config
 
 Uniform = Callable[[float, float], float]  # (low, high) -> a number between them
 STAGES = 4
@@ -49,6 +46,11 @@ class Sampling:
         if not self.fixed and self.n < 2:
             raise InputError(f"{self.n} widths a step: draw 2 or more, or name one fixed width")
 
+    @property
+    def trained(self) -> tuple[float, ...]:
+        """What is trained over all steps: the fixed widths, or both ends of the range."""
+        return self.fixed or (self.low, self.high)
+
     def low_at(self, epoch: int, epochs: int) -> float:
         """The smallest width of an epoch (0-based) of a run of `epochs`."""
         if self.schedule == "":
@@ -72,19 +74,3 @@ class Sampling:
         if self.fixed:
             return tuple(f"{width:g}" for width in widths) if len(widths) > 1 else ("",)
         return ("max", *["middle"] * (len(widths) - 2), "min")[: len(widths)]
-
-
-def uniform_of(generator: torch.Generator) -> Uniform:
-    """Draws of a CPU generator, such as `Clock.generator("widths")`."""
-    return lambda low, high: low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()
-
-
-def sampling_of(config: Config) -> Sampling:
-    """The widths of a step."""
-    ofa = config.MODEL.OFA
-    if ofa.USE_SLIMMABLE:
-        return Sampling(fixed=tuple(dict.fromkeys(ofa.WIDTH_MULT_LIST)))
-    if ofa.NUM_SAMPLE_TRAINING == 1:
-        return Sampling(fixed=(ofa.WIDTH_MULT,))
-    low, high = ofa.WIDTH_MULT_RANGE
-    return Sampling(low, high, ofa.NUM_SAMPLE_TRAINING, ofa.SANDWICH, ofa.SAMPLE_SCHEDULER)

@@ -74,13 +74,13 @@ SETTING = {  # the keys of SSL.SETTING that each method reads
 def switched_on(command: Command, config: "Config", sched: str | None) -> set[str]:
     """Of `SWITCHED` and `SWITCHES`, what a command has under this config and `--sched`."""
     ofa, method = config.MODEL.OFA, config.method
-    several = ofa.USE_SLIMMABLE or ofa.NUM_SAMPLE_TRAINING > 1
+    several = config.several
     distilled = several and ofa.DISTILL
     losses = config.criterion + (ofa.DISTILL_CRITERION if distilled else "")
     pretraining = {
         "drawn": several and not ofa.USE_SLIMMABLE,
         "listed": ofa.USE_SLIMMABLE,
-        "single": not several,
+        "single": not several and not ofa.USE_SLIMMABLE,
         "several": several,
         "distilled": distilled,
         "features": distilled and ofa.DISTILL_FEATURE,

@@ -8,8 +8,8 @@ from lowbit.options import RunOptions
 from lowbit.train.run import Result
 from us3l.commands.pretrain import pretrain
 from us3l.config import Config
-from us3l.methods import DISTILLED
-from us3l.teacher import build_distillation, teacher_of
+from us3l.methods import DISTILLED, build
+from us3l.teacher import teacher_of
 
 
 def distill(options: RunOptions, config: Config, **given: Any) -> Result | None:
@@ -20,5 +20,4 @@ def distill(options: RunOptions, config: Config, **given: Any) -> Result | None:
     """
     if config.method not in DISTILLED:
         raise InputError(f"SSL.TYPE={config.SSL.TYPE} has no teacher: run `us3l ssl`, or take {', '.join(DISTILLED)}")
-    make = partial(build_distillation, teacher=teacher_of(config))
-    return pretrain(options, config, **given, command="distill", make=make)
+    return pretrain(options, config, **given, command="distill", make=partial(build, teacher=teacher_of(config)))

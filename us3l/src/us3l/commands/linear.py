@@ -39,7 +39,7 @@ from us3l.commands import FILES
 from us3l.config import Config, without_effect
 from us3l.evaluation import fixed_pictures, open_pretrained
 from us3l.layers import set_width_
-from us3l.network import Size, network, trained_widths
+from us3l.network import Size, network
 from us3l.optim import AUTHORS, optimizer, rates
 from us3l.options import LinearOptions
 from us3l.pictures import transforms_of
@@ -142,7 +142,7 @@ def open_net(session: Session, config: Config, size: Size, classes: int) -> Open
     frozen, warm = config.TRAIN.LINEAR_EVAL, config.TRAIN.WARMUP_FC
     backbone = open_pretrained(path, model.ARCH, size, classifier=warm) if path else None
     of = backbone.net if backbone else model.net
-    widths = (backbone and backbone.widths) or trained_widths(config)
+    widths = (backbone and backbone.widths) or config.trained_widths()
     net = set_width_(network(of, size, widths, classes), width)
     run_blank(net, size, setting="MODEL.INPUTSHAPE")
     given: dict[str, Tensor] | None = None

@@ -24,8 +24,7 @@ def check_config(command: str, options: RunOptions, config: Config) -> None:
     config.check_training()
     model = config.MODEL
     check_arch(model.net.name)
-    several = model.OFA.NUM_SAMPLE_TRAINING > 1 or model.OFA.USE_SLIMMABLE
-    if model.net.kind == "plain" and (several or model.OFA.WIDTH_MULT != 1):
+    if model.net.kind == "plain" and config.trained_widths() != (1.0,):
         raise InputError(
             f"MODEL.ARCH={model.ARCH} runs at width 1 alone: name us_{model.ARCH} or s_{model.ARCH} (a list)"
         )

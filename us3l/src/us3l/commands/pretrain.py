@@ -74,7 +74,8 @@ def pretrain(
             described=described(name, own, optim, header["config"]), log_every=train.PRINT_FREQ,
             prefixes=load.PREFIXES, resume_option=RESUME, facts=pictures.facts,
         )  # fmt: skip
-        encoder, (narrow, wide) = objective.get_submodule(ENCODER), config.widths
+        encoder, widths = objective.get_submodule(ENCODER), config.trained_widths()
+        narrow, wide = min(widths), max(widths)
         fixed = fixed_pictures(config.MODEL.OFA, pictures.train, session, encoder)
 
         def at(width: float) -> Context:
@@ -106,10 +107,9 @@ def copies_of(dataset: str) -> Copies:
 
 def widest_loss(config: Config) -> str:
     """The metric that holds the base loss of the widest net, which the authors' log shows."""
-    (narrow, wide), ofa = config.widths, config.MODEL.OFA
-    if ofa.USE_SLIMMABLE:
-        return f"loss_{show_width(wide)}" if narrow < wide else "loss"
-    return "loss_max" if ofa.NUM_SAMPLE_TRAINING > 1 else "loss"
+    sampling = config.sampling
+    name = sampling.names(sampling.widths(0, 1, min))[0]
+    return f"loss_{name}" if name else "loss"
 
 
 def check_batch(config: Config, batch: BatchPlan, world: int) -> None:
