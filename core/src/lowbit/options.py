@@ -93,3 +93,47 @@ class SgdOptions(OptimOptions):
         values = {**asdict(self), "opt": self.opt or "sgd", "sched": self.sched or "step"}
         values["schedule"] = list(self.schedule)
         return {f"--{name.replace('_', '-')}": value for name, value in values.items() if name not in LOOPS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """Of a training by a YAML config; keep_global_batch: accumulate gradients to reach `TRAIN.GLOBAL_BATCH`."""
+
+    keep_global_batch: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(BatchOptions):
+    """Of a pretraining; probe_every: epochs between k-NN and collapse figures; 0: none."""
+
+    probe_every: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearOptions(BatchOptions):
+    """Of a linear evaluation; cache_features: train a probe on the evaluation transform."""
+
+    cache_features: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """Of a checkpoint that is evaluated or exported; None: what it says.
+
+    Attributes:
+        checkpoint: the file. dataset: a name as in TRAIN.DATASET. arch: name of the net.
+        calibration: training pictures that ranges or statistics are found on.
+    """
+
+    checkpoint: Path
+    dataset: str | None = None
+    arch: str | None = None
+    calibration: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbedFileOptions(FileOptions):
+    """Of a sweep; `probe_lr` and `probe_epochs` are of its probes."""
+
+    probe_lr: float = 30.0
+    probe_epochs: int = 100

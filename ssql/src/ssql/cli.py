@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lowbit.cli.config import config_options
+from lowbit.cli.evaluation import LINEAR, PROBES, file_flags, parsed, pretraining_flags
 from lowbit.cli.options import Decorator, apply_options, gathered, optim_options, run_options
-from lowbit.cli.parsing import COUNT, MANY, SEED, Real, UserPath
+from lowbit.cli.parsing import SEED
 from lowbit.cli.program import Group
-from lowbit.errors import InputError
-from lowbit.options import RunOptions
+from lowbit.options import LinearOptions, RunOptions
 from ssql import __version__
-from ssql.bitwidths import DEFAULT, Bits, parse_bits
-from ssql.options import BitSweepOptions, LinearOptions, PretrainOptions
+from ssql.bitwidths import DEFAULT, parse_bits
+from ssql.options import BitSweepOptions, PretrainOptions
 
 if TYPE_CHECKING:
     from ssql.config import Config
@@ -45,17 +45,10 @@ def config_of(command: "Command", training: bool = True) -> Decorator:
     return config_options(read, training)
 
 
-KEEP_BATCH = click.option("--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH.")
-
-
 @cli.command("ssl")
 @config_of("ssl")
 @gathered("own", PretrainOptions, [
-    KEEP_BATCH,
-    click.option(
-        "--probe-every", type=MANY, default=10, show_default=True, help="Epochs between k-NN and "
-        "collapse figures on the test set (and after the last); 0: none, no test set needed.",
-    ),
+    *pretraining_flags(),
     click.option("--authors-layout", is_flag=True, help="Write checkpoint_authors.pth.tar at the end, too."),
 ])  # fmt: skip
 @optim_options("sgd", "cosine")
@@ -68,11 +61,8 @@ def ssl(**given: Any) -> None:
 
 def classifying_options(command: "Command") -> Decorator:
     """The options of `linear` and `default`."""
-    cache = click.option(
-        "--cache-features", is_flag=True, help="Train a probe on the evaluation transform, features taken once."
-    )
     optim = optim_options("TRAIN.OPTIMIZER.NAME", "TRAIN.LR_SCHEDULER.TYPE")
-    return apply_options([config_of(command), gathered("own", LinearOptions, [KEEP_BATCH, cache]), optim])
+    return apply_options([config_of(command), gathered("own", LinearOptions, LINEAR), optim])
 
 
 @cli.command("linear")
@@ -93,26 +83,14 @@ def default(**given: Any) -> None:
     linear("default", **given)
 
 
-def _bitwidths(context: click.Context, param: click.Parameter, value: str) -> tuple[Bits, ...]:
-    try:
-        return parse_bits(value)
-    except InputError as error:
-        raise click.ClickException(str(error)) from error
-
-
 @cli.command("sweep")
 @gathered("own", BitSweepOptions, [
-    click.argument("checkpoint", metavar="CKPT", type=UserPath()),
-    click.option("--bits", default=DEFAULT, show_default=True, callback=_bitwidths, help="fp, or <w>w<a>f; 0 bits: "
-                 "float."),
+    *file_flags("QUANT.CALIBRATION.PICTURES"),
+    click.option("--bits", default=DEFAULT, show_default=True, callback=parsed(parse_bits), help="fp, or <w>w<a>f; "
+                 "0 bits: float."),
     click.option("--probe-per-bits", is_flag=True, help="Also train a probe at each width."),
-    click.option("--dataset", metavar="NAME", help="As TRAIN.DATASET; default: what CKPT was trained on."),
-    click.option("--arch", metavar="NAME", help="timm's name of the net, where CKPT does not say."),
     click.option("--fp", type=click.Choice(["float", "authors"]), help="As QUANT.FP: authors keeps the pins at fp."),
-    click.option("--calibration", type=COUNT, metavar="N", help="As QUANT.CALIBRATION.PICTURES."),
-    click.option("--probe-lr", type=Real(0, min_open=True), default=30.0, show_default=True,
-                 help="Of the probes' SGD."),
-    click.option("--probe-epochs", type=COUNT, default=100, show_default=True, help="x0.1 at 60, 80 %, rounded up."),
+    *PROBES,
 ])  # fmt: skip
 @run_options(training=False)
 def sweep(**given: Any) -> None:

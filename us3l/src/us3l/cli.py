@@ -10,20 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lowbit.cli.config import config_options
+from lowbit.cli.evaluation import KEEP_GLOBAL_BATCH, LINEAR, PROBES, file_flags, parsed, pretraining_flags
 from lowbit.cli.options import Decorator, apply_options, gathered, optim_options, run_options
-from lowbit.cli.parsing import COUNT, MANY, SEED, Real, UserPath
+from lowbit.cli.parsing import SEED, Real
 from lowbit.cli.program import Group
-from lowbit.errors import InputError
-from lowbit.options import RunOptions
+from lowbit.options import BatchOptions, LinearOptions, PretrainOptions, RunOptions
 from us3l import __version__
-from us3l.options import (
-    CalibrateOptions,
-    ExportOptions,
-    LinearOptions,
-    PretrainOptions,
-    SlimmableOptions,
-    WidthSweepOptions,
-)
+from us3l.options import CalibrateOptions, ExportOptions, WidthSweepOptions
 from us3l.widths import parse_widths
 
 if TYPE_CHECKING:
@@ -51,16 +44,9 @@ def config_of(command: "Command", training: bool = True) -> Decorator:
     return config_options(read, training)
 
 
-KEEP_BATCH = click.option("--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH.")
-PROBE_EVERY = click.option(
-    "--probe-every", type=MANY, default=10, show_default=True, help="Epochs between k-NN and collapse figures of the "
-    "widest and the narrowest net on the test set (and after the last); 0: none, no test set needed.",
-)  # fmt: skip
-
-
 def pretraining_options(command: "Command") -> Decorator:
     """The options of `ssl` and `distill`."""
-    own = gathered("own", PretrainOptions, [KEEP_BATCH, PROBE_EVERY])
+    own = gathered("own", PretrainOptions, pretraining_flags("of the widest and the narrowest net "))
     optim = optim_options("TRAIN.OPTIMIZER.NAME, else sgd", "TRAIN.LR_SCHEDULER.TYPE")
     return apply_options([config_of(command), own, optim])
 
@@ -85,7 +71,7 @@ def distill(**given: Any) -> None:
 
 @cli.command("slimmable")
 @config_of("slimmable")
-@gathered("own", SlimmableOptions, [KEEP_BATCH])
+@gathered("own", BatchOptions, [KEEP_GLOBAL_BATCH])
 @optim_options("TRAIN.OPTIMIZER.NAME, else sgd", "TRAIN.LR_SCHEDULER.TYPE")
 def slimmable(**given: Any) -> None:
     """Train a switchable net with labels at the widths of MODEL.OFA.WIDTH_MULT_LIST."""
@@ -94,27 +80,17 @@ def slimmable(**given: Any) -> None:
     slimmable(**given)
 
 
-def _widths(context: click.Context, param: click.Parameter, value: str | None) -> tuple[float, ...]:
-    try:
-        return () if value is None else tuple(parse_widths(value))
-    except InputError as error:
-        raise click.ClickException(str(error)) from error
-
-
+FILE = file_flags("MODEL.OFA.CALIBRATION_PICTURES", "timm's or the authors' name")
 WIDTHS = "Such as 0.25,0.5 or 0.25:1.0:0.05 (first, last, step)"
-OF_FILE = (
-    click.argument("checkpoint", metavar="CKPT", type=UserPath()),
-    click.option("--dataset", metavar="NAME", help="As TRAIN.DATASET; default: what CKPT was trained on."),
-    click.option("--arch", metavar="NAME", help="timm's or the authors' name of the net, where CKPT does not say."),
-    click.option("--calibration", type=COUNT, metavar="N", help="As MODEL.OFA.CALIBRATION_PICTURES."),
-)
+
+
+def _widths(text: str) -> tuple[float, ...]:
+    return tuple(parse_widths(text))
 
 
 @cli.command("linear")
 @config_of("linear")
-@gathered("own", LinearOptions, [KEEP_BATCH, click.option(
-    "--cache-features", is_flag=True, help="Train a probe on the evaluation transform, features taken once."
-)])  # fmt: skip
+@gathered("own", LinearOptions, LINEAR)
 @optim_options("TRAIN.OPTIMIZER.NAME, else sgd", "TRAIN.LR_SCHEDULER.TYPE")
 def linear(**given: Any) -> None:
     """Evaluate a net at MODEL.OFA.WIDTH_MULT: a probe (TRAIN.LINEAR_EVAL: True), or fine-tuning (False)."""
@@ -126,7 +102,7 @@ def linear(**given: Any) -> None:
 @cli.command("calibrate")
 @config_of("calibrate", training=False)
 @gathered("own", CalibrateOptions, [
-    click.option("--widths", callback=_widths, help=f"{WIDTHS}; default: MODEL.OFA.WIDTH_MULT."),
+    click.option("--widths", callback=parsed(_widths, ()), help=f"{WIDTHS}; default: MODEL.OFA.WIDTH_MULT."),
 ])  # fmt: skip
 def calibrate(**given: Any) -> None:
     """Write MODEL.PRETRAINED with batch-norm statistics of a width, or of several: a file each."""
@@ -137,15 +113,13 @@ def calibrate(**given: Any) -> None:
 
 @cli.command("sweep")
 @gathered("own", WidthSweepOptions, [
-    *OF_FILE,
-    click.option("--widths", callback=_widths, help=f"{WIDTHS}; default: those trained, or quarters."),
+    *FILE,
+    click.option("--widths", callback=parsed(_widths, ()), help=f"{WIDTHS}; default: those trained, or quarters."),
     click.option("--distinct", is_flag=True, help="All sub-networks that differ, in the place of --widths."),
     click.option("--best-under", type=Real(0, min_open=True), metavar="MACS", help="The largest sub-network of at most "
                  "so many million multiply-accumulates, in the place of --widths."),
     click.option("--probe-per-width", is_flag=True, help="Also train a probe at each width."),
-    click.option("--probe-lr", type=Real(0, min_open=True), default=30.0, show_default=True,
-                 help="Of the probes' SGD."),
-    click.option("--probe-epochs", type=COUNT, default=100, show_default=True, help="x0.1 at 60, 80 %, rounded up."),
+    *PROBES,
 ])  # fmt: skip
 @run_options(training=False)
 def sweep(**given: Any) -> None:
@@ -157,7 +131,7 @@ def sweep(**given: Any) -> None:
 
 @cli.command("export")
 @gathered("own", ExportOptions, [
-    *OF_FILE,
+    *FILE,
     click.option("--width", type=Real(0, 1, min_open=True), help="Default: that of CKPT's statistics, or the widest."),
     click.option("--format", "kind", type=click.Choice(["plain", "packed"]), default="plain", show_default=True,
                  help="plain: subnetwork.pt2, .safetensors and .json; packed: packed.safetensors."),

@@ -29,7 +29,7 @@ from lowbit.models.create import check_arch
 from lowbit.models.heads import linear_classifier
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import run_blank
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import LinearOptions, OptimOptions, RunOptions
 from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
 from lowbit.train.epochs import after_every, after_multiples
 from lowbit.train.job import Job
@@ -42,7 +42,6 @@ from ssql.config import Config, without_effect
 from ssql.evaluation import calibrate, check_statistics, fixed_pictures, open_pretrained
 from ssql.methods import classifier, is_quantized
 from ssql.optim import AUTHORS, optimizer, rates
-from ssql.options import LinearOptions
 from ssql.pictures import channels_of, transforms_of
 from ssql.unused_keys import Command
 

@@ -16,12 +16,12 @@ from lowbit.config.tree import dump_config
 from lowbit.demo import NEEDED, explain_stop, prepare, run_stage, save_random_backbone, verdict_without_labels
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
 from lowbit.evaluate.table import Row, plot, side_by_side
-from lowbit.options import RunOptions
+from lowbit.options import PretrainOptions, RunOptions
 from lowbit.train import console
 from lowbit.train.folder import RunFolder
 from us3l.commands import FILES, pretrain, sweep
 from us3l.config import read_config
-from us3l.options import PretrainOptions, WidthSweepOptions
+from us3l.options import WidthSweepOptions
 from us3l.widths import show_width
 
 CONFIG = "configs/base/digits.yaml"

@@ -27,7 +27,7 @@ from lowbit.models.create import check_arch
 from lowbit.models.heads import linear_classifier
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import run_blank
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import LinearOptions, OptimOptions, RunOptions
 from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
 from lowbit.train.epochs import after_multiples
 from lowbit.train.job import Job
@@ -41,7 +41,6 @@ from us3l.evaluation import fixed_pictures, open_pretrained
 from us3l.layers import set_width_
 from us3l.network import Size, network
 from us3l.optim import AUTHORS, optimizer, rates
-from us3l.options import LinearOptions
 from us3l.pictures import transforms_of
 
 DUE = after_multiples(20, first=False)  # the authors'

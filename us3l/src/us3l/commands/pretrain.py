@@ -12,7 +12,7 @@ from lowbit.errors import InputError
 from lowbit.evaluate.pretraining import Context, Monitored, open_pictures, run_pretraining
 from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import pretrained_cfg
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import OptimOptions, PretrainOptions, RunOptions
 from lowbit.train.batch import BatchPlan, check_queue
 from lowbit.train.configured import batch_of, dataset_of, described, shared
 from lowbit.train.copies import Copies
@@ -27,7 +27,6 @@ from us3l.commands.opening import check_config, files_of, report, with_amp
 from us3l.config import Config
 from us3l.evaluation import fixed_pictures
 from us3l.optim import AUTHORS, rates
-from us3l.options import PretrainOptions
 from us3l.statistics import WidthStatistics
 from us3l.unused_keys import Command, without_effect
 from us3l.widths import show_width

@@ -15,7 +15,7 @@ from lowbit.evaluate.classify import classify
 from lowbit.evaluate.linear import accuracy_line
 from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import pretrained_cfg
-from lowbit.options import OptimOptions, RunOptions
+from lowbit.options import BatchOptions, OptimOptions, RunOptions
 from lowbit.train.configured import batch_of, dataset_of, described, shared
 from lowbit.train.epochs import after_multiples, print_epoch_lines
 from lowbit.train.job import Job
@@ -29,7 +29,6 @@ from us3l.config import Config
 from us3l.layers import at_width
 from us3l.network import network
 from us3l.optim import AUTHORS, optimizer, rates
-from us3l.options import SlimmableOptions
 from us3l.pictures import transforms_of
 from us3l.supervised import SlimmableTraining
 from us3l.unused_keys import without_effect
@@ -39,7 +38,7 @@ DUE = after_multiples(20, first=False)
 
 
 def slimmable(
-    options: RunOptions, config: Config, name: str, own: SlimmableOptions, optim: OptimOptions = AUTHORS
+    options: RunOptions, config: Config, name: str, own: BatchOptions, optim: OptimOptions = AUTHORS
 ) -> Result | None:
     """Check, then train, with accuracies on the way, and write the results. None after a dry run.
 
