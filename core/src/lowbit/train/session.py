@@ -38,7 +38,7 @@ class Session:
         package: of the method: the name that trackers get.
         options: of every command.
         dataset: a name of `lowbit.data.datasets`.
-        inputs: files that the command reads, which its folder may not hold.
+        inputs: files that the command reads, which its folder may not hold, beside the one that is resumed.
         dtype: of the weights.
         resumes: whether the command can go on with a run that was stopped.
         files: patterns of the method's own files in a run's folder, which --overwrite removes.
@@ -57,7 +57,7 @@ class Session:
         package: str,
         options: RunOptions,
         dataset: str,
-        inputs: Sequence[Path | None] = (),
+        inputs: Sequence[Path | str | None] = (),
         dtype: torch.dtype = torch.float32,
         resumes: bool = True,
         files: Sequence[str] = (),
@@ -69,7 +69,8 @@ class Session:
         self._again: dict[str, Any] = {"resume": resume, "overwrite": options.overwrite}
         self.accelerator = make_accelerator(options.mixed_precision, options.trackers, options.output)
         if options.output is not None:
-            check = partial(RunFolder.check, options.output, **self._again, inputs=inputs, files=files)
+            read = [Path(name) for name in (options.resume, *inputs) if name not in (None, "", "auto")]
+            check = partial(RunFolder.check, options.output, **self._again, inputs=read, files=files)
             on_main(self.accelerator, check)
         torch.manual_seed(options.seed)
         self.files = files

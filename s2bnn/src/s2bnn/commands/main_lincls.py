@@ -62,8 +62,7 @@ def main_lincls(options: RunOptions, own: LinclsOptions) -> Result | Scores | No
     """
     if own.evaluate:
         return _evaluate(options, own)
-    read = [None if options.resume in (None, "auto") else Path(options.resume), own.weights]
-    with Session("s2bnn", options, own.dataset, read, files=FILES) as session:
+    with Session("s2bnn", options, own.dataset, [own.weights], files=FILES) as session:
         world, accumulate = session.accelerator.num_processes, options.accumulate
         batch = replace(per_node(own.batch_size, world, local_processes(), accumulate=accumulate), remark=own.remark)
         train, held = session.train_and_held()

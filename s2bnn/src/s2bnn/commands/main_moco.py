@@ -6,7 +6,6 @@ an error before anything starts. k-NN and collapse figures are taken on the way.
 """
 
 from dataclasses import asdict, replace
-from pathlib import Path
 
 from lowbit.errors import InputError
 from lowbit.evaluate.pretraining import Monitored, open_pictures, run_pretraining
@@ -45,8 +44,7 @@ def main_moco(options: RunOptions, own: PretrainOptions) -> Result | None:
         Stopped: a stop signal came; the run is saved.
     """
     lr = check(options, own)
-    resumed = Path(options.resume) if options.resume not in (None, "auto") else None
-    with Session("s2bnn", options, own.dataset, [own.teacher_path, own.model_path, resumed], files=FILES) as session:
+    with Session("s2bnn", options, own.dataset, [own.teacher_path, own.model_path], files=FILES) as session:
         batch = batch_of(options, own, session)
         shown = open_pictures(session, own.dataset, own.image_size, figures=own.probe_every > 0)
         pictures = coloured(shown, own.aug_plus)

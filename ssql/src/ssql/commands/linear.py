@@ -14,15 +14,11 @@ statistics are re-estimated at the bits; features are taken once where every epo
 
 import logging
 from functools import partial
-from pathlib import Path
 
 from torch import Tensor, nn
 
-from lowbit.config.keys.root import RESUME
 from lowbit.data.views import side_of
-from lowbit.errors import InputError
-from lowbit.evaluate.linear import LinearEvaluation
-from lowbit.evaluate.pretrained import load_pretrained_, matching_classifier
+from lowbit.evaluate.linear_command import Evaluated, check_linear, give_pretrained_, run_linear
 from lowbit.export.backbone import save_backbone
 from lowbit.loading import load as load_net
 from lowbit.models.create import check_arch
@@ -30,10 +26,8 @@ from lowbit.models.heads import linear_classifier
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import run_blank
 from lowbit.options import LinearOptions, OptimOptions, RunOptions
-from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
+from lowbit.train.configured import dataset_of
 from lowbit.train.epochs import after_every, after_multiples
-from lowbit.train.job import Job
-from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import load
@@ -46,8 +40,6 @@ from ssql.pictures import channels_of, transforms_of
 from ssql.unused_keys import Command
 
 DUE = {"linear": after_multiples(20, first=False), "default": after_every(1)}  # the authors'
-EVAL_BATCH = 256  # pictures, the authors' largest
-CONTENT = "content of MODEL.PRETRAINED"  # among the options of a run, which a resumed one has to share
 
 log = logging.getLogger(__name__)
 
@@ -69,69 +61,31 @@ def linear(
         InputError: before anything is written.
         Stopped: a stop signal came; what was trained is saved.
     """
-    read = [Path(name) for name in (options.resume, config.MODEL.PRETRAINED) if name not in (None, "", "auto")]
-    with Session("ssql", options, dataset_of(config.TRAIN), read, files=FILES) as session:
-        check(command, options, config, own)
-        batch = batch_of(config.TRAIN, session, own.keep_global_batch)
+    with Session("ssql", options, dataset_of(config.TRAIN), [config.MODEL.PRETRAINED], files=FILES) as session:
+        check_linear(command, options, config, own, keeps_best=command == "default")
+        check_arch(config.MODEL.ARCH)
         train, held = session.train_and_held()
         test = session.pictures("test")
         side, classes = side_of(train, config.MODEL.side), config.MODEL.classes(train.name, len(train.classes))
         views, shown = transforms_of(config, train, side)
-        size, frozen, quant = (3, side, side), config.TRAIN.LINEAR_EVAL, config.QUANT
+        size, quant, arch = (3, side, side), config.QUANT, config.MODEL.ARCH
         net, content = open_net(session, config, size, classes)
-        task = LinearEvaluation(
-            session, net, frozen=frozen, train=train, test=test, held=held,
-            views=shown if own.cache_features else views, shown=shown,
-            batch=min(EVAL_BATCH, 2 * config.TRAIN.BATCH_SIZE),
-        )  # fmt: skip
-        objective = task.objective(partial(optimizer, config, command=command, optim=optim))
-        stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, command, optim))
-        loader = session.loader(train, task.views, batch)
-        cfg = pretrained_cfg(shown, size, train.classes)
-        header = load.header(config, cfg, classes)
-        chosen = {"cache_features": own.cache_features, CONTENT: content}
-        facts = {**task.facts, "w_bits": quant.W.BIT, "a_bits": quant.A.BIT}
-        job = Job(
-            session, command, [stage], loader, batch, header=header, facts=facts,
-            shared=shared(config, without_effect(command, config, optim.sched), optim) | chosen,
-            described=described(name, own, optim, header["config"]),
-            prefixes={"student.net." if frozen else "student.": ""}, log_every=config.TRAIN.PRINT_FREQ,
-            best=None if command == "linear" else "top1" if held is None else "val_top1", resume_option=RESUME,
-        )  # fmt: skip
-        job.check()
-        reestimates, fixed = frozen and is_quantized(quant), fixed_pictures(quant.CALIBRATION, train, session)
+        quantized, fixed = is_quantized(quant), fixed_pictures(quant.CALIBRATION, train, session)
+        reestimates = quantized and config.TRAIN.LINEAR_EVAL
         if reestimates:
             check_statistics(net, quant.CALIBRATION, train)
-        if job.planned({**facts, "dataset": config.TRAIN.DATASET}, passes=1 if task.caches else None):
-            return None
-        if is_quantized(quant) and not job.resumed:
-            calibrate(net, fixed, shown, session)
-        task.open_sets(job)
-        with job.open() as folder:
-            assert folder is not None  # --output has a default
-            result, figures = task.fit(job, folder, DUE[command]), {}
-            if result.finished and reestimates:
-                figures = task.reestimated_figures(fixed.trained(task.views))
-            job.write_result(folder, result, figures)
-            if not frozen:
-                backbone = folder.path / "backbone.safetensors"
-                job.export(folder, result, lambda _: save_backbone(net, backbone, config.MODEL.ARCH, cfg))
-    return result
-
-
-def check(command: Command, options: RunOptions, config: Config, own: LinearOptions) -> None:
-    """What can be refused before any data is read.
-
-    Raises:
-        InputError: a key that has to be set and is not, or an option that the command does not have.
-    """
-    config.check_evaluation(options.resume is not None)
-    check_arch(config.MODEL.ARCH)
-    refuse({"--pretrained": options.pretrained}, f"in {command}, which starts from MODEL.PRETRAINED=PATH")
-    if command == "linear":
-        refuse({"--val-split": options.val_split}, "in linear, which keeps no best")
-    if not config.TRAIN.LINEAR_EVAL:
-        refuse({"--cache-features": own.cache_features}, "where the whole net is trained (TRAIN.LINEAR_EVAL=False)")
+        cfg, bits = pretrained_cfg(shown, size, train.classes), {"w_bits": quant.W.BIT, "a_bits": quant.A.BIT}
+        unused = without_effect(command, config, optim.sched)
+        return run_linear(
+            session, command, config, name, own, optim,
+            Evaluated(net, content, train, test, held, views, shown, bits, unused),
+            header=load.header(config, cfg, classes), rates=rates(config, command, optim), due=DUE[command],
+            optimizer=partial(optimizer, config, command=command, optim=optim),
+            prepare=lambda: calibrate(net, fixed, shown, session) if quantized else None,
+            best=None if command == "linear" else "top1" if held is None else "val_top1",
+            figures=lambda task: task.reestimated_figures(fixed.trained(task.views)) if reestimates else {},
+            export=lambda folder: save_backbone(net, folder / "backbone.safetensors", arch, cfg),
+        )  # fmt: skip
 
 
 def open_net(
@@ -161,9 +115,5 @@ def open_net(
         given, seen, shown = backbone.model.state_dict(), backbone.normalization, channels_of(config)
         if seen not in (None, shown) and session.accelerator.is_main_process:
             log.warning("%s was trained with mean and std %s, and is shown pictures of %s", path, seen, shown)
-        if config.TRAIN.WARMUP_FC:
-            given |= matching_classifier(net, load_net(path), f"TRAIN.WARMUP_FC: {path}")
-    elif session.resumed() is None and config.TRAIN.LINEAR_EVAL:
-        raise InputError("MODEL.PRETRAINED is empty: name the checkpoint to evaluate, as MODEL.PRETRAINED=PATH")
-    content = load_pretrained_(net, given, session.resumed(), CONTENT)
+    content = give_pretrained_(net, given, session, config, lambda: load_net(path))
     return session.place(net, sync_batchnorm=sync and not config.TRAIN.LINEAR_EVAL), content

@@ -51,8 +51,7 @@ def pretrain(
         InputError: before anything is written.
         Stopped: a stop signal came; the run is saved.
     """
-    resumed = Path(options.resume) if options.resume not in (None, "auto") else None
-    with Session("ssql", options, dataset_of(config.TRAIN), [resumed], files=FILES) as session:
+    with Session("ssql", options, dataset_of(config.TRAIN), files=FILES) as session:
         check(options, config)
         batch = batch_of(config.TRAIN, session, own.keep_global_batch)
         check_batch(config, batch, session.accelerator.num_processes)

@@ -10,28 +10,22 @@ statistics of this width is refused (theirs evaluates with mean 0 and variance 1
 MODEL.PRETRAINED and a width that was not trained; files are read by their content.
 """
 
-import logging
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lowbit.config.keys.root import RESUME
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import reestimate_
-from lowbit.evaluate.linear import LinearEvaluation
-from lowbit.evaluate.pretrained import load_pretrained_, matching_classifier
+from lowbit.evaluate.linear_command import Evaluated, check_linear, give_pretrained_, run_linear
 from lowbit.models.create import check_arch
 from lowbit.models.heads import linear_classifier
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import run_blank
 from lowbit.options import LinearOptions, OptimOptions, RunOptions
-from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
+from lowbit.train.configured import dataset_of
 from lowbit.train.epochs import after_multiples
-from lowbit.train.job import Job
-from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from us3l import load
@@ -44,11 +38,7 @@ from us3l.optim import AUTHORS, optimizer, rates
 from us3l.pictures import transforms_of
 
 DUE = after_multiples(20, first=False)  # the authors'
-EVAL_BATCH = 256  # pictures
-CONTENT = "content of MODEL.PRETRAINED"  # among the options of a run, which a resumed one has to share
 WIDTH = "MODEL.OFA.WIDTH_MULT"
-
-log = logging.getLogger(__name__)
 
 
 def linear(
@@ -67,59 +57,28 @@ def linear(
         InputError: before anything is written.
         Stopped: a stop signal came; what was trained is saved.
     """
-    read = [Path(name) for name in (options.resume, config.MODEL.PRETRAINED) if name not in (None, "", "auto")]
-    with Session("us3l", options, dataset_of(config.TRAIN), read, files=FILES) as session:
-        check(options, config, own)
-        batch = batch_of(config.TRAIN, session, own.keep_global_batch)
+    with Session("us3l", options, dataset_of(config.TRAIN), [config.MODEL.PRETRAINED], files=FILES) as session:
+        check_linear("linear", options, config, own)
+        check_arch(config.MODEL.net.name)
         train, test = session.pictures("train"), session.pictures("test")
         side, classes = side_of(train, config.MODEL.side), config.MODEL.classes(train.name, len(train.classes))
         views, shown = transforms_of(config.TRAIN.DATASET, train, side)
-        size, frozen, width = (3, side, side), config.TRAIN.LINEAR_EVAL, config.MODEL.OFA.WIDTH_MULT
+        size, ofa = (3, side, side), config.MODEL.OFA
         net, content, widths = open_net(session, config, size, classes)
-        task = LinearEvaluation(
-            session, net, frozen=frozen, train=train, test=test, held=None,
-            views=shown if own.cache_features else views, shown=shown,
-            batch=min(EVAL_BATCH, 2 * config.TRAIN.BATCH_SIZE),
+        fixed, facts = fixed_pictures(ofa, train, session, net), {"width": ofa.WIDTH_MULT}
+        unused = without_effect("linear", config, optim.sched)
+
+        def prepare() -> None:
+            if ofa.CALIBRATE_BN:
+                reestimate_(net, fixed.trained(views), session.accelerator)
+
+        return run_linear(
+            session, "linear", config, name, own, optim,
+            Evaluated(net, content, train, test, None, views, shown, facts, unused),
+            header=load.header(config, pretrained_cfg(shown, size, train.classes), classes, ofa.WIDTH_MULT, widths),
+            optimizer=partial(optimizer, config, command="linear", optim=optim), rates=rates(config, "linear", optim),
+            due=DUE, prepare=prepare,
         )  # fmt: skip
-        objective = task.objective(partial(optimizer, config, command="linear", optim=optim))
-        stage = Stage(objective, config.TRAIN.EPOCHS, rates(config, "linear", optim))
-        loader = session.loader(train, task.views, batch)
-        header = load.header(config, pretrained_cfg(shown, size, train.classes), classes, width, widths)
-        facts = {**task.facts, "width": width}
-        job = Job(
-            session, "linear", [stage], loader, batch, header=header, facts=facts,
-            shared=shared(config, without_effect("linear", config), optim)
-            | {"cache_features": own.cache_features, CONTENT: content},
-            described=described(name, own, optim, header["config"]),
-            prefixes={"student.net." if frozen else "student.": ""}, log_every=config.TRAIN.PRINT_FREQ,
-            resume_option=RESUME,
-        )  # fmt: skip
-        job.check()
-        fixed = fixed_pictures(config.MODEL.OFA, train, session, net)
-        if job.planned({**facts, "dataset": config.TRAIN.DATASET}, passes=1 if task.caches else None):
-            return None
-        if config.MODEL.OFA.CALIBRATE_BN and not job.resumed:
-            reestimate_(net, fixed.trained(views), session.accelerator)
-        task.open_sets(job)
-        with job.open() as folder:
-            assert folder is not None  # --output has a default
-            result = task.fit(job, folder, DUE)
-            job.write_result(folder, result, {})
-    return result
-
-
-def check(options: RunOptions, config: Config, own: LinearOptions) -> None:
-    """What can be refused before any data is read.
-
-    Raises:
-        InputError: a key that has to be set and is not, or an option that the command does not have.
-    """
-    config.check_evaluation(options.resume is not None)
-    check_arch(config.MODEL.net.name)
-    refuse({"--pretrained": options.pretrained}, "in linear, which starts from MODEL.PRETRAINED=PATH")
-    refuse({"--val-split": options.val_split}, "in linear, which keeps no best")
-    if not config.TRAIN.LINEAR_EVAL:
-        refuse({"--cache-features": own.cache_features}, "where the whole net is trained (TRAIN.LINEAR_EVAL=False)")
 
 
 class Opened(NamedTuple):
@@ -154,9 +113,5 @@ def open_net(session: Session, config: Config, size: Size, classes: int) -> Open
             )
         head, _ = linear_classifier(net)
         given = {key: value for key, value in backbone.model.state_dict().items() if not key.startswith(f"{head}.")}
-        if warm:
-            given |= matching_classifier(net, backbone.model, f"TRAIN.WARMUP_FC: {path}")
-    elif session.resumed() is None and frozen:
-        raise InputError("MODEL.PRETRAINED is empty: name the checkpoint to evaluate, as MODEL.PRETRAINED=PATH")
-    content = load_pretrained_(net, given, session.resumed(), CONTENT)
+    content = give_pretrained_(net, given, session, config, lambda: backbone.model if backbone else net)
     return Opened(session.place(net, sync_batchnorm=config.TRAIN.SYNC_BN and not frozen), content, widths)

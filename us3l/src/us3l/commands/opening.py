@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-from pathlib import Path
 
 from lowbit.errors import InputError
 from lowbit.models.create import check_arch
@@ -47,8 +46,3 @@ def report(config: Config, session: Session) -> None:
     amp, precision = config.TRAIN.USE_AMP, session.accelerator.mixed_precision
     if amp and precision == "no" and session.accelerator.is_main_process:
         log.warning("TRAIN.USE_AMP: the CPU computes in float32")
-
-
-def files_of(*names: str | None) -> list[Path]:
-    """The files that a command reads, without empty names and `--resume auto`."""
-    return [Path(name) for name in names if name not in (None, "", "auto")]

@@ -23,7 +23,7 @@ from lowbit.train.run import Result
 from lowbit.train.session import Session
 from us3l import load, methods
 from us3l.commands import FILES
-from us3l.commands.opening import check_config, files_of, report, with_amp
+from us3l.commands.opening import check_config, report, with_amp
 from us3l.config import Config
 from us3l.evaluation import fixed_pictures
 from us3l.optim import AUTHORS, rates
@@ -55,7 +55,7 @@ def pretrain(
     """
     check_config(command, options, config)
     methods.check(config)
-    train, method, read = config.TRAIN, config.method, files_of(options.resume, config.DISTILL.TEACHER_PRETRAINED)
+    train, method, read = config.TRAIN, config.method, [config.DISTILL.TEACHER_PRETRAINED]
     with Session("us3l", with_amp(options, config), dataset_of(train), read, files=FILES) as session:
         report(config, session)
         batch = batch_of(train, session, own.keep_global_batch)

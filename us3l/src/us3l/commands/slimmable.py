@@ -24,7 +24,7 @@ from lowbit.train.run import Probe, Result
 from lowbit.train.session import Session
 from us3l import load
 from us3l.commands import FILES
-from us3l.commands.opening import check_config, files_of
+from us3l.commands.opening import check_config
 from us3l.config import Config
 from us3l.layers import at_width
 from us3l.network import network
@@ -55,7 +55,7 @@ def slimmable(
     """
     check(options, config)
     train, ofa, arch = config.TRAIN, config.MODEL.OFA, config.MODEL.net.name
-    with Session("us3l", options, dataset_of(train), files_of(options.resume), files=FILES) as session:
+    with Session("us3l", options, dataset_of(train), files=FILES) as session:
         pictures, test = session.pictures("train"), session.pictures("test")
         side, classes = side_of(pictures, config.MODEL.side), config.MODEL.classes(pictures.name, len(pictures.classes))
         views, shown = transforms_of(train.DATASET, pictures, side)
