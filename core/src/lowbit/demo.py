@@ -6,21 +6,24 @@ A demo is useful if the trained backbone beats a random-weight one by `NEEDED` p
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lowbit.errors import InputError, Stopped
+from lowbit.errors import EXIT_DONE, EXIT_FAULT, InputError, Stopped
 from lowbit.evaluate.collapse import HEALTHY
+from lowbit.evaluate.table import Row, plot, side_by_side
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions
 from lowbit.quant.binary import binarize_
+from lowbit.train import console
+from lowbit.train.folder import RunFolder
 
 NEEDED = 10.0  # points between the trained and the random-weight backbone
 
@@ -75,6 +78,54 @@ def run_stage(path: Path, what: str, stage: Callable[[RunOptions], object], opti
     (path / "record.txt").write_text(record.getvalue(), encoding="utf-8")
     result = path / "result.json"
     return json.loads(result.read_text(encoding="utf-8")) if result.exists() else {}
+
+
+@contextmanager
+def open_demo(
+    options: RunOptions, folder: Path, config: Mapping[str, Any], files: Sequence[str]
+) -> Iterator[tuple[RunOptions, RunFolder]]:
+    """The options and the folder of a demo, whose stages follow inside.
+
+    Args:
+        options: see `prepare`; pictures and weights have channels last, which is a fifth faster.
+        folder: by default.
+        config: entries of `config.json`.
+        files: patterns of the method's own files.
+
+    Raises:
+        InputError: the folder holds something else than a demo, or several processes were started.
+        Stopped: a stop signal came.
+    """
+    options = replace(prepare(options, folder), channels_last=True)
+    assert options.output is not None
+    said = {"command": "demo", **asdict(options), **config}
+    with RunFolder.open(options.output, said, overwrite=options.overwrite, files=files) as opened, explain_stop():
+        yield options, opened
+
+
+def write_demo(
+    folder: RunFolder, series: Mapping[str, Sequence[Row]], shown: Sequence[str], title: str,
+    verdicts: Mapping[str, Mapping[str, Any]], facts: Mapping[str, Any], remarks: Sequence[str] = (),
+) -> int:  # fmt: skip
+    """Write and say a table, a picture and `result.json`; the exit code.
+
+    Args:
+        folder: of the demo.
+        series: rows of sweeps by the column of the table.
+        shown: figures of a row.
+        title: of the rows' variants.
+        verdicts: of `verdict_without_labels`, by the net's name in what is said.
+        facts: entries of `result.json`.
+        remarks: more lines.
+    """
+    lines = list(side_by_side(series, shown, title))
+    (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    plot(series, folder.path / "demo.png")
+    useful = all(net["useful"] for net in verdicts.values())
+    folder.write_result({**facts, "probe_needed": NEEDED, "useful": useful})
+    said = [f"{name}: {net['said']}" for name, net in verdicts.items()]
+    console.say(*lines, "", *said, *remarks, f"written to {folder.path}")
+    return EXIT_DONE if useful else EXIT_FAULT
 
 
 def verdict(probe: str, trained: float, random: float, needed: float) -> tuple[bool, str]:

@@ -7,18 +7,15 @@ picture, `result.json`. Random weights at the same step tell what training is wo
 """
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lowbit.checkpoint.write import CHECKPOINT
-from lowbit.demo import NEEDED, explain_stop, prepare, run_stage, save_random_backbone, verdict_without_labels
-from lowbit.errors import EXIT_DONE, EXIT_FAULT
-from lowbit.evaluate.table import Row, plot, side_by_side
+from lowbit.demo import NEEDED, open_demo, run_stage, save_random_backbone, verdict_without_labels, write_demo
+from lowbit.evaluate.table import Row
 from lowbit.options import RunOptions
 from lowbit.quant.binary import STEPS
-from lowbit.train import console
-from lowbit.train.folder import RunFolder
 from s2bnn.commands import FILES, main_lincls, main_moco
 from s2bnn.options import LinclsOptions, PretrainOptions
 
@@ -41,31 +38,21 @@ def demo(options: RunOptions) -> int:
         InputError: the folder holds something else than a demo, or several processes were started.
         Stopped: a stop signal came.
     """
-    start = time.perf_counter()
-    options = replace(prepare(options, Path("runs/s2bnn-demo")), channels_last=True)
-    assert options.output is not None
-    config = {"command": "demo", **asdict(options), "training": COMMON, "epochs": EPOCHS, "probe": PROBE}
-    with RunFolder.open(options.output, config, overwrite=options.overwrite, files=FILES) as folder:
+    start, config = time.perf_counter(), {"training": COMMON, "epochs": EPOCHS, "probe": PROBE}
+    with open_demo(options, Path("runs/s2bnn-demo"), config, FILES) as (options, folder):
         stages = Stages(options, folder.path)
-        with explain_stop():
-            teacher = stages.trained("teacher", method="contrastive", step=0)
-            series = {method: stages.two_steps(method) for method in METHODS}
-            random = [stages.random(step) for step in STEPS]
+        teacher = stages.trained("teacher", method="contrastive", step=0)
+        series = {method: stages.two_steps(method) for method in METHODS}
+        random = [stages.random(step) for step in STEPS]
         rows = [
             {"method": "teacher", **teacher},
             *({"method": m, **row} for m, found in series.items() for row in found),
         ]
         verdicts = [verdict_without_labels(row, row, random[row["step"]], NEEDED, FIGURE) for row in rows]
-        lines = list(side_by_side(series, (FIGURE, "knn_top1"), "binary"))
-        (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        plot(series, folder.path / "demo.png")
-        useful = all(net["useful"] for net in verdicts)
-        facts = {"rows": rows, "random": random, "nets": verdicts, "probe_needed": NEEDED, "useful": useful}
-        facts |= {"seed": options.seed, "global_batch": COMMON["batch_size"], "labelled": LABELLED}
-        folder.write_result({**facts, "seconds": time.perf_counter() - start})
-    said = [f"{row['method']}, step {row['step']}: {net['said']}" for row, net in zip(rows, verdicts, strict=True)]
-    console.say(*lines, "", *said, f"written to {folder.path}")
-    return EXIT_DONE if useful else EXIT_FAULT
+        facts = {"rows": rows, "random": random, "nets": verdicts, "seed": options.seed, "labelled": LABELLED}
+        facts |= {"global_batch": COMMON["batch_size"], "seconds": time.perf_counter() - start}
+        named = {f"{row['method']}, step {row['step']}": net for row, net in zip(rows, verdicts, strict=True)}
+        return write_demo(folder, series, (FIGURE, "knn_top1"), "binary", named, facts)
 
 
 class Stages:

@@ -6,18 +6,14 @@ useless (`lowbit.demo`, by the float probe of the table), or has collapsed, the 
 """
 
 import time
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lowbit.checkpoint.write import CHECKPOINT
 from lowbit.config.tree import dump_config
-from lowbit.demo import NEEDED, explain_stop, prepare, run_stage, save_random_backbone, verdict_without_labels
-from lowbit.errors import EXIT_DONE, EXIT_FAULT
-from lowbit.evaluate.table import Row, plot, side_by_side
+from lowbit.demo import NEEDED, open_demo, run_stage, save_random_backbone, verdict_without_labels, write_demo
+from lowbit.evaluate.table import Row
 from lowbit.options import RunOptions
-from lowbit.train import console
-from lowbit.train.folder import RunFolder
 from ssql.bitwidths import DEFAULT, FLOAT, Bits, parse_bits
 from ssql.commands import FILES, pretrain, sweep
 from ssql.config import read_config
@@ -38,31 +34,20 @@ def demo(options: RunOptions) -> int:
         InputError: the folder holds something else than a demo, or several processes were started.
         Stopped: a stop signal came.
     """
-    start = time.perf_counter()
-    options = replace(prepare(options, Path("runs/ssql-demo")), channels_last=True)  # a quarter faster
-    assert options.output is not None
-    config = {"command": "demo", **asdict(options), "kinds": KINDS, "keys": KEYS, "probe": PROBE}
-    config["config"] = dump_config(read_config("ssl", CONFIG, KEYS))
-    with RunFolder.open(options.output, config, overwrite=options.overwrite, files=FILES) as folder:
-        with explain_stop():
-            trained = {name: _pretrained(name, folder.path, options) for name in KINDS}
-            series = {name: _swept(folder.path / name / CHECKPOINT, BITS, options) for name in KINDS}
-            untrained = folder.path / "random/backbone.safetensors"
-            save_random_backbone(config["config"]["MODEL"]["ARCH"], options.seed, untrained)
-            random = _swept(untrained, (FLOAT,), options)[0]
+    start, made = time.perf_counter(), dump_config(read_config("ssl", CONFIG, KEYS))
+    config = {"kinds": KINDS, "keys": KEYS, "probe": PROBE, "config": made}
+    with open_demo(options, Path("runs/ssql-demo"), config, FILES) as (options, folder):
+        trained = {name: _pretrained(name, folder.path, options) for name in KINDS}
+        series = {name: _swept(folder.path / name / CHECKPOINT, BITS, options) for name in KINDS}
+        untrained = folder.path / "random/backbone.safetensors"
+        save_random_backbone(made["MODEL"]["ARCH"], options.seed, untrained)
+        random = _swept(untrained, (FLOAT,), options)[0]
         verdicts = {name: verdict_without_labels(series[name][0], trained[name], random, NEEDED) for name in KINDS}
-        lines = list(side_by_side(series, SHOWN, "bits"))
-        (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        plot(series, folder.path / "demo.png")
         rows = [{"method": name, **row} for name, found in series.items() for row in found]
-        useful = all(net["useful"] for net in verdicts.values())
-        facts = {"rows": rows, "random": random, "nets": verdicts, "probe_needed": NEEDED, "useful": useful}
-        facts |= {"seed": options.seed, "global_batch": trained["SSQL"]["global_batch"]}
-        folder.write_result({**facts, "seconds": time.perf_counter() - start})
-    said = [f"{name}: {net['said']}" for name, net in verdicts.items()]
-    said.append(f"random weights, batch norm re-estimated: float probe {random['probe_top1_bn']:.2f} %")
-    console.say(*lines, "", *said, f"written to {folder.path}")
-    return EXIT_DONE if useful else EXIT_FAULT
+        facts = {"rows": rows, "random": random, "nets": verdicts, "seed": options.seed}
+        facts |= {"global_batch": trained["SSQL"]["global_batch"], "seconds": time.perf_counter() - start}
+        said = f"random weights, batch norm re-estimated: float probe {random['probe_top1_bn']:.2f} %"
+        return write_demo(folder, series, SHOWN, "bits", verdicts, facts, [said])
 
 
 def _pretrained(name: str, folder: Path, options: RunOptions) -> dict[str, Any]:

@@ -7,18 +7,15 @@ is useless (`lowbit.demo`, by the probe of the table), or has collapsed, the dem
 """
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lowbit.checkpoint.write import CHECKPOINT
 from lowbit.config.tree import dump_config
-from lowbit.demo import NEEDED, explain_stop, prepare, run_stage, save_random_backbone, verdict_without_labels
-from lowbit.errors import EXIT_DONE, EXIT_FAULT
-from lowbit.evaluate.table import Row, plot, side_by_side
+from lowbit.demo import NEEDED, open_demo, run_stage, save_random_backbone, verdict_without_labels, write_demo
+from lowbit.evaluate.table import Row
 from lowbit.options import PretrainOptions, RunOptions
-from lowbit.train import console
-from lowbit.train.folder import RunFolder
 from us3l.commands import FILES, pretrain, sweep
 from us3l.config import read_config
 from us3l.options import WidthSweepOptions
@@ -41,39 +38,29 @@ def demo(options: RunOptions) -> int:
         InputError: the folder holds something else than a demo, or several processes were started.
         Stopped: a stop signal came.
     """
-    start = time.perf_counter()
-    options = replace(prepare(options, Path("runs/us3l-demo")), channels_last=True)  # a fifth faster
-    assert options.output is not None
-    config = {"command": "demo", **asdict(options), "keys": KEYS, "probe": PROBE}
-    config["config"] = dump_config(read_config("ssl", CONFIG, KEYS))
-    with RunFolder.open(options.output, config, overwrite=options.overwrite, files=FILES) as folder:
-        with explain_stop():
-            trained = [_pretrained(TOGETHER, folder.path, options)] * len(WIDTHS)
-            series = {TOGETHER: _swept(folder.path / TOGETHER / CHECKPOINT, WIDTHS, options), ALONE: list[Row]()}
-            for width in WIDTHS:
-                name = f"width {show_width(width)}"
-                alone = ("MODEL.OFA.NUM_SAMPLE_TRAINING=1", f"MODEL.OFA.WIDTH_MULT={width}")
-                trained.append(_pretrained(name, folder.path, options, alone))
-                series[ALONE] += _swept(folder.path / name / CHECKPOINT, (width,), options)
-            untrained = folder.path / "random/backbone.safetensors"
-            save_random_backbone(read_config("ssl", CONFIG).MODEL.net.name, options.seed, untrained)
-            random = _swept(untrained, WIDTHS, options)
+    start, made = time.perf_counter(), dump_config(read_config("ssl", CONFIG, KEYS))
+    config = {"keys": KEYS, "probe": PROBE, "config": made}
+    with open_demo(options, Path("runs/us3l-demo"), config, FILES) as (options, folder):
+        trained = [_pretrained(TOGETHER, folder.path, options)] * len(WIDTHS)
+        series = {TOGETHER: _swept(folder.path / TOGETHER / CHECKPOINT, WIDTHS, options), ALONE: list[Row]()}
+        for width in WIDTHS:
+            name = f"width {show_width(width)}"
+            alone = ("MODEL.OFA.NUM_SAMPLE_TRAINING=1", f"MODEL.OFA.WIDTH_MULT={width}")
+            trained.append(_pretrained(name, folder.path, options, alone))
+            series[ALONE] += _swept(folder.path / name / CHECKPOINT, (width,), options)
+        untrained = folder.path / "random/backbone.safetensors"
+        save_random_backbone(read_config("ssl", CONFIG).MODEL.net.name, options.seed, untrained)
+        random = _swept(untrained, WIDTHS, options)
         rows = [{"method": name, **row} for name, found in series.items() for row in found]
         verdicts = [
             {"method": row["method"], "variant": row["variant"]}
             | verdict_without_labels(row, net, base, NEEDED, FIGURE)
             for row, net, base in zip(rows, trained, random * 2, strict=True)
         ]
-        lines = list(side_by_side(series, SHOWN, "width"))
-        (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        plot(series, folder.path / "demo.png")
-        useful = all(net["useful"] for net in verdicts)
-        facts = {"rows": rows, "random": random, "nets": verdicts, "probe_needed": NEEDED, "useful": useful}
-        facts |= {"seed": options.seed, "global_batch": trained[0]["global_batch"], "labelled": LABELLED}
-        folder.write_result({**facts, "seconds": time.perf_counter() - start})
-    said = [f"{net['method']} at width {net['variant']}: {net['said']}" for net in verdicts]
-    console.say(*lines, "", *said, f"written to {folder.path}")
-    return EXIT_DONE if useful else EXIT_FAULT
+        facts = {"rows": rows, "random": random, "nets": verdicts, "seed": options.seed, "labelled": LABELLED}
+        facts |= {"global_batch": trained[0]["global_batch"], "seconds": time.perf_counter() - start}
+        named = {f"{net['method']} at width {net['variant']}": net for net in verdicts}
+        return write_demo(folder, series, SHOWN, "width", named, facts)
 
 
 def _pretrained(name: str, folder: Path, options: RunOptions, keys: tuple[str, ...] = ()) -> dict[str, Any]:
