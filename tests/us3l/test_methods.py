@@ -10,13 +10,13 @@ from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.train.protocol import Clock
+from us3l.commands.distill import teacher_of
 from us3l.config import Config
 from us3l.layers import slimmable_layers
 from us3l.methods import build, check, heads_of
 from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from us3l.objective import UniversallySlimmable
 from us3l.sampling import Sampling
-from us3l.teacher import teacher_of
 
 SIZE = (3, 32, 32)
 PARTS = ("encoder_q", "encoder_k", "predictor", "predictor_new", "proj_conv", "queue")

@@ -8,7 +8,7 @@ from torch import nn
 import us3l
 from lowbit.options import RunOptions
 from us3l import methods
-from us3l.commands.opening import check_config
+from us3l.commands.pretrain import check_config
 from us3l.config import Config, read_config
 from us3l.network import network
 from us3l.unused_keys import Command

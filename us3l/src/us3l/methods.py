@@ -138,7 +138,7 @@ def build(
         config: resolved.
         size: (C, H, W) of the pictures.
         optim: what replaces the authors' optimizer.
-        teacher: of `us3l.teacher.teacher_of`, for the command `distill`.
+        teacher: of `us3l.commands.distill.teacher_of`, for the command `distill`.
 
     Raises:
         InputError: see `check` and `encoder_of`, a method of the other command, or a student that cannot be compared.

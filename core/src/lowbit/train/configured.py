@@ -11,7 +11,8 @@ from lowbit.config.keys.root import MAY_DIFFER, Root
 from lowbit.config.keys.train import BATCH, Train
 from lowbit.config.unused import used_values
 from lowbit.errors import InputError
-from lowbit.options import DATASETS, OptimOptions
+from lowbit.models.create import check_arch
+from lowbit.options import DATASETS, OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan, per_process
 from lowbit.train.optim import make_optimizer, make_schedule, parameter_groups
 from lowbit.train.schedule import Schedule
@@ -32,6 +33,28 @@ def refuse(given: Mapping[str, Any], why: str) -> None:
     for flag, value in given.items():
         if value:
             raise InputError(f"{flag} has no meaning {why}: leave it out")
+
+
+def check_training(command: str, options: RunOptions, config: Root, arch: str) -> None:
+    """What a training from drawn weights cannot do.
+
+    Args:
+        command: its name, for the message.
+        options: shared.
+        config: of the run.
+        arch: timm name of its net.
+
+    Raises:
+        InputError: a key that has to be set and is not, an unknown net, or what asks for other weights or for a best.
+    """
+    config.check_training()
+    check_arch(arch)
+    unused = {
+        "MODEL.PRETRAINED": config.MODEL.PRETRAINED,
+        "--pretrained": options.pretrained,
+        "--val-split": options.val_split,
+    }
+    refuse(unused, f"in {command}, which starts from drawn weights and keeps no best")
 
 
 def batch_of(train: Train, session: Session, keep_global_batch: bool) -> BatchPlan:

@@ -12,11 +12,10 @@ from lowbit.config.keys.root import RESUME
 from lowbit.errors import InputError
 from lowbit.evaluate.pretraining import Monitored, open_pictures, run_pretraining
 from lowbit.export.backbone import save_backbone
-from lowbit.models.create import check_arch
 from lowbit.models.pretrained_cfg import Cfg, pretrained_cfg
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan, check_queue, check_shuffle
-from lowbit.train.configured import batch_of, dataset_of, described, refuse, shared
+from lowbit.train.configured import batch_of, check_training, dataset_of, described, shared
 from lowbit.train.copies import Copies
 from lowbit.train.epochs import after_multiples
 from lowbit.train.job import Job
@@ -52,7 +51,9 @@ def pretrain(
         Stopped: a stop signal came; the run is saved.
     """
     with Session("ssql", options, dataset_of(config.TRAIN), files=FILES) as session:
-        check(options, config)
+        check_training("ssl", options, config, config.MODEL.ARCH)
+        if config.SSL.TYPE is None:
+            raise InputError("SSL.TYPE is missing: name a method, such as SSL.TYPE=SSQL_SimSiam")
         batch = batch_of(config.TRAIN, session, own.keep_global_batch)
         check_batch(config, batch, session.accelerator.num_processes)
         channels, side = channels_of(config), config.MODEL.side
@@ -79,24 +80,6 @@ def pretrain(
                 folder, result, lambda path: export(config, objective, path, cfg, own.authors_layout)
             ),
         )  # fmt: skip
-
-
-def check(options: RunOptions, config: Config) -> None:
-    """What can be refused before any data is read.
-
-    Raises:
-        InputError: a key that has to be set and is not, or an option that pretraining does not have.
-    """
-    config.check_training()
-    check_arch(config.MODEL.ARCH)
-    if config.SSL.TYPE is None:
-        raise InputError("SSL.TYPE is missing: name a method, such as SSL.TYPE=SSQL_SimSiam")
-    unused = {
-        "MODEL.PRETRAINED": config.MODEL.PRETRAINED,
-        "--pretrained": options.pretrained,
-        "--val-split": options.val_split,
-    }
-    refuse(unused, "in ssl, which starts from drawn weights and keeps no best")
 
 
 def check_batch(config: Config, batch: BatchPlan, world: int) -> None:

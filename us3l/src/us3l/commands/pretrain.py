@@ -5,6 +5,8 @@ figures are taken on the way, of the widest and the narrowest net, with batch-no
 resumed run goes on with its optimizer. Copies by epoch (`checkpoint_0049.pth.tar`, ImageNet alone) are weights alone.
 """
 
+import dataclasses
+import logging
 from collections.abc import Callable
 
 from lowbit.config.keys.root import RESUME
@@ -14,16 +16,16 @@ from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import OptimOptions, PretrainOptions, RunOptions
 from lowbit.train.batch import BatchPlan, check_queue
-from lowbit.train.configured import batch_of, dataset_of, described, shared
+from lowbit.train.configured import batch_of, check_training, dataset_of, described, shared
 from lowbit.train.copies import Copies
 from lowbit.train.folder import RunFolder
 from lowbit.train.job import Job
+from lowbit.train.process import has_gpu
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from us3l import load, methods
 from us3l.commands import FILES
-from us3l.commands.opening import check_config, report, with_amp
 from us3l.config import Config
 from us3l.evaluation import fixed_pictures
 from us3l.optim import AUTHORS, rates
@@ -32,6 +34,8 @@ from us3l.unused_keys import Command, without_effect
 from us3l.widths import show_width
 
 ENCODER = "encoder_q"
+
+log = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -128,3 +132,30 @@ def check_batch(config: Config, batch: BatchPlan, world: int) -> None:
     whole = method == "MoCo_v3" or (method == "MoCo" and world > 1)
     if batch.parts > 1 and whole:
         raise InputError(f"{method} needs the whole batch of all processes at once: leave out what accumulates")
+
+
+def check_config(command: str, options: RunOptions, config: Config) -> None:
+    """What no training of a slimmable net from drawn weights does.
+
+    Raises:
+        InputError: see `lowbit.train.configured.check_training`, or other widths of a net that has one.
+    """
+    model = config.MODEL
+    check_training(command, options, config, model.net.name)
+    if model.net.kind == "plain" and config.trained_widths() != (1.0,):
+        raise InputError(
+            f"MODEL.ARCH={model.ARCH} runs at width 1 alone: name us_{model.ARCH} or s_{model.ARCH} (a list)"
+        )
+
+
+def with_amp(options: RunOptions, config: Config) -> RunOptions:
+    """The options with what `TRAIN.USE_AMP` means: fp16 on a GPU, as the authors have it; on the CPU nothing."""
+    wanted = config.TRAIN.USE_AMP and options.mixed_precision == "no" and has_gpu()
+    return dataclasses.replace(options, mixed_precision="fp16") if wanted else options
+
+
+def report(config: Config, session: Session) -> None:
+    """Say that half precision was asked for and is not had."""
+    amp, precision = config.TRAIN.USE_AMP, session.accelerator.mixed_precision
+    if amp and precision == "no" and session.accelerator.is_main_process:
+        log.warning("TRAIN.USE_AMP: the CPU computes in float32")

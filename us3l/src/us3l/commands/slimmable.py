@@ -24,7 +24,7 @@ from lowbit.train.run import Probe, Result
 from lowbit.train.session import Session
 from us3l import load
 from us3l.commands import FILES
-from us3l.commands.opening import check_config
+from us3l.commands.pretrain import check_config
 from us3l.config import Config
 from us3l.layers import at_width
 from us3l.network import network
