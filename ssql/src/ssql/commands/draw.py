@@ -30,12 +30,7 @@ PICTURES = 51 * 100
 
 
 def draw(options: RunOptions, config: Config, name: str) -> None:
-    """Write the map of `MODEL.PRETRAINED` at QUANT.W.BIT and QUANT.A.BIT.
-
-    Args:
-        options: shared; `limit_train` replaces the authors' number of pictures.
-        config: resolved.
-        name: of the config, for the record.
+    """Write the map of `MODEL.PRETRAINED` at QUANT.W.BIT and QUANT.A.BIT; --limit-train replaces their 5,100 pictures.
 
     Raises:
         InputError: before anything is written.

@@ -49,14 +49,6 @@ def linear(
 ) -> Result | None:
     """Check, then train, with evaluations on the way, and write the results. None after a dry run.
 
-    Args:
-        command: "linear" or "default".
-        options: shared.
-        config: resolved.
-        name: of the config, for the record.
-        own: of this command.
-        optim: what replaces the authors' optimizer and schedule.
-
     Raises:
         InputError: before anything is written.
         Stopped: a stop signal came; what was trained is saved.

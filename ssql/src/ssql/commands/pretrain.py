@@ -39,13 +39,6 @@ def pretrain(
 ) -> Result | None:
     """Check, then train, with figures on the way, and write the results. None after a dry run.
 
-    Args:
-        options: shared.
-        config: resolved.
-        name: of the config, for the record.
-        own: of this command.
-        optim: what replaces the authors' optimizer and schedule.
-
     Raises:
         InputError: before anything is written.
         Stopped: a stop signal came; the run is saved.

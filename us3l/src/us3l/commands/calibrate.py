@@ -35,12 +35,6 @@ from us3l.widths import show_width
 def calibrate(options: RunOptions, config: Config, name: str, own: CalibrateOptions) -> list[Path] | None:
     """Check, re-estimate, write; the files. None after a dry run.
 
-    Args:
-        options: shared.
-        config: resolved.
-        name: of the config, for the record.
-        own: of this command.
-
     Raises:
         InputError: before anything is written.
         Stopped: a stop signal came.

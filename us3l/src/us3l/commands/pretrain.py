@@ -42,16 +42,7 @@ def pretrain(
     options: RunOptions, config: Config, name: str, own: PretrainOptions, optim: OptimOptions = AUTHORS,
     command: Command = "ssl", make: Callable[..., Objective] = methods.build,
 ) -> Result | None:  # fmt: skip
-    """Check, then train, with figures on the way, and write the results. None after a dry run.
-
-    Args:
-        options: shared.
-        config: resolved.
-        name: of the config, for the record.
-        own: of this command.
-        optim: what replaces the config's optimizer and schedule.
-        command: its name.
-        make: (config, (C, H, W) of the pictures, `optim=`) -> the objective.
+    """Check, then train an objective that `make` builds, and write the results. None after a dry run.
 
     Raises:
         InputError: before anything is written.

@@ -42,13 +42,6 @@ def slimmable(
 ) -> Result | None:
     """Check, then train, with accuracies on the way, and write the results. None after a dry run.
 
-    Args:
-        options: shared.
-        config: resolved.
-        name: of the config, for the record.
-        own: of this command.
-        optim: what replaces the config's optimizer and schedule.
-
     Raises:
         InputError: before anything is written.
         Stopped: a stop signal came; the run is saved.
