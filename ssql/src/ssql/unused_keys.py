@@ -7,16 +7,11 @@ knows no warm-up, smoothing or mixing; the quantization tools beyond `uniform` a
 from collections.abc import Collection
 from typing import Literal
 
-from lowbit.config.unused import paths
+from lowbit.config.unused import NOWHERE, paths
 
 Command = Literal["ssl", "linear", "default", "draw"]
-EVERYWHERE = {  # section: its keys; what accelerate or the command decides here included
-    "": "DEVICE RANK WORLD_SIZE LOCAL_RANK EVALUATOR EVALUATION_DOMAIN",
-    "TRAIN": "USE_DDP RESUME PRETRAIN START_EPOCH LABEL_SMOOTHING RUNNER METER",
-    "TRAIN.LR_SCHEDULER": "WARMUP_EPOCHS WARMUP_LR FC_LR MIN_LR SPECIFIC_LRS DECAY_EPOCH DECAY_RATE",
-    "TRAIN.OPTIMIZER": "EPS BETAS",
-    "TRAIN.LOSS": "LAMBDA REGULARIZER",
-    "TRAIN.LOSS.CRITERION": "LPLOSS",
+EVERYWHERE = {  # section: its keys
+    "TRAIN.LR_SCHEDULER": "WARMUP_EPOCHS",
     "AUG.TRAIN": "AUTO_AUGMENT MIX",
     "QUANT": "FOLD_BN BIT_ASSIGNER FINETUNE",
     "QUANT.W.OBSERVER_METHOD": "ALPHA BINS",
@@ -58,7 +53,7 @@ def unused_keys(
         fixed_transforms: whether `linear` shows pictures in one way, whatever AUG says.
     """
     transforms = {key for key in known if key.startswith("AUG.") and ".NORMLIZATION." not in key}
-    unused = paths(EVERYWHERE) | ({"TRAIN.LR_SCHEDULER.DECAY_MILESTONES"} if cosine else set())
+    unused = paths(NOWHERE) | paths(EVERYWHERE) | ({"TRAIN.LR_SCHEDULER.DECAY_MILESTONES"} if cosine else set())
     if command != "ssl":
         unused |= {"TRAIN.SYNC_BN"} if probe else set()
         return unused | paths(IN_EVALUATION) | (transforms if fixed_transforms else set())

@@ -5,8 +5,7 @@ Their transforms are fixed in the code: all of AUG is without effect, and nothin
 
 from typing import TYPE_CHECKING, Literal
 
-from lowbit.config.tree import leaves
-from lowbit.config.unused import paths
+from lowbit.config.unused import NOWHERE, paths, unread
 
 if TYPE_CHECKING:
     from us3l.config import Config
@@ -28,14 +27,9 @@ SWITCHES = {  # others, likewise
     "temperature": "SSL.SETTING.T",
     "stepped": "TRAIN.LR_SCHEDULER.DECAY_MILESTONES",
 }
-EVERYWHERE = {  # section: its keys; what accelerate or the command decides here included
-    "": "DEVICE RANK WORLD_SIZE LOCAL_RANK EVALUATOR EVALUATION_DOMAIN AUG QUANT",
+EVERYWHERE = {  # section: its keys
+    "": "AUG QUANT",
     OFA: "REGULARIZER_L1_LAMBDA BN_CAL_BATCH_NUM CUMULATIVE_BN_STATS BN_TRACK_STATS",
-    "TRAIN": "USE_DDP RESUME PRETRAIN START_EPOCH LABEL_SMOOTHING RUNNER METER",
-    "TRAIN.LR_SCHEDULER": "WARMUP_LR FC_LR MIN_LR SPECIFIC_LRS DECAY_EPOCH DECAY_RATE",
-    "TRAIN.OPTIMIZER": "EPS BETAS",
-    "TRAIN.LOSS": "LAMBDA REGULARIZER",
-    "TRAIN.LOSS.CRITERION": "LPLOSS",
     "PRUNE": "TYPE STRATEGY GLOBAL_FACTOR ENABLE_RETRAIN GRANULARITY RETRAIN_GRANULARITY PRUNE_NUM PRUNE_PROB "
     "SLIMMING_FACTOR",
 }
@@ -97,12 +91,11 @@ def switched_on(command: Command, config: "Config", sched: str | None) -> set[st
 def without_effect(command: Command, config: "Config", sched: str | None = None) -> set[str]:
     """Keys, and whole sections, that `command` does not read under this config and `--sched`."""
     method, on = config.method, switched_on(command, config, sched)
-    unused = paths(EVERYWHERE).union(*map(paths, IN_COMMAND[command]))
+    unused = paths(NOWHERE).union(paths(EVERYWHERE), *map(paths, IN_COMMAND[command]))
     unused |= paths({OFA: " ".join(keys for name, keys in SWITCHED.items() if name not in on)})
     unused |= {key for name, key in SWITCHES.items() if name not in on}
     if command == "linear" and config.TRAIN.LINEAR_EVAL:
         unused |= {"TRAIN.SYNC_BN"}
     if command in ("ssl", "distill") and method:
-        known, used = leaves(type(config.SSL.SETTING)), SETTING[method].split()
-        unused |= {f"SSL.SETTING.{key}" for key in known if key not in used}
+        unused |= unread(type(config.SSL.SETTING), "SSL.SETTING", SETTING[method])
     return unused

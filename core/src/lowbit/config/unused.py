@@ -11,12 +11,26 @@ from pydantic import BaseModel
 
 from lowbit.config.tree import dump_config, leaves
 
+NOWHERE = {  # section: keys of the authors' trees that no command reads, or that accelerate or the command decides here
+    "": "DEVICE RANK WORLD_SIZE LOCAL_RANK EVALUATOR EVALUATION_DOMAIN",
+    "TRAIN": "USE_DDP RESUME PRETRAIN START_EPOCH LABEL_SMOOTHING RUNNER METER",
+    "TRAIN.LR_SCHEDULER": "WARMUP_LR FC_LR MIN_LR SPECIFIC_LRS DECAY_EPOCH DECAY_RATE",
+    "TRAIN.OPTIMIZER": "EPS BETAS",
+    "TRAIN.LOSS": "LAMBDA REGULARIZER",
+    "TRAIN.LOSS.CRITERION": "LPLOSS",
+}
+
 log = logging.getLogger(__name__)
 
 
 def paths(sections: Mapping[str, str]) -> set[str]:
     """Full paths out of a table {section: its keys, separated by spaces}; the section "" is the root."""
     return {f"{section}.{key}".lstrip(".") for section, keys in sections.items() for key in keys.split()}
+
+
+def unread(section: type[BaseModel], path: str, used: str) -> set[str]:
+    """Full paths of a section's keys but for the `used` ones, which are separated by spaces."""
+    return {f"{path}.{key}" for key in leaves(section) if key not in used.split()}
 
 
 def is_unused(key: str, unused: Collection[str]) -> bool:
