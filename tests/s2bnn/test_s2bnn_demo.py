@@ -19,7 +19,7 @@ S2bnn = Callable[..., Result]
 def test_files_table_and_verdict(s2bnn: S2bnn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch of each training; the bar is set beyond reach, so that the exit code is seen to depend on it."""
     few = {"limit_train": 96, "limit_eval": 60}
-    monkeypatch.setattr(demo, "prepare", lambda *given: dataclasses.replace(prepare(*given), **few))
+    monkeypatch.setattr("lowbit.demo.prepare", lambda *given: dataclasses.replace(prepare(*given), **few))
     monkeypatch.setattr(demo, "EPOCHS", dict.fromkeys(range(3), 1))
     monkeypatch.setattr(demo, "PROBE", {**demo.PROBE, "epochs": 2})
     monkeypatch.setattr(demo, "NEEDED", 90.0)

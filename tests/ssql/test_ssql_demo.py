@@ -22,7 +22,7 @@ Ssql = Callable[..., Result]
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch of each training on a part of the digits, two widths."""
     few = {"limit_train": 240, "limit_eval": 60}
-    monkeypatch.setattr(demo, "prepare", lambda *given: dataclasses.replace(prepare(*given), **few))
+    monkeypatch.setattr("lowbit.demo.prepare", lambda *given: dataclasses.replace(prepare(*given), **few))
     monkeypatch.setattr(demo, "KEYS", ("TRAIN.EPOCHS=1",))
     monkeypatch.setattr(demo, "BITS", parse_bits("fp,2w4f"))
     monkeypatch.setattr(demo, "PROBE", {**demo.PROBE, "probe_epochs": 2})

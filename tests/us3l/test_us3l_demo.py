@@ -21,7 +21,7 @@ Us3l = Callable[..., Result]
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """An epoch of each training on a part of the digits, two widths."""
     few = {"limit_train": 32, "limit_eval": 20}
-    monkeypatch.setattr(demo, "prepare", lambda *given: dataclasses.replace(prepare(*given), **few))
+    monkeypatch.setattr("lowbit.demo.prepare", lambda *given: dataclasses.replace(prepare(*given), **few))
     monkeypatch.setattr(demo, "KEYS", ("TRAIN.EPOCHS=1", "SSL.SETTING.DIM=16", "SSL.SETTING.HIDDEN_DIM=16"))
     monkeypatch.setattr(demo, "WIDTHS", (0.25, 1.0))
     monkeypatch.setattr(demo, "PROBE", {**demo.PROBE, "probe_epochs": 2})

@@ -122,7 +122,7 @@ def write_demo(
     (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot(series, folder.path / "demo.png")
     useful = all(net["useful"] for net in verdicts.values())
-    folder.write_result({**facts, "probe_needed": NEEDED, "useful": useful})
+    folder.write_result({**facts, "useful": useful})
     said = [f"{name}: {net['said']}" for name, net in verdicts.items()]
     console.say(*lines, "", *said, *remarks, f"written to {folder.path}")
     return EXIT_DONE if useful else EXIT_FAULT

@@ -26,7 +26,7 @@ class Groups(NamedTuple):
     Attributes:
         inputs: {layer with tensors: group of its inputs; "" where they are there at any width}, as the layers run.
         outputs: {convolution: group of its outputs}.
-        ratios: {group: what its number of channels is a multiple of}, where it is not 1.
+        ratios: {group: what its number of channels is a multiple of}; 0 of "".
     """
 
     inputs: dict[str, str]
@@ -70,14 +70,11 @@ def channel_groups(net: nn.Module, input_size: tuple[int, int, int], fixed: nn.M
             handles += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
     with channels:
         run_blank(net, input_size, handles, values=False)
-    layers: dict[str, Any] = {name: net.get_submodule(name) for name in found}
+    layers = {name: net.get_submodule(name) for name in found}
+    convs = {name: conv for name, conv in layers.items() if isinstance(conv, nn.Conv2d) and conv is not fixed}
     inputs = {name: (channels.group(group) if group else "") for name, group in found.items()}
-    outputs = {
-        name: channels.group(name)
-        for name, layer in layers.items()
-        if isinstance(layer, nn.Conv2d) and layer is not fixed
-    }
-    return Groups(inputs, outputs, _ratios(layers, inputs, outputs))
+    outputs = {name: channels.group(name) for name in convs}
+    return Groups(inputs, outputs, _ratios(convs, inputs, outputs))
 
 
 class _Channels(TorchFunctionMode):
@@ -130,20 +127,17 @@ class _Channels(TorchFunctionMode):
         return out
 
 
-def _ratios(layers: Mapping[str, Any], inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, int]:
+def _ratios(convs: Mapping[str, nn.Conv2d], inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, int]:
     """See `Groups`: whole groups of a grouped convolution, the expansion of an inverted residual."""
-    ratios: dict[str, int] = {}
-    depthwise = set()
-    for name, group in outputs.items():
-        conv = layers[name]
-        each = conv.out_channels // conv.groups
+    ratios, depthwise = dict.fromkeys(outputs.values(), 1) | {"": 0}, set()
+    for name, conv in convs.items():
+        each, group = conv.out_channels // conv.groups, outputs[name]
         if conv.groups > 1 and each > 1:
-            ratios[group] = max(ratios.get(group, 1), each // gcd(each, 8))
+            ratios[group] = max(ratios[group], each // gcd(each, 8))
         elif conv.groups > 1:
             depthwise.add(group)
-    for name, group in outputs.items():
-        conv = layers[name]
-        if group in depthwise and conv.groups == 1 and inputs[name]:
+    for name, conv in convs.items():
+        if outputs[name] in depthwise and conv.groups == 1 and inputs[name]:
             times, rest = divmod(conv.out_channels, conv.in_channels)
-            ratios[group] = times if times and not rest else 1
+            ratios[outputs[name]] = times if times and not rest else 1
     return ratios

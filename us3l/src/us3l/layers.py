@@ -47,11 +47,9 @@ class Slim:
 
     def channels(self, of_input: float, of_output: float) -> Pair:
         """Channels that run at these widths."""
-        (inputs, outputs), (times_in, times_out) = self.full, self.ratios
-        return (
-            channels_at(inputs, of_input, times_in) if times_in else inputs,
-            channels_at(outputs, of_output, times_out) if times_out else outputs,
-        )
+        sides = zip(self.full, (of_input, of_output), self.ratios, strict=True)
+        inputs, outputs = (channels_at(*side) if side[2] else side[0] for side in sides)
+        return inputs, outputs
 
     def set_width_(self, of_input: float, of_output: float) -> None:
         """Run at these widths from now on."""
@@ -61,13 +59,9 @@ class Slim:
             own.update(width=(of_input, of_output), active_in=inputs, active_out=outputs)
 
     def weight_codes(self) -> None:
-        """None."""
+        """None, as the codes of biases and the grid of inputs."""
 
-    def bias_codes(self) -> None:
-        """None."""
-
-    def input_grid(self) -> None:
-        """None."""
+    bias_codes = input_grid = weight_codes
 
 
 class _Weighted(Slim):
@@ -77,10 +71,9 @@ class _Weighted(Slim):
     bias: Any
     groups: int = 1
 
-    def _take_(self, layer: Any, full: Pair, slim: tuple[bool, bool], ratio: Pair) -> None:
+    def _take_(self, layer: Any, full: Pair, ratios: Pair) -> None:
         check_plain(layer)
-        self.weight, self.bias, self.full = layer.weight, layer.bias, full
-        self.ratios = ratio[0] if slim[0] else 0, ratio[1] if slim[1] else 0
+        self.weight, self.bias, self.full, self.ratios = layer.weight, layer.bias, full, ratios
         self.set_width_(1.0, 1.0)
 
     def _weight(self) -> Tensor:
@@ -100,18 +93,17 @@ class SlimConv2d(_Weighted, nn.Conv2d):
 
     Args:
         conv: an nn.Conv2d or timm's Conv2dSame; with groups, fewer groups run.
-        slim: whether (the input, the output) is slimmed.
-        ratio: of the numbers of channels (`us3l.widths.channels_at`) of (the input, the output).
+        ratios: see `Slim`.
 
     Raises:
         InputError: no ordinary convolution (`lowbit.quant.conv.check_plain`).
     """
 
-    def __init__(self, conv: nn.Conv2d, slim: tuple[bool, bool] = (True, True), ratio: Pair = (1, 1)) -> None:
+    def __init__(self, conv: nn.Conv2d, ratios: Pair = (1, 1)) -> None:
         shape: dict[str, Any] = {name: getattr(conv, name) for name in SHAPE}
         super().__init__(**shape, bias=conv.bias is not None, device="meta")
         self.same = isinstance(conv, Conv2dSame)
-        self._take_(conv, (conv.in_channels, conv.out_channels), slim, ratio)
+        self._take_(conv, (conv.in_channels, conv.out_channels), ratios)
 
     def _groups(self) -> int:
         return 1 if self.groups == 1 else self.active_in * self.groups // self.in_channels
@@ -140,17 +132,17 @@ class SlimLinear(_Weighted, nn.Linear):
 
     Args:
         linear: an ordinary one.
-        slim: whether (the input, the output) is slimmed.
+        ratios: see `Slim`.
         leading: the input has all features at every width, and the layer takes its part of it.
 
     Raises:
         InputError: no ordinary linear layer (`lowbit.quant.conv.check_plain`).
     """
 
-    def __init__(self, linear: nn.Linear, slim: tuple[bool, bool] = (True, True), leading: bool = False) -> None:
+    def __init__(self, linear: nn.Linear, ratios: Pair = (1, 1), leading: bool = False) -> None:
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.leading = leading
-        self._take_(linear, (linear.in_features, linear.out_features), slim, (1, 1))
+        self._take_(linear, (linear.in_features, linear.out_features), ratios)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., active_in) -> (..., active_out)."""

@@ -65,7 +65,7 @@ def slim_inputs_(net: nn.Module) -> nn.Module:
     new: dict[str, nn.Module] = {}
     for name, layer in layers.items():
         try:
-            new[f"blocks.{name}"] = SlimLinear(layer, (True, False), leading=True)
+            new[f"blocks.{name}"] = SlimLinear(layer, (1, 0), leading=True)
         except InputError as error:
             raise InputError(f"{_name(net)} cannot be made slimmable: blocks.{name}: {error}") from error
     return replace_(net, new)
@@ -96,17 +96,17 @@ def _slimmable(net: nn.Module, size: tuple[int, int, int], switchable: Sequence[
         own = groups.outputs.get(name, "")
         if not source and not own:
             continue
-        slim, ratio = (bool(source), bool(own)), (groups.ratios.get(source, 1), groups.ratios.get(own, 1))
+        ratios = groups.ratios[source], groups.ratios[own]
         made: Any
         try:
             if isinstance(layer, nn.Conv2d):
-                made = SlimConv2d(layer, slim, ratio)
+                made = SlimConv2d(layer, ratios)
             elif isinstance(layer, nn.Linear):
-                made = SlimLinear(layer, slim)
+                made = SlimLinear(layer, ratios)
             elif switchable:
-                made = SwitchableBatchNorm2d(layer, switchable, ratio[0])
+                made = SwitchableBatchNorm2d(layer, switchable, ratios[0])
             else:
-                made = SlimBatchNorm2d(layer, ratio[0])
+                made = SlimBatchNorm2d(layer, ratios[0])
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         made.groups_of = source, own

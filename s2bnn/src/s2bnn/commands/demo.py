@@ -49,7 +49,14 @@ def demo(options: RunOptions) -> int:
             *({"method": m, **row} for m, found in series.items() for row in found),
         ]
         verdicts = [verdict_without_labels(row, row, random[row["step"]], NEEDED, FIGURE) for row in rows]
-        facts = {"rows": rows, "random": random, "nets": verdicts, "seed": options.seed, "labelled": LABELLED}
+        facts = {
+            "rows": rows,
+            "random": random,
+            "nets": verdicts,
+            "probe_needed": NEEDED,
+            "seed": options.seed,
+            "labelled": LABELLED,
+        }
         facts |= {"global_batch": COMMON["batch_size"], "seconds": time.perf_counter() - start}
         named = {f"{row['method']}, step {row['step']}": net for row, net in zip(rows, verdicts, strict=True)}
         return write_demo(folder, series, (FIGURE, "knn_top1"), "binary", named, facts)

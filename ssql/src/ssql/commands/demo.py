@@ -44,7 +44,7 @@ def demo(options: RunOptions) -> int:
         random = _swept(untrained, (FLOAT,), options)[0]
         verdicts = {name: verdict_without_labels(series[name][0], trained[name], random, NEEDED) for name in KINDS}
         rows = [{"method": name, **row} for name, found in series.items() for row in found]
-        facts = {"rows": rows, "random": random, "nets": verdicts, "seed": options.seed}
+        facts = {"rows": rows, "random": random, "nets": verdicts, "probe_needed": NEEDED, "seed": options.seed}
         facts |= {"global_batch": trained["SSQL"]["global_batch"], "seconds": time.perf_counter() - start}
         said = f"random weights, batch norm re-estimated: float probe {random['probe_top1_bn']:.2f} %"
         return write_demo(folder, series, SHOWN, "bits", verdicts, facts, [said])

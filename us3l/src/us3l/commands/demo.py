@@ -57,7 +57,14 @@ def demo(options: RunOptions) -> int:
             | verdict_without_labels(row, net, base, NEEDED, FIGURE)
             for row, net, base in zip(rows, trained, random * 2, strict=True)
         ]
-        facts = {"rows": rows, "random": random, "nets": verdicts, "seed": options.seed, "labelled": LABELLED}
+        facts = {
+            "rows": rows,
+            "random": random,
+            "nets": verdicts,
+            "probe_needed": NEEDED,
+            "seed": options.seed,
+            "labelled": LABELLED,
+        }
         facts |= {"global_batch": trained[0]["global_batch"], "seconds": time.perf_counter() - start}
         named = {f"{net['method']} at width {net['variant']}": net for net in verdicts}
         return write_demo(folder, series, SHOWN, "width", named, facts)
