@@ -22,7 +22,7 @@ from lowbit.export.program import SAID, save_program
 from lowbit.loading import load
 from lowbit.train.process import make_accelerator
 from us3l.config import net_of
-from us3l.network import network, sub_network
+from us3l.slim import network, sub_network
 from us3l.statistics import WidthStatistics
 
 CFG = {"mean": [0.5] * 3, "std": [0.2] * 3, "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}

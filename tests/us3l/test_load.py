@@ -23,7 +23,7 @@ from us3l.evaluation import open_pretrained
 from us3l.layers import at_width
 from us3l.load import from_checkpoint, header, state_dict
 from us3l.methods import build
-from us3l.network import network, sub_network
+from us3l.slim import network, sub_network
 from us3l.statistics import WidthStatistics
 
 SIZE = (3, 8, 8)

@@ -10,7 +10,7 @@ from lowbit.options import RunOptions
 from us3l import methods
 from us3l.commands.pretrain import check_config
 from us3l.config import Config, read_config
-from us3l.network import network
+from us3l.slim import network
 from us3l.unused_keys import Command
 
 SHIPPED = Path(us3l.__file__).parent / "configs"

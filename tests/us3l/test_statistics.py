@@ -12,7 +12,7 @@ from lowbit.errors import InputError
 from lowbit.train.process import make_accelerator
 from us3l.config import net_of
 from us3l.layers import at_width
-from us3l.network import network, sub_network, without_statistics_
+from us3l.slim import network, sub_network, without_statistics_
 from us3l.statistics import WidthStatistics, width_of_statistics
 
 X = torch.randn(3, 6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,7 @@ from lowbit.options import RunOptions
 from lowbit.train.session import Session
 from us3l.config import Ofa
 from us3l.evaluation import fixed_pictures, open_pretrained
-from us3l.network import sub_network
+from us3l.slim import sub_network
 from us3l.statistics import WidthStatistics
 
 Us3l = Callable[..., Result]

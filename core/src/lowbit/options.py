@@ -97,7 +97,7 @@ class SgdOptions(OptimOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOptions:
-    """Of a training by a YAML config; keep_global_batch: accumulate gradients to reach `TRAIN.GLOBAL_BATCH`."""
+    """Of a training by a YAML config; keep_global_batch: accumulate gradients to reach its global batch."""
 
     keep_global_batch: bool = False
 
@@ -121,7 +121,7 @@ class FileOptions:
     """Of a checkpoint that is evaluated or exported; None: what it says.
 
     Attributes:
-        checkpoint: the file. dataset: a name as in TRAIN.DATASET. arch: name of the net.
+        checkpoint: the file. dataset: a name as in a config. arch: name of the net.
         calibration: training pictures that ranges or statistics are found on.
     """
 

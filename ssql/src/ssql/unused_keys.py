@@ -7,7 +7,8 @@ knows no warm-up, smoothing or mixing; the quantization tools beyond `uniform` a
 from collections.abc import Collection
 from typing import Literal
 
-from lowbit.config.unused import NOWHERE, paths
+from lowbit.config.keys.root import NOWHERE
+from lowbit.config.unused import paths
 
 Command = Literal["ssl", "linear", "default", "draw"]
 EVERYWHERE = {  # section: its keys

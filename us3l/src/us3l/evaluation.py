@@ -24,7 +24,7 @@ from us3l import authors
 from us3l.config import Config, Net, Ofa, net_of
 from us3l.layers import at_width
 from us3l.load import FORMAT, Us3lHeader
-from us3l.network import Size, network
+from us3l.slim import Size, network
 from us3l.statistics import channels_of, width_of_statistics
 from us3l.widths import show_width
 

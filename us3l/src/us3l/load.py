@@ -27,7 +27,7 @@ from lowbit.train.state import on_cpu, rename
 from us3l import authors
 from us3l.config import Config, Net
 from us3l.methods import encoder_of
-from us3l.network import kind_of, network, sub_network, without_statistics_
+from us3l.slim import kind_of, network, sub_network, without_statistics_
 from us3l.statistics import width_of_statistics
 
 FORMAT = 1

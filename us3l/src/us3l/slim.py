@@ -1,4 +1,4 @@
-"""Make a net slimmable: its convolutions and batch norms, and the first layer of its classifier or projector.
+"""Make a net slimmable: its convolutions and batch norms, and the first layer of its classifier or projector; and back.
 
 Yu, Huang, ICCV 2019; Cao, Sun, Zhou, CVPR 2023: ResNets and MobileNet-V2. The stem slims its outputs, the classifier
 its inputs; MobileNet-V2's last convolution keeps its outputs and an ordinary batch norm. Other nets of timm are taken
@@ -6,22 +6,74 @@ where every sub-network holds (`us3l.channels`, then a blank forward at several 
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from lowbit.errors import InputError
+from lowbit.models.create import create_model
 from lowbit.models.surgery import of_kind, replace_, run_blank
+from lowbit.quant.layers import to_plain_
 from us3l.channels import channel_groups
+from us3l.config import Kind, Net
 from us3l.layers import SlimConv2d, SlimLinear, at_width, set_width_
 from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
+from us3l.widths import Width
 
+Size = tuple[int, int, int]  # (C, H, W) of a picture
 CHECKED = (0.15, 0.25, 0.4, 0.65, 0.9)  # widths of the blank forwards
 
 
-def slim_(
-    net: nn.Module, input_size: tuple[int, int, int] | None = None, switchable: Sequence[float] = ()
-) -> nn.Module:
+def network(of: Net, size: Size, widths: tuple[float, ...], classes: int) -> nn.Module:
+    """A net with a linear classifier of `classes` (0: none), drawn by torch's generator; arguments of `slimmable_`."""
+    return slimmable_(create_model(of.name, num_classes=classes), of, size, widths)
+
+
+def slimmable_(net: nn.Module, of: Net, size: Size, widths: tuple[float, ...]) -> nn.Module:
+    """Make timm's net, in place and whatever stands at its end, what the authors' name of it and its widths say.
+
+    Args:
+        net: of timm.
+        of: what MODEL.ARCH names.
+        size: of a picture.
+        widths: that it is trained at: one, a list, or both ends of a range.
+
+    Raises:
+        InputError: a net that cannot be slimmed.
+    """
+    if kind_of(of, widths) == "plain":
+        return net
+    if isinstance(net, VisionTransformer):
+        return slim_inputs_(net)
+    return slim_(net, size, widths if of.kind == "switchable" else ())
+
+
+def kind_of(of: Net, widths: tuple[float, ...]) -> Kind:
+    """A net under timm's name is slimmable, too, where it runs at other widths than 1."""
+    return "universal" if of.kind == "plain" and widths != (1.0,) else of.kind
+
+
+def sub_network(net: nn.Module, width: Width) -> nn.Module:
+    """An ordinary net that computes what a slimmable one computes at a width; its tensors are copies.
+
+    Raises:
+        InputError: a net that is not slimmable at a width below 1; a width that it cannot have.
+    """
+    with at_width(net, width):
+        return to_plain_(deepcopy(net))
+
+
+def without_statistics_(net: nn.Module) -> nn.Module:
+    """Let batch norm of pictures normalise by the batch also in evaluation; returns the net."""
+    for norm in of_kind(net, nn.BatchNorm2d).values():
+        norm.track_running_stats = False
+        norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+    return net
+
+
+def slim_(net: nn.Module, input_size: Size | None = None, switchable: Sequence[float] = ()) -> nn.Module:
     """Make a net slimmable in place; parameters stay the same objects, and so keys. Returns it, at full width.
 
     Args:
@@ -76,7 +128,7 @@ def _name(net: nn.Module) -> str:
     return name
 
 
-def _check_fit(net: nn.Module, size: tuple[int, int, int], width: float) -> None:
+def _check_fit(net: nn.Module, size: Size, width: float) -> None:
     """Refuse a net whose layers do not fit each other at a width."""
     try:
         with at_width(net, width):
@@ -86,7 +138,7 @@ def _check_fit(net: nn.Module, size: tuple[int, int, int], width: float) -> None
         raise InputError(f"at width {width:g} its layers do not fit each other ({reason:.150})") from error
 
 
-def _slimmable(net: nn.Module, size: tuple[int, int, int], switchable: Sequence[float]) -> dict[str, nn.Module]:
+def _slimmable(net: nn.Module, size: Size, switchable: Sequence[float]) -> dict[str, nn.Module]:
     """The slimmable layers that replace those of a net, by name."""
     fixed: Any = getattr(net, "conv_head", None)  # MobileNet-V2's
     groups = channel_groups(net, size, fixed)

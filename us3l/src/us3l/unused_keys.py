@@ -5,7 +5,8 @@ Their transforms are fixed in the code: all of AUG is without effect, and nothin
 
 from typing import TYPE_CHECKING, Literal
 
-from lowbit.config.unused import NOWHERE, paths, unread
+from lowbit.config.keys.root import NOWHERE
+from lowbit.config.unused import paths, unread
 
 if TYPE_CHECKING:
     from us3l.config import Config

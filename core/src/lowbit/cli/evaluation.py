@@ -10,7 +10,7 @@ from lowbit.cli.parsing import COUNT, MANY, Real, UserPath
 from lowbit.errors import InputError
 
 KEEP_GLOBAL_BATCH = click.option(
-    "--keep-global-batch", is_flag=True, help="Accumulate gradients to reach TRAIN.GLOBAL_BATCH."
+    "--keep-global-batch", is_flag=True, help="Accumulate gradients to reach the config's global batch."
 )
 LINEAR = [
     KEEP_GLOBAL_BATCH,
@@ -45,7 +45,7 @@ def file_flags(calibration: str, arch: str = "timm's name") -> list[Decorator]:
     """
     return [
         click.argument("checkpoint", metavar="CKPT", type=UserPath()),
-        click.option("--dataset", metavar="NAME", help="As TRAIN.DATASET; default: what CKPT was trained on."),
+        click.option("--dataset", metavar="NAME", help="As in a config; default: what CKPT was trained on."),
         click.option("--arch", metavar="NAME", help=f"{arch} of the net, where CKPT does not say."),
         click.option("--calibration", type=COUNT, metavar="N", help=f"As {calibration}."),
     ]

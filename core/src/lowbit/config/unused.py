@@ -11,15 +11,6 @@ from pydantic import BaseModel
 
 from lowbit.config.tree import dump_config, leaves
 
-NOWHERE = {  # section: keys of the authors' trees that no command reads, or that accelerate or the command decides here
-    "": "DEVICE RANK WORLD_SIZE LOCAL_RANK EVALUATOR EVALUATION_DOMAIN",
-    "TRAIN": "USE_DDP RESUME PRETRAIN START_EPOCH LABEL_SMOOTHING RUNNER METER",
-    "TRAIN.LR_SCHEDULER": "WARMUP_LR FC_LR MIN_LR SPECIFIC_LRS DECAY_EPOCH DECAY_RATE",
-    "TRAIN.OPTIMIZER": "EPS BETAS",
-    "TRAIN.LOSS": "LAMBDA REGULARIZER",
-    "TRAIN.LOSS.CRITERION": "LPLOSS",
-}
-
 log = logging.getLogger(__name__)
 
 

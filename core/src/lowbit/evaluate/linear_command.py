@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowbit.config.keys.root import RESUME, Root
+from lowbit.config.keys.root import LINEAR_EVAL, PRETRAINED, RESUME, WARMUP_FC, Root
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
@@ -23,7 +23,7 @@ from lowbit.train.schedule import Schedule
 from lowbit.train.session import Session
 
 EVAL_BATCH = 256  # pictures, the authors' largest
-CONTENT = "content of MODEL.PRETRAINED"  # among the options of a run, which a resumed one has to share
+CONTENT = f"content of {PRETRAINED}"  # among the options of a run, which a resumed one has to share
 
 
 class Evaluated(NamedTuple):
@@ -56,33 +56,34 @@ def check_linear(command: str, options: RunOptions, config: Root, own: LinearOpt
         InputError: a key that has to be set and is not, or an option that the command does not have.
     """
     config.check_evaluation(options.resume is not None)
-    refuse({"--pretrained": options.pretrained}, f"in {command}, which starts from MODEL.PRETRAINED=PATH")
+    refuse({"--pretrained": options.pretrained}, f"in {command}, which starts from {PRETRAINED}=PATH")
     if not keeps_best:
         refuse({"--val-split": options.val_split}, f"in {command}, which keeps no best")
-    if not config.TRAIN.LINEAR_EVAL:
-        refuse({"--cache-features": own.cache_features}, "where the whole net is trained (TRAIN.LINEAR_EVAL=False)")
+    train = config.TRAIN
+    if not train.LINEAR_EVAL:
+        refuse({"--cache-features": own.cache_features}, f"where the whole net is trained ({LINEAR_EVAL}=False)")
 
 
 def give_pretrained_(
     net: nn.Module, given: Mapping[str, Tensor] | None, session: Session, config: Root, other: Callable[[], nn.Module]
 ) -> str | None:
-    """Give the classifier the tensors of MODEL.PRETRAINED; a digest of them, which a resumed run may leave out.
+    """Give the classifier its pretrained tensors; a digest of them, which a resumed run may leave out.
 
     Args:
         net: in place.
         given: the tensors by its keys; None: no file is named.
         session: of the command.
         config: of the run.
-        other: makes the net whose last layer TRAIN.WARMUP_FC takes.
+        other: makes the net whose last layer is taken where the config says so.
 
     Raises:
         InputError: no file where a probe needs one, or one without such a last layer.
     """
-    path, train = config.MODEL.PRETRAINED, config.TRAIN
+    model, train = config.MODEL, config.TRAIN
     if given is None and session.resumed() is None and train.LINEAR_EVAL:
-        raise InputError("MODEL.PRETRAINED is empty: name the checkpoint to evaluate, as MODEL.PRETRAINED=PATH")
+        raise InputError(f"{PRETRAINED} is empty: name the checkpoint to evaluate, as {PRETRAINED}=PATH")
     if given is not None and train.WARMUP_FC:
-        given = {**given, **matching_classifier(net, other(), f"TRAIN.WARMUP_FC: {path}")}
+        given = {**given, **matching_classifier(net, other(), f"{WARMUP_FC}: {model.PRETRAINED}")}
     return load_pretrained_(net, given, session.resumed(), CONTENT)
 
 

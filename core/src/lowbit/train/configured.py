@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from lowbit.config.keys.root import MAY_DIFFER, Root
+from lowbit.config.keys.root import MAY_DIFFER, PRETRAINED, Root
 from lowbit.config.keys.train import BATCH, Train
 from lowbit.config.unused import used_values
 from lowbit.errors import InputError
@@ -49,8 +49,9 @@ def check_training(command: str, options: RunOptions, config: Root, arch: str) -
     """
     config.check_training()
     check_arch(arch)
+    model = config.MODEL
     unused = {
-        "MODEL.PRETRAINED": config.MODEL.PRETRAINED,
+        PRETRAINED: model.PRETRAINED,
         "--pretrained": options.pretrained,
         "--val-split": options.val_split,
     }

@@ -33,9 +33,9 @@ from us3l.commands import FILES
 from us3l.config import Config, without_effect
 from us3l.evaluation import fixed_pictures, open_pretrained
 from us3l.layers import set_width_
-from us3l.network import Size, network
 from us3l.optim import AUTHORS, optimizer, rates
 from us3l.pictures import transforms_of
+from us3l.slim import Size, network
 
 DUE = after_multiples(20, first=False)  # the authors'
 WIDTH = "MODEL.OFA.WIDTH_MULT"

@@ -27,9 +27,9 @@ from us3l.commands import FILES
 from us3l.commands.pretrain import check_config
 from us3l.config import Config
 from us3l.layers import at_width
-from us3l.network import network
 from us3l.optim import AUTHORS, optimizer, rates
 from us3l.pictures import transforms_of
+from us3l.slim import network
 from us3l.supervised import SlimmableTraining
 from us3l.unused_keys import without_effect
 from us3l.widths import show_width

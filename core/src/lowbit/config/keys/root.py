@@ -22,6 +22,7 @@ from lowbit.options import WORKERS
 RESUME = "--resume (MODEL.CHECKPOINT)"  # one parameter
 MOST_WEIGHTS = 2**30  # of a layer of a head
 EXAMPLE = "TRAIN.EPOCHS=100"  # of an argument
+PRETRAINED, LINEAR_EVAL, WARMUP_FC = "MODEL.PRETRAINED", "TRAIN.LINEAR_EVAL", "TRAIN.WARMUP_FC"
 FLAGS = {  # name of a command line's parameter: the key that it is one parameter with
     "output": "OUTPUT",
     "seed": "SEED",
@@ -30,6 +31,14 @@ FLAGS = {  # name of a command line's parameter: the key that it is one paramete
     "print_freq": "TRAIN.PRINT_FREQ",
 }
 DEFAULTS = {"OUTPUT": "./train_log", "TRAIN.NUM_WORKERS": WORKERS, "TRAIN.PRINT_FREQ": 50}  # of their command lines
+NOWHERE = {  # section: keys of the authors' trees that no command reads, or that accelerate or the command decides here
+    "": "DEVICE RANK WORLD_SIZE LOCAL_RANK EVALUATOR EVALUATION_DOMAIN",
+    "TRAIN": "USE_DDP RESUME PRETRAIN START_EPOCH LABEL_SMOOTHING RUNNER METER",
+    "TRAIN.LR_SCHEDULER": "WARMUP_LR FC_LR MIN_LR SPECIFIC_LRS DECAY_EPOCH DECAY_RATE",
+    "TRAIN.OPTIMIZER": "EPS BETAS",
+    "TRAIN.LOSS": "LAMBDA REGULARIZER",
+    "TRAIN.LOSS.CRITERION": "LPLOSS",
+}
 MAY_DIFFER = {  # when a run is resumed, or the loop compares them itself
     "OUTPUT", "SEED", "MODEL.CHECKPOINT", "MODEL.PRETRAINED", "TRAIN.EPOCHS", "TRAIN.BATCH_SIZE", "TRAIN.GLOBAL_BATCH",
     "TRAIN.NUM_WORKERS", "TRAIN.PRINT_FREQ",
