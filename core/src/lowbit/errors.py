@@ -1,6 +1,8 @@
 """How a run ends: the exceptions that every layer raises, the exit codes they become, the signals that stop it."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 EXIT_DONE = 0
 EXIT_FAULT = 1  # a fault of ours: the traceback is shown
@@ -29,3 +31,13 @@ def one_line(text: object, most: int = MOST) -> str:
         return line
     end = most // 3
     return f"{line[: most - end - 5]} ... {line[-end:]}"
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Errors inside are about this file: their message names it."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if str(path) in text else f"{path}: {text}") from error

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lowbit.checkpoint.check import load_state_, without_prefix
 from lowbit.checkpoint.header import Header, PictureSize, read_header
-from lowbit.errors import InputError
+from lowbit.errors import InputError, naming
 from lowbit.models.create import check_size, create_model
 from lowbit.models.heads import linear_classifier, projector_like
 from lowbit.models.pretrained_cfg import ENTRY
@@ -138,10 +138,8 @@ def open_student(
             those of the net.
     """
     weights = read_weights(path)
-    try:
+    with naming(path):
         said = read_header(weights.content, "s2bnn", FORMAT, S2bnnHeader)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
     theirs = not weights.ours and authors.is_reactnet(weights.tensors)
     known = (arch if arch in authors.NETS else authors.NETS[0]) if theirs else None
     name = weights.choose_arch(arch, known, "--student")

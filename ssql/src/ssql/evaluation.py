@@ -15,7 +15,7 @@ from lowbit.checkpoint.header import read_header
 from lowbit.data.fixed import FixedPictures
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
-from lowbit.errors import InputError
+from lowbit.errors import naming
 from lowbit.evaluate.batchnorm import check_pictures
 from lowbit.evaluate.features import AsEvaluated
 from lowbit.models.weight_file import Weights, read_weights
@@ -67,7 +67,7 @@ def open_pretrained(path: Path | str, arch: str | None = None, size: Size | None
     Raises:
         InputError: it cannot be read, nobody says which net it is, or its tensors are not all those of the net.
     """
-    try:
+    with naming(path):
         weights = read_weights(path)
         said = read_header(weights.content, "ssql", FORMAT, SslHeader)
         theirs = authors.parse(weights.content) if said is None else None
@@ -75,9 +75,6 @@ def open_pretrained(path: Path | str, arch: str | None = None, size: Size | None
             arch = arch or weights.arch or authors.arch_of(theirs.state)
             weights = Weights(weights.name, theirs.state) if theirs.wrapped else weights
         found = backbone_of(weights, arch)
-    except InputError as error:
-        text = str(error)
-        raise InputError(text if str(path) in text else f"{path}: {text}") from error
     shown = size or (said and said.input_size) or resolve_model_data_config(found.model)["input_size"]
     return Pretrained(model=found.model, arch=found.arch, size=shown, config=said.config if said else None)
 

@@ -13,7 +13,7 @@ from torch import nn
 from lowbit.checkpoint.header import read_header
 from lowbit.data.fixed import FixedPictures
 from lowbit.data.pictures import Pictures
-from lowbit.errors import InputError
+from lowbit.errors import InputError, naming
 from lowbit.evaluate.batchnorm import check_pictures
 from lowbit.models.pretrained_cfg import ENTRY, Cfg
 from lowbit.models.weight_file import Weights, read_weights
@@ -111,11 +111,8 @@ def open_pretrained(
     Raises:
         InputError: it cannot be read, nobody says which net it is, or its tensors are not all those of the net.
     """
-    try:
+    with naming(path):
         return _opened(read_weights(path), None if arch is None else net_of(arch), size, classifier)
-    except InputError as error:
-        text = str(error)
-        raise InputError(text if str(path) in text else f"{path}: {text}") from error
 
 
 def _opened(weights: Weights, wanted: Net | None, size: Size | None, classifier: bool) -> Pretrained:
