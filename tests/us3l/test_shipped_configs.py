@@ -9,7 +9,7 @@ import us3l
 from lowbit.options import RunOptions
 from us3l import methods
 from us3l.commands.pretrain import check_config
-from us3l.config import Config, read_config
+from us3l.config import DISTILLED, Config, read_config
 from us3l.slim import network
 from us3l.unused_keys import Command
 
@@ -33,7 +33,7 @@ def test_nothing_is_refused() -> None:
         command, config = read(name)
         if command != "slimmable":
             methods.check(config)
-        assert (config.method in methods.DISTILLED) == (command == "distill")
+        assert (config.method in DISTILLED) == (command == "distill")
 
 
 @pytest.mark.slow

@@ -23,19 +23,39 @@ SslType = Literal[
     "SEED", "SEED_MSE", "SEED_SimCLR",
 ]  # fmt: skip
 TWO_VIEWS = ("CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "InfoNCEv2_distill", "MSELoss")
-CRITERIA = {  # base losses by method; the first is the one that belongs to it
-    "SimCLR": ("InfoNCEv2", *TWO_VIEWS),
-    "SimCLR_Momentum": ("InfoNCEv2_distill", *TWO_VIEWS),
-    "BYOL": TWO_VIEWS,
-    "SimSiam": TWO_VIEWS,
-    "SimSiam_Momentum": TWO_VIEWS,
-    "MoCo": ("CrossEntropy",),
-    "MoCo_v3": ("InfoNCE",),
-    "SEED": ("soft_distill",),
-    "SEED_MSE": TWO_VIEWS,
-    "SEED_SimCLR": ("InfoNCEv2_distill", *TWO_VIEWS),
+
+
+class Method(NamedTuple):
+    """What is known of a method without its config.
+
+    Attributes:
+        criteria: base losses; the first is the one that belongs to it.
+        head: the submodule that makes the predictions of the base loss; "": the outputs are.
+        own_head: the key of SSL.SETTING by which narrower passes have a head of their own; "": they never have.
+        copies: it has a momentum copy. queue: of keys. teacher: it is a method of `distill`.
+    """
+
+    criteria: tuple[str, ...]
+    head: str = ""
+    own_head: str = ""
+    copies: bool = False
+    queue: bool = False
+    teacher: bool = False
+
+
+METHODS = {
+    "SimCLR": Method(("InfoNCEv2", *TWO_VIEWS), own_head="PREDICTOR"),
+    "SimCLR_Momentum": Method(("InfoNCEv2_distill", *TWO_VIEWS), own_head="PREDICTOR", copies=True),
+    "BYOL": Method(TWO_VIEWS, "predictor", "NEW_DISTILL_HEAD", copies=True),
+    "SimSiam": Method(TWO_VIEWS, "predictor"),
+    "SimSiam_Momentum": Method(TWO_VIEWS, "predictor", "NEW_DISTILL_HEAD", copies=True),
+    "MoCo": Method(("CrossEntropy",), copies=True, queue=True),
+    "MoCo_v3": Method(("InfoNCE",), "predictor", "NEW_DISTILL_HEAD", copies=True),
+    "SEED": Method(("soft_distill",), queue=True, teacher=True),
+    "SEED_MSE": Method(TWO_VIEWS, "predictor", teacher=True),
+    "SEED_SimCLR": Method(("InfoNCEv2_distill", *TWO_VIEWS), teacher=True),
 }
-MOVED = ("SimCLR_Momentum", "BYOL", "SimSiam_Momentum", "MoCo", "MoCo_v3")  # methods with a momentum copy
+DISTILLED = tuple(name for name, known in METHODS.items() if known.teacher)
 TRANSFER = ("aircraft", "caltech101", "dtd", "flowers", "food101", "pets")
 Kind = Literal["plain", "universal", "switchable"]
 TIMM = {"mobilenetv2": "mobilenetv2_100"}  # the authors' name of a net -> timm's
@@ -215,6 +235,11 @@ class Config(root.Root):
         """Whether a step trains more than one width."""
         return len(self.sampling.fixed) != 1
 
+    @property
+    def distils(self) -> bool:
+        """Whether narrower passes learn from the widest one's target."""
+        return self.several and self.MODEL.OFA.DISTILL
+
     def trained_widths(self, labels: bool = False) -> tuple[float, ...]:
         """One, a list, or both ends of a range; with `labels` a switchable net has those of its list."""
         listed = labels and self.MODEL.net.kind == "switchable"
@@ -223,12 +248,17 @@ class Config(root.Root):
     @property
     def criterion(self) -> str:
         """The base loss's name; "" without a method."""
-        return self.TRAIN.LOSS.CRITERION.NAME or CRITERIA.get(self.method, ("",))[0]
+        return self.TRAIN.LOSS.CRITERION.NAME or self.known.criteria[0]
 
     @property
     def schedule(self) -> str:
         """Of the learning rate: "cosine" or "step"."""
         return "cosine" if self.TRAIN.LR_SCHEDULER.TYPE == "cosine" else "step"
+
+    @property
+    def known(self) -> Method:
+        """What is known of the method; of none nothing."""
+        return METHODS.get(self.method, Method(("",)))
 
     @property
     def method(self) -> str:

@@ -21,7 +21,7 @@ from lowbit.models.create import create_model
 from lowbit.models.heads import HEADS, HeadPlan, Heads, attach_projector_, build_heads, predictor
 from lowbit.models.surgery import of_kind, run_blank
 from lowbit.options import OptimOptions
-from us3l.config import CRITERIA, MOVED, Config
+from us3l.config import Config
 from us3l.criteria import MAPS, loss_of
 from us3l.feature_distillation import FeatureDistillation
 from us3l.group_decay import GroupDecay
@@ -38,8 +38,6 @@ PROJECTORS = {
     "SimSiam_Momentum": _THREE, "MoCo": HEADS["MoCo"], "MoCo_v3": replace(_THREE, output_bn=True, bias=(False, False)),
     "SEED": _THREE, "SEED_MSE": _THREE, "SEED_SimCLR": _THREE,
 }  # fmt: skip
-UNPREDICTED = ("MoCo", "SimCLR", "SimCLR_Momentum", "SEED", "SEED_SimCLR")  # methods without a head in the base loss
-DISTILLED = ("SEED", "SEED_MSE", "SEED_SimCLR")  # the methods of the command `distill`
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +83,11 @@ def encoder_of(config: Config, size: tuple[int, int, int]) -> nn.Module:
 
 def heads_of(config: Config) -> tuple[str, str]:
     """The submodules that make the predictions of the base loss and of the distillation; "": none."""
-    method, setting = config.method, config.SSL.SETTING
-    base = "" if method in UNPREDICTED else "predictor"
-    distilled = config.MODEL.OFA.DISTILL and config.several
-    if method in ("MoCo", "SimSiam") or config.MODEL.OFA.MOMENTUM_UPDATE or not distilled:
-        return base, base
-    if base == "":
-        return base, "predictor" if setting.PREDICTOR else ""
-    return base, "predictor_new" if setting.NEW_DISTILL_HEAD else base
+    known, setting = config.known, config.SSL.SETTING
+    chosen = known.own_head and getattr(setting, known.own_head)
+    if config.MODEL.OFA.MOMENTUM_UPDATE or not config.distils or not chosen:
+        return known.head, known.head
+    return known.head, "predictor_new" if known.head else "predictor"
 
 
 def check(config: Config) -> None:
@@ -104,9 +99,10 @@ def check(config: Config) -> None:
     method, ofa = config.method, config.MODEL.OFA
     if not method:
         raise InputError("SSL.TYPE is missing: name a method, such as SimCLR_Momentum")
-    if config.criterion not in CRITERIA[method]:
+    known = config.known
+    if config.criterion not in known.criteria:
         other = ", or SSL.TYPE=SEED_MSE, which compares two views" if method == "SEED" else ""
-        allowed = " or ".join(dict.fromkeys(CRITERIA[method]))
+        allowed = " or ".join(dict.fromkeys(known.criteria))
         raise InputError(
             f"TRAIN.LOSS.CRITERION.NAME={config.criterion} is no loss of SSL.TYPE={method}: take {allowed}{other}"
         )
@@ -122,7 +118,7 @@ def check(config: Config) -> None:
             f"MODEL.OFA.DISTILL_FEATURE_CRITERION={ofa.DISTILL_FEATURE_CRITERION} is not there: take MSELoss or "
             "CosineSimilarity"
         )
-    if method == "MoCo" and config.several and (ofa.DISTILL_FEATURE or not ofa.DISTILL):
+    if method == "MoCo" and config.several and (ofa.DISTILL_FEATURE or not config.distils):
         raise InputError(
             "MoCo at several widths needs MODEL.OFA.DISTILL=True (one key for all of them) and no DISTILL_FEATURE, "
             "since each encoder sees one view"
@@ -145,7 +141,8 @@ def build(
     """
     check(config)
     method, ofa, setting = config.method, config.MODEL.OFA, config.SSL.SETTING
-    if method in DISTILLED and teacher is None:
+    known = config.known
+    if known.teacher and teacher is None:
         raise InputError(f"SSL.TYPE={method} learns from a teacher: run `us3l distill`")
     if teacher is not None and config.several:
         raise InputError("a student of `distill` has one width: set MODEL.OFA.NUM_SAMPLE_TRAINING=1 and WIDTH_MULT")
@@ -156,8 +153,8 @@ def build(
     if config.criterion == "CosineSimilarityv2":
         log.info("TRAIN.LOSS.CRITERION.NAME=CosineSimilarityv2: 2 - 2 cos; with the authors' sign it would repel")
     encoder, generator = encoder_of(config, size), torch.Generator().manual_seed(config.SEED or 0)
-    keys = KeyQueue(setting.DIM, setting.MOCO_K, generator) if method in ("MoCo", "SEED") else None
-    distillation = config.criterion if method in ("MoCo", "MoCo_v3") else ofa.DISTILL_CRITERION
+    keys = KeyQueue(setting.DIM, setting.MOCO_K, generator) if known.queue else None
+    distillation = ofa.DISTILL_CRITERION if len(known.criteria) > 1 else config.criterion
     temperature = ofa.DISTILL_STUDENT_TEMP if method == "SEED" else setting.T
     plan = Plan(
         config.sampling,
@@ -165,14 +162,13 @@ def build(
         loss_of(distillation, setting.T, keys) if ofa.DISTILL else None,
         weight=ofa.DISTILL_LAMBDA,
         heads=heads_of(config),
-        momentum=setting.MOMENTUM if method in MOVED else None,
+        momentum=setting.MOMENTUM if known.copies else None,
         moves_per_pass=ofa.MOMENTUM_UPDATE,
         step_per_batch=ofa.STEP_PER == "batch",
         decay=decay_of(config),
     )
     made = {name: predictor(setting.DIM, setting.HIDDEN_DIM) for name in dict.fromkeys(plan.heads) if name}
-    distilled = ofa.DISTILL_FEATURE and ofa.DISTILL and config.several
-    features = features_of(config, encoder, size) if distilled else None
+    features = features_of(config, encoder, size) if ofa.DISTILL_FEATURE and config.distils else None
     command: Command = "ssl" if teacher is None else "distill"
     optimize = partial(optimizer, config, command=command, optim=optim)
     return UniversallySlimmable(encoder, plan, optimize, heads=made, features=features, keys=keys, teacher=teacher)

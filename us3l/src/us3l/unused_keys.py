@@ -6,27 +6,34 @@ Their transforms are fixed in the code: all of AUG is without effect, and nothin
 from typing import TYPE_CHECKING, Literal
 
 from lowbit.config.keys.root import NOWHERE
-from lowbit.config.unused import paths, unread
+from lowbit.config.unused import paths
 
 if TYPE_CHECKING:
     from us3l.config import Config
 
 Command = Literal["ssl", "linear", "slimmable", "distill", "calibrate"]
-OFA = "MODEL.OFA"
-SWITCHED = {  # what keys are for, where a command reads them at all: of MODEL.OFA
-    "drawn": "WIDTH_MULT_RANGE SANDWICH SAMPLE_SCHEDULER",
-    "listed": "WIDTH_MULT_LIST",
-    "single": "WIDTH_MULT",
-    "several": "STEP_PER MOMENTUM_UPDATE",
-    "distilled": "DISTILL_CRITERION DISTILL_LAMBDA DISTILL_FEATURE",
-    "features": "DISTILL_FEATURE_CRITERION DISTILL_FEATURE_LAMBDA DISTILL_FEATURE_NAME DISTILL_FEATURE_DIM",
-    "queued": "DISTILL_STUDENT_TEMP DISTILL_TEACHER_TEMP",
-    "regularized": "REGULARIZER_CRITERION REGULARIZER_LAMBDA REGULARIZER_WARMUP_EPOCHS REGULARIZER_DECAY_ALPHA "
-    "REGULARIZER_DECAY_TYPE REGULARIZER_DECAY_BINS",
-}
-SWITCHES = {  # others, likewise
-    "temperature": "SSL.SETTING.T",
-    "stepped": "TRAIN.LR_SCHEDULER.DECAY_MILESTONES",
+OFA, SETTING = "MODEL.OFA", "SSL.SETTING"
+SWITCHED = {  # section: its keys, by the switch under which a command reads them
+    "drawn": {OFA: "WIDTH_MULT_RANGE SANDWICH SAMPLE_SCHEDULER"},
+    "listed": {OFA: "WIDTH_MULT_LIST"},
+    "single": {OFA: "WIDTH_MULT"},
+    "several": {OFA: "STEP_PER MOMENTUM_UPDATE"},
+    "distilled": {OFA: "DISTILL_CRITERION DISTILL_LAMBDA DISTILL_FEATURE"},
+    "features": {
+        OFA: "DISTILL_FEATURE_CRITERION DISTILL_FEATURE_LAMBDA DISTILL_FEATURE_NAME DISTILL_FEATURE_DIM",
+    },
+    "regularized": {
+        OFA: "REGULARIZER_CRITERION REGULARIZER_LAMBDA REGULARIZER_WARMUP_EPOCHS REGULARIZER_DECAY_ALPHA "
+        "REGULARIZER_DECAY_TYPE REGULARIZER_DECAY_BINS",
+    },
+    "two temperatures": {OFA: "DISTILL_STUDENT_TEMP DISTILL_TEACHER_TEMP"},
+    "one temperature": {SETTING: "T"},
+    "queue": {SETTING: "MOCO_K"},
+    "copy": {SETTING: "MOMENTUM"},
+    "layers": {SETTING: "MLP"},
+    "PREDICTOR": {SETTING: "PREDICTOR"},
+    "NEW_DISTILL_HEAD": {SETTING: "NEW_DISTILL_HEAD"},
+    "stepped": {"TRAIN.LR_SCHEDULER": "DECAY_MILESTONES"},
 }
 EVERYWHERE = {  # section: its keys
     "": "AUG QUANT",
@@ -52,36 +59,27 @@ IN_COMMAND: dict[str, tuple[dict[str, str], ...]] = {
         {"TRAIN": "EPOCHS LR_SCHEDULER OPTIMIZER LOSS SYNC_BN USE_AMP DROP_LAST"},
     ),
 }
-SETTING = {  # the keys of SSL.SETTING that each method reads
-    "SimCLR": "DIM HIDDEN_DIM T MLP PREDICTOR",
-    "SimCLR_Momentum": "DIM HIDDEN_DIM T MLP PREDICTOR MOMENTUM",
-    "BYOL": "DIM HIDDEN_DIM T MLP MOMENTUM NEW_DISTILL_HEAD",
-    "SimSiam": "DIM HIDDEN_DIM T MLP",
-    "SimSiam_Momentum": "DIM HIDDEN_DIM T MLP MOMENTUM NEW_DISTILL_HEAD",
-    "MoCo": "DIM HIDDEN_DIM T MLP MOMENTUM MOCO_K",
-    "MoCo_v3": "DIM HIDDEN_DIM T MOMENTUM NEW_DISTILL_HEAD",
-    "SEED": "DIM HIDDEN_DIM MLP MOCO_K",
-    "SEED_MSE": "DIM HIDDEN_DIM T MLP",
-    "SEED_SimCLR": "DIM HIDDEN_DIM T MLP",
-}
 
 
 def switched_on(command: Command, config: "Config", sched: str | None) -> set[str]:
-    """Of `SWITCHED` and `SWITCHES`, what a command has under this config and `--sched`."""
-    ofa, method = config.MODEL.OFA, config.method
-    several = config.several
-    distilled = several and ofa.DISTILL
+    """Of `SWITCHED`, what a command has under this config and `--sched`."""
+    ofa, known, listed = config.MODEL.OFA, config.known, config.MODEL.OFA.USE_SLIMMABLE
+    several, distilled = config.several, config.distils
     losses = config.criterion + (ofa.DISTILL_CRITERION if distilled else "")
     pretraining = {
-        "drawn": several and not ofa.USE_SLIMMABLE,
-        "listed": ofa.USE_SLIMMABLE,
-        "single": not several and not ofa.USE_SLIMMABLE,
+        "drawn": several and not listed,
+        "listed": listed,
+        "single": not several and not listed,
         "several": several,
         "distilled": distilled,
         "features": distilled and ofa.DISTILL_FEATURE,
-        "queued": method == "SEED",
         "regularized": ofa.REGULARIZER,
-        "temperature": "NCE" in losses or method == "MoCo",
+        "two temperatures": config.method == "SEED",
+        "one temperature": "NCE" in losses or config.method == "MoCo",
+        "queue": known.queue,
+        "copy": known.copies,
+        "layers": config.method != "MoCo_v3",
+        known.own_head: True,
     }
     found = {name for name, on in pretraining.items() if on} if command in ("ssl", "distill") else {"single"}
     if command == "slimmable":
@@ -91,12 +89,7 @@ def switched_on(command: Command, config: "Config", sched: str | None) -> set[st
 
 def without_effect(command: Command, config: "Config", sched: str | None = None) -> set[str]:
     """Keys, and whole sections, that `command` does not read under this config and `--sched`."""
-    method, on = config.method, switched_on(command, config, sched)
-    unused = paths(NOWHERE).union(paths(EVERYWHERE), *map(paths, IN_COMMAND[command]))
-    unused |= paths({OFA: " ".join(keys for name, keys in SWITCHED.items() if name not in on)})
-    unused |= {key for name, key in SWITCHES.items() if name not in on}
-    if command == "linear" and config.TRAIN.LINEAR_EVAL:
-        unused |= {"TRAIN.SYNC_BN"}
-    if command in ("ssl", "distill") and method:
-        unused |= unread(type(config.SSL.SETTING), "SSL.SETTING", SETTING[method])
-    return unused
+    on = switched_on(command, config, sched)
+    off = (keys for name, keys in SWITCHED.items() if name not in on)
+    probe = {"TRAIN": "SYNC_BN"} if command == "linear" and config.TRAIN.LINEAR_EVAL else {}
+    return set().union(*map(paths, (NOWHERE, EVERYWHERE, *IN_COMMAND[command], *off, probe)))

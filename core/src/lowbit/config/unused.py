@@ -19,11 +19,6 @@ def paths(sections: Mapping[str, str]) -> set[str]:
     return {f"{section}.{key}".lstrip(".") for section, keys in sections.items() for key in keys.split()}
 
 
-def unread(section: type[BaseModel], path: str, used: str) -> set[str]:
-    """Full paths of a section's keys but for the `used` ones, which are separated by spaces."""
-    return {f"{path}.{key}" for key in leaves(section) if key not in used.split()}
-
-
 def is_unused(key: str, unused: Collection[str]) -> bool:
     """Whether a key, or a section that it stands in, is among those without effect."""
     return any(key == one or key.startswith(f"{one}.") for one in unused)

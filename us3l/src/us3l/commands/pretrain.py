@@ -107,18 +107,13 @@ def widest_loss(config: Config) -> str:
 
 
 def check_batch(config: Config, batch: BatchPlan, world: int) -> None:
-    """Refuse batches that a method cannot be trained with.
-
-    Args:
-        config: of the run.
-        batch: pictures per step.
-        world: number of processes.
+    """Refuse batches that a method cannot be trained with on `world` processes.
 
     Raises:
         InputError: a batch does not fit the queue, or its parts would change the loss.
     """
     method, length = config.method, config.SSL.SETTING.MOCO_K
-    if method in ("MoCo", "SEED"):
+    if config.known.queue:
         check_queue(batch, length, "SSL.SETTING.MOCO_K")
     whole = method == "MoCo_v3" or (method == "MoCo" and world > 1)
     if batch.parts > 1 and whole:
