@@ -6,6 +6,7 @@ are different crops, so MSE compares places that show different parts of the pic
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,16 +39,11 @@ class FeatureDistillation(nn.Module):
 
     def forward(self, students: Captured, targets: Captured) -> Tensor:
         """The weighted mean over the modules; of each, the maps of two views."""
-        losses = [self.loss(self._lifted(name, students[name]), _pair(targets[name])) for name in self.names]
-        return self.weight * sum(losses, losses[0].new_zeros(())) / len(losses)
-
-    def _lifted(self, name: str, maps: Sequence[Tensor]) -> Pair:
-        weight = self.get_submodule(name.replace(".", "_")).weight
-        assert isinstance(weight, Tensor)
-        first, second = (F.conv2d(x, weight[:, : x.shape[1]]) for x in maps)
-        return first, second
-
-
-def _pair(maps: Sequence[Tensor]) -> Pair:
-    first, second = maps
-    return first, second
+        total: Any = 0
+        for name in self.names:
+            weight: Any = self.get_submodule(name.replace(".", "_")).weight
+            lifted: Any = [F.conv2d(x, weight[:, : x.shape[1]]) for x in students[name]]
+            wanted: Any = targets[name]
+            total = total + self.loss(lifted, wanted)
+        loss: Tensor = self.weight * total / len(self.names)
+        return loss

@@ -63,13 +63,7 @@ class GroupDecay:
 
     @torch.no_grad()
     def add_(self, objective: nn.Module, width: float, clock: Clock) -> None:
-        """Add 2 lambda p to the gradients of a pass; a parameter without one gets it.
-
-        Args:
-            objective: the same one always.
-            width: of the pass.
-            clock: its time.
-        """
+        """Add 2 lambda p to the gradients of a pass at a width, of the same objective always; one without gets it."""
         lambdas = self.lambdas(clock.epoch, clock.epochs)
         if self._lambdas != lambdas:
             self._lambdas, self._factors = lambdas, {}

@@ -36,12 +36,7 @@ def check_ordinary(norm: nn.BatchNorm2d) -> None:
 
 @torch.no_grad()
 def leading_norm(norm: Any, channels: int) -> nn.BatchNorm2d:
-    """The ordinary batch norm of the leading channels, a copy.
-
-    Args:
-        norm: a batch norm of torch's attributes, with `act` and `drop` where it is timm's.
-        channels: how many.
-    """
+    """The ordinary batch norm of the leading channels, a copy, with `act` and `drop` where it is timm's."""
     after = [getattr(norm, name, None) for name in ("drop", "act")]
     fused = any(not isinstance(module, nn.Identity | None) for module in after)
     kind = BatchNormAct2d if fused else nn.BatchNorm2d

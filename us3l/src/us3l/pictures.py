@@ -12,13 +12,7 @@ from lowbit.data.transforms import CIFAR_SCALE, CIFAR_SIDE, cifar_recipes
 
 
 def transforms_of(dataset: str, pictures: Pictures, side: int) -> tuple[Recipe, Recipe]:
-    """(the picture that is trained on, the picture that is evaluated).
-
-    Args:
-        dataset: its name in the config.
-        pictures: of either set; those in memory are of one size.
-        side: height and width of what the net sees, in pixels.
-    """
+    """(the picture that is trained on, the picture that is evaluated), of `side` pixels; `pictures` of either set."""
     channels = dataset_channels(dataset)
     if not isinstance(pictures, MemoryPictures):
         return imagenet_train(side, channels), imagenet_eval(side, round(side * 8 / 7), channels)

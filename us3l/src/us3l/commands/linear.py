@@ -11,7 +11,6 @@ MODEL.PRETRAINED and a width that was not trained; files are read by their conte
 """
 
 from functools import partial
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -74,16 +73,12 @@ def linear(
         )  # fmt: skip
 
 
-class Opened(NamedTuple):
-    """A classifier at its width, a digest of the tensors of its file (None: there are none), the widths trained."""
-
-    net: nn.Module
-    content: str | None
-    widths: tuple[float, ...]
-
-
-def open_net(session: Session, config: Config, size: Size, classes: int) -> Opened:
+def open_net(
+    session: Session, config: Config, size: Size, classes: int
+) -> tuple[nn.Module, str | None, tuple[float, ...]]:
     """The classifier on the device, at its width; its batch-norm statistics are still to be found, or to be resumed.
+
+    With it come a digest of the tensors of its file (None: there are none), and the widths that were trained.
 
     Raises:
         InputError: a file that does not fit or was not trained at the width, none where a probe needs one, no
@@ -107,4 +102,4 @@ def open_net(session: Session, config: Config, size: Size, classes: int) -> Open
         head, _ = linear_classifier(net)
         given = {key: value for key, value in backbone.model.state_dict().items() if not key.startswith(f"{head}.")}
     content = give_pretrained_(net, given, session, config, lambda: backbone.model if backbone else net)
-    return Opened(session.place(net, sync_batchnorm=config.TRAIN.SYNC_BN and not frozen), content, widths)
+    return session.place(net, sync_batchnorm=config.TRAIN.SYNC_BN and not frozen), content, widths

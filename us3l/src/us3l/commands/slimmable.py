@@ -103,13 +103,7 @@ def check(options: RunOptions, config: Config) -> None:
 
 
 def evaluate_widths(session: Session, test: EvalLoader, widths: Sequence[float]) -> Probe:
-    """For `Run.probes`: `top1_W`, `top5_W`, `loss_W` of the test set at each width; `top1` of the widest.
-
-    Args:
-        session: of the command.
-        test: test pictures.
-        widths: the widest first.
-    """
+    """For `Run.probes`: `top1_W`, `top5_W`, `loss_W` of the test set at each width; `top1` of the widest, the first."""
 
     def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
         if not DUE(clock):
