@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from lowbit.config.keys.root import LINEAR_EVAL, PRETRAINED, RESUME, WARMUP_FC, Root
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
-from lowbit.errors import InputError
 from lowbit.evaluate.linear import LinearEvaluation
 from lowbit.evaluate.pretrained import load_pretrained_, matching_classifier
 from lowbit.options import LinearOptions, OptimOptions, RunOptions
@@ -81,7 +80,7 @@ def give_pretrained_(
     """
     model, train = config.MODEL, config.TRAIN
     if given is None and session.resumed() is None and train.LINEAR_EVAL:
-        raise InputError(f"{PRETRAINED} is empty: name the checkpoint to evaluate, as {PRETRAINED}=PATH")
+        config.check_stated(PRETRAINED)
     if given is not None and train.WARMUP_FC:
         given = {**given, **matching_classifier(net, other(), f"{WARMUP_FC}: {model.PRETRAINED}")}
     return load_pretrained_(net, given, session.resumed(), CONTENT)

@@ -37,9 +37,7 @@ def draw(options: RunOptions, config: Config, name: str) -> None:
         Stopped: a stop signal came.
     """
     start = time.perf_counter()
-    for key, value in (("MODEL.PRETRAINED", config.MODEL.PRETRAINED), ("TRAIN.DATASET", config.TRAIN.DATASET)):
-        if not value:
-            raise InputError(f"{key} is empty: give it in the config, or as {key}=VALUE after the command")
+    config.check_stated("MODEL.PRETRAINED", "TRAIN.DATASET")
     refuse({"MODEL.CHECKPOINT": options.resume}, "in draw, which starts from the beginning each time")
     path, bits = Path(config.MODEL.PRETRAINED), Bits("", config.QUANT.W.BIT, config.QUANT.A.BIT)
     with Session("ssql", options, dataset_of(config.TRAIN), [path], resumes=False, files=FILES) as session:

@@ -15,7 +15,6 @@ from lowbit.checkpoint.write import write_checkpoint
 from lowbit.config.tree import dump_config, with_values
 from lowbit.cost import cost
 from lowbit.data.views import side_of, view_recipes
-from lowbit.errors import InputError
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.bn_statistics import batchnorms
@@ -40,10 +39,7 @@ def calibrate(options: RunOptions, config: Config, name: str, own: CalibrateOpti
         Stopped: a stop signal came.
     """
     refuse({"--pretrained": options.pretrained}, "in calibrate, whose weights are those of MODEL.PRETRAINED")
-    if not config.MODEL.PRETRAINED:
-        raise InputError("MODEL.PRETRAINED is empty: name the checkpoint to calibrate, as MODEL.PRETRAINED=PATH")
-    if not config.TRAIN.DATASET:
-        raise InputError("TRAIN.DATASET is empty: name the data that the checkpoint was trained on")
+    config.check_stated("MODEL.PRETRAINED", "TRAIN.DATASET")
     path, widths = Path(config.MODEL.PRETRAINED), own.widths or (config.MODEL.OFA.WIDTH_MULT,)
     with Session("us3l", options, dataset_of(config.TRAIN), [path], resumes=False, files=FILES) as session:
         train = session.pictures("train", labels=False)

@@ -14,7 +14,7 @@ from pydantic import model_validator
 
 from lowbit.config.keys.aug import Aug
 from lowbit.config.keys.train import Dataset, Train
-from lowbit.config.tree import Node, with_values
+from lowbit.config.tree import Node, value_of, with_values
 from lowbit.config.values import Count, Fraction, HeadWidth, Positive, QueueLength, Seed, Size, UserPath
 from lowbit.errors import InputError
 from lowbit.options import WORKERS
@@ -112,15 +112,23 @@ class Root(Node):
     TRAIN: Train = Train()
     AUG: Aug = Aug()
 
+    def check_stated(self, *keys: str) -> None:
+        """Refuse empty keys.
+
+        Raises:
+            InputError: the first that is.
+        """
+        for key in keys:
+            if not value_of(self, key):
+                raise InputError(f"{key} is empty: name it in the config, or as {key}=NAME after the command")
+
     def check_training(self) -> None:
         """Refuse a training of no net, on nothing, or for no epoch.
 
         Raises:
             InputError: a key that has to be set and is not.
         """
-        for key, value in (("MODEL.ARCH", self.MODEL.ARCH), ("TRAIN.DATASET", self.TRAIN.DATASET)):
-            if not value:
-                raise InputError(f"{key} is empty: name it in the config, or as {key}=NAME after the command")
+        self.check_stated("MODEL.ARCH", "TRAIN.DATASET")
         if self.TRAIN.EPOCHS < 1:
             raise InputError(f"TRAIN.EPOCHS={self.TRAIN.EPOCHS}: give 1 or more")
 
