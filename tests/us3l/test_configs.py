@@ -16,7 +16,8 @@ import yaml
 from lowbit.config.tree import leaves, value_of
 from lowbit.config.unused import is_unused
 from lowbit.errors import InputError
-from us3l.config import Config, net_of, read_config
+from us3l.config import Config, read_config
+from us3l.names import net_of
 from us3l.unused_keys import Command, without_effect
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from lowbit.export.plain import save_plain, timm_net
 from lowbit.export.program import SAID, save_program
 from lowbit.loading import load
 from lowbit.train.process import make_accelerator
-from us3l.config import net_of
+from us3l.names import net_of
 from us3l.slim import network, sub_network
 from us3l.statistics import WidthStatistics
 

@@ -18,11 +18,12 @@ from lowbit.models.create import create_model
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.train.process import make_accelerator
 from us3l import authors
-from us3l.config import Config, net_of
+from us3l.config import Config
 from us3l.evaluation import open_pretrained
 from us3l.layers import at_width
 from us3l.load import from_checkpoint, header, state_dict
 from us3l.methods import build
+from us3l.names import net_of
 from us3l.slim import network, sub_network
 from us3l.statistics import WidthStatistics
 

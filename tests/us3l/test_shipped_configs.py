@@ -9,7 +9,8 @@ import us3l
 from lowbit.options import RunOptions
 from us3l import methods
 from us3l.commands.pretrain import check_config
-from us3l.config import DISTILLED, Config, read_config
+from us3l.config import Config, read_config
+from us3l.names import DISTILLED
 from us3l.slim import network
 from us3l.unused_keys import Command
 

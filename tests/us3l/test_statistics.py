@@ -10,8 +10,8 @@ from torch import nn
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.train.process import make_accelerator
-from us3l.config import net_of
 from us3l.layers import at_width
+from us3l.names import net_of
 from us3l.slim import network, sub_network, without_statistics_
 from us3l.statistics import WidthStatistics, width_of_statistics
 

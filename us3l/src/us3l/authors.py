@@ -16,7 +16,7 @@ from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.heads import Heads, attach_projector_, projector_like
 from lowbit.models.layouts import resnet_of
-from us3l.config import Net, net_of
+from us3l.names import Net, net_of
 from us3l.slim import slimmable_
 
 PREFIX, ENCODER = "module.", "encoder_q."

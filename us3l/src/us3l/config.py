@@ -6,7 +6,7 @@ Cao, Sun, Zhou, "Three Guidelines You Should Know for Universally Slimmable Self
 Deviations: choices are those of the working parts. `US_SimSiam`, which no class of theirs has, is SimSiam.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -15,6 +15,7 @@ from lowbit.config.load import config_reader
 from lowbit.config.tree import Node
 from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, HeadWidth, Positive, Share, UserPath, ascending
 from lowbit.errors import InputError
+from us3l.names import METHODS, Method, Net, net_of
 from us3l.sampling import Sampling
 from us3l.unused_keys import without_effect
 
@@ -22,64 +23,8 @@ SslType = Literal[
     "SimCLR", "SimCLR_Momentum", "BYOL", "SimSiam", "US_SimSiam", "SimSiam_Momentum", "MoCo", "MoCo_v3",
     "SEED", "SEED_MSE", "SEED_SimCLR",
 ]  # fmt: skip
-TWO_VIEWS = ("CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "InfoNCEv2_distill", "MSELoss")
-
-
-class Method(NamedTuple):
-    """What is known of a method without its config.
-
-    Attributes:
-        criteria: base losses; the first is the one that belongs to it.
-        head: the submodule that makes the predictions of the base loss; "": the outputs are.
-        own_head: the key of SSL.SETTING by which narrower passes have a head of their own; "": they never have.
-        copies: it has a momentum copy. queue: of keys. teacher: it is a method of `distill`.
-    """
-
-    criteria: tuple[str, ...]
-    head: str = ""
-    own_head: str = ""
-    copies: bool = False
-    queue: bool = False
-    teacher: bool = False
-
-
-METHODS = {
-    "SimCLR": Method(("InfoNCEv2", *TWO_VIEWS), own_head="PREDICTOR"),
-    "SimCLR_Momentum": Method(("InfoNCEv2_distill", *TWO_VIEWS), own_head="PREDICTOR", copies=True),
-    "BYOL": Method(TWO_VIEWS, "predictor", "NEW_DISTILL_HEAD", copies=True),
-    "SimSiam": Method(TWO_VIEWS, "predictor"),
-    "SimSiam_Momentum": Method(TWO_VIEWS, "predictor", "NEW_DISTILL_HEAD", copies=True),
-    "MoCo": Method(("CrossEntropy",), copies=True, queue=True),
-    "MoCo_v3": Method(("InfoNCE",), "predictor", "NEW_DISTILL_HEAD", copies=True),
-    "SEED": Method(("soft_distill",), queue=True, teacher=True),
-    "SEED_MSE": Method(TWO_VIEWS, "predictor", teacher=True),
-    "SEED_SimCLR": Method(("InfoNCEv2_distill", *TWO_VIEWS), teacher=True),
-}
-DISTILLED = tuple(name for name, known in METHODS.items() if known.teacher)
 TRANSFER = ("aircraft", "caltech101", "dtd", "flowers", "food101", "pets")
-Kind = Literal["plain", "universal", "switchable"]
-TIMM = {"mobilenetv2": "mobilenetv2_100"}  # the authors' name of a net -> timm's
 LIST = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
-
-
-class Net(NamedTuple):
-    """What `MODEL.ARCH` names: timm's net, and whether its batch norm is shared by all widths or private to each."""
-
-    name: str
-    kind: Kind
-
-    @property
-    def arch(self) -> str:
-        """A name that `net_of` reads."""
-        return {"universal": "us_", "switchable": "s_", "plain": ""}[self.kind] + self.name
-
-
-def net_of(arch: str) -> Net:
-    """Of the authors' name (`us_cifar_resnet18`: universally slimmable, `s_...`: switchable, else plain) or timm's."""
-    prefix, _, rest = arch.partition("_")
-    kind: Kind = "universal" if prefix == "us" else "switchable" if prefix == "s" else "plain"
-    name = arch if kind == "plain" else rest
-    return Net(TIMM.get(name, name), kind)
 
 
 def _distinct(value: tuple[float, ...]) -> tuple[float, ...]:

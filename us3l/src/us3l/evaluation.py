@@ -21,9 +21,10 @@ from lowbit.models.weights import branch_of, load_
 from lowbit.train.bn_statistics import batchnorms
 from lowbit.train.session import Session
 from us3l import authors
-from us3l.config import Config, Net, Ofa, net_of
+from us3l.config import Config, Ofa
 from us3l.layers import at_width
 from us3l.load import FORMAT, Us3lHeader
+from us3l.names import Net, net_of
 from us3l.slim import Size, network
 from us3l.statistics import channels_of, width_of_statistics
 from us3l.widths import show_width

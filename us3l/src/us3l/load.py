@@ -25,8 +25,9 @@ from lowbit.options import MOST_CLASSES
 from lowbit.train.protocol import Objective
 from lowbit.train.state import on_cpu, rename
 from us3l import authors
-from us3l.config import Config, Net
+from us3l.config import Config
 from us3l.methods import encoder_of
+from us3l.names import Net
 from us3l.slim import kind_of, network, sub_network, without_statistics_
 from us3l.statistics import width_of_statistics
 

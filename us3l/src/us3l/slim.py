@@ -17,8 +17,8 @@ from lowbit.models.create import create_model
 from lowbit.models.surgery import of_kind, replace_, run_blank
 from lowbit.quant.layers import to_plain_
 from us3l.channels import channel_groups
-from us3l.config import Kind, Net
 from us3l.layers import SlimConv2d, SlimLinear, at_width, set_width_
+from us3l.names import Kind, Net
 from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from us3l.widths import Width
 

@@ -7,16 +7,14 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lowbit.config.keys.root import LINEAR_EVAL, PRETRAINED, RESUME, WARMUP_FC, Root
+from lowbit.config.keys.root import LINEAR_EVAL, PRETRAINED, WARMUP_FC, Root
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
 from lowbit.evaluate.linear import LinearEvaluation
 from lowbit.evaluate.pretrained import load_pretrained_, matching_classifier
 from lowbit.options import LinearOptions, OptimOptions, RunOptions
-from lowbit.train.configured import batch_of, described, refuse, shared
+from lowbit.train.configured import batch_of, job_of, refuse
 from lowbit.train.epochs import Due
-from lowbit.train.job import Job
-from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.schedule import Schedule
 from lowbit.train.session import Session
@@ -122,16 +120,12 @@ def run_linear(
         views=of.shown if own.cache_features else of.views, shown=of.shown,
         batch=min(EVAL_BATCH, 2 * train.BATCH_SIZE),
     )  # fmt: skip
-    stage, batch = (
-        Stage(task.objective(optimizer), train.EPOCHS, rates),
-        batch_of(train, session, own.keep_global_batch),
-    )
-    facts = {**task.facts, **of.facts}
-    job = Job(
-        session, command, [stage], session.loader(of.train, task.views, batch), batch, header=header, facts=facts,
-        shared=shared(config, of.unused, optim) | {"cache_features": own.cache_features, CONTENT: of.content},
-        described=described(name, own, optim, header["config"]), best=best, log_every=train.PRINT_FREQ,
-        prefixes={"student.net." if train.LINEAR_EVAL else "student.": ""}, resume_option=RESUME,
+    batch, facts = batch_of(train, session, own.keep_global_batch), {**task.facts, **of.facts}
+    job = job_of(
+        session, command, config, task.objective(optimizer), rates, session.loader(of.train, task.views, batch), batch,
+        header=header, unused=of.unused, name=name, own=own, optim=optim, facts=facts, best=best,
+        also={"cache_features": own.cache_features, CONTENT: of.content},
+        prefixes={"student.net." if train.LINEAR_EVAL else "student.": ""},
     )  # fmt: skip
     job.check()
     if job.planned({**facts, "dataset": train.DATASET}, passes=1 if task.caches else None):

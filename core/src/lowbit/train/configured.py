@@ -7,14 +7,17 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from lowbit.config.keys.root import MAY_DIFFER, PRETRAINED, Root
+from lowbit.config.keys.root import MAY_DIFFER, PRETRAINED, RESUME, Root
 from lowbit.config.keys.train import BATCH, Train
 from lowbit.config.unused import used_values
+from lowbit.data.loader import Loader
 from lowbit.errors import InputError
 from lowbit.models.create import check_arch
 from lowbit.options import DATASETS, OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan, per_process
+from lowbit.train.job import Job
 from lowbit.train.optim import make_optimizer, make_schedule, parameter_groups
+from lowbit.train.protocol import Objective, Stage
 from lowbit.train.schedule import Schedule
 from lowbit.train.session import Session
 
@@ -112,3 +115,35 @@ def shared(config: Root, unused: Collection[str], optim: OptimOptions) -> dict[s
     """
     flags = {"--opt": optim.opt, "--sched": optim.sched, "--warmup-epochs": optim.warmup_epochs}
     return {**used_values(config, {*unused, *MAY_DIFFER}), **flags}
+
+
+def job_of(
+    session: Session, command: str, config: Root, objective: Objective, rates: Mapping[str, Schedule], loader: Loader,
+    batch: BatchPlan, *, header: Mapping[str, Any], unused: Collection[str], name: str, own: Any, optim: OptimOptions,
+    also: Mapping[str, Any] | None = None, **more: Any,
+) -> Job:  # fmt: skip
+    """The training of one objective by a config.
+
+    Args:
+        session: and the further arguments of `Job`, with the epochs of the config.
+        command: likewise.
+        config: resolved.
+        objective: of the only stage.
+        rates: its learning rates.
+        loader: likewise.
+        batch: likewise.
+        header: likewise; its entry `config` is the dumped config.
+        unused: as in `shared`.
+        name: as in `described`.
+        own: likewise.
+        optim: likewise.
+        also: more that a resumed run must have in common with its start.
+        more: likewise.
+    """
+    train = config.TRAIN
+    return Job(
+        session, command, [Stage(objective, train.EPOCHS, rates)], loader, batch, header=header,
+        shared={**shared(config, unused, optim), **(also or {})},
+        described=described(name, own, optim, header["config"]), log_every=train.PRINT_FREQ, resume_option=RESUME,
+        **more,
+    )  # fmt: skip

@@ -8,18 +8,15 @@ without times; copies by epoch (`checkpoint_0020.pth.tar`) hold the weights alon
 from pathlib import Path
 
 from lowbit.checkpoint.write import write_checkpoint
-from lowbit.config.keys.root import RESUME
 from lowbit.errors import InputError
 from lowbit.evaluate.pretraining import Monitored, open_pictures, run_pretraining
 from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import Cfg, pretrained_cfg
 from lowbit.options import OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan, check_queue, check_shuffle
-from lowbit.train.configured import batch_of, check_training, dataset_of, described, shared
+from lowbit.train.configured import batch_of, check_training, dataset_of, job_of
 from lowbit.train.copies import Copies
 from lowbit.train.epochs import after_multiples
-from lowbit.train.job import Job
-from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from ssql import authors, load
@@ -58,12 +55,10 @@ def pretrain(
         if own.authors_layout:
             check_layout(config, objective)
         cfg = pretrained_cfg(pictures.plain, pictures.size)
-        header = load.header(config, cfg)
-        job = Job(
-            session, "ssl", [Stage(objective, config.TRAIN.EPOCHS, rates(config, "ssl", optim))], loader, batch,
-            header=header, shared=shared(config, without_effect("ssl", config, optim.sched), optim),
-            described=described(name, own, optim, header["config"]), log_every=config.TRAIN.PRINT_FREQ,
-            prefixes=load.PREFIXES, resume_option=RESUME, facts=pictures.facts,
+        job = job_of(
+            session, "ssl", config, objective, rates(config, "ssl", optim), loader, batch,
+            header=load.header(config, cfg), unused=without_effect("ssl", config, optim.sched),
+            name=name, own=own, optim=optim, prefixes=load.PREFIXES, facts=pictures.facts,
         )  # fmt: skip
         monitored = Monitored(encoder="encoder_q", dim=config.SSL.SETTING.DIM, pictures=pictures, every=own.probe_every)
         return run_pretraining(

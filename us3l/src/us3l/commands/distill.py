@@ -13,8 +13,9 @@ from lowbit.models.weights import branch_of, load_
 from lowbit.options import RunOptions
 from lowbit.train.run import Result
 from us3l.commands.pretrain import pretrain
-from us3l.config import DISTILLED, Config, net_of
+from us3l.config import Config
 from us3l.methods import PROJECTORS, build
+from us3l.names import DISTILLED, net_of
 
 
 def distill(options: RunOptions, config: Config, **given: Any) -> Result | None:

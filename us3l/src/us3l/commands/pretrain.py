@@ -9,19 +9,17 @@ import dataclasses
 import logging
 from collections.abc import Callable
 
-from lowbit.config.keys.root import RESUME
 from lowbit.errors import InputError
 from lowbit.evaluate.pretraining import Context, Monitored, open_pictures, run_pretraining
 from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import OptimOptions, PretrainOptions, RunOptions
 from lowbit.train.batch import BatchPlan, check_queue
-from lowbit.train.configured import batch_of, check_training, dataset_of, described, shared
+from lowbit.train.configured import batch_of, check_training, dataset_of, job_of
 from lowbit.train.copies import Copies
 from lowbit.train.folder import RunFolder
-from lowbit.train.job import Job
 from lowbit.train.process import has_gpu
-from lowbit.train.protocol import Objective, Stage
+from lowbit.train.protocol import Objective
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from us3l import load, methods
@@ -61,12 +59,10 @@ def pretrain(
         loader = session.loader(pictures.train, pictures.views, batch, labels=False, **views)
         session.place(objective, sync_batchnorm=train.SYNC_BN)
         cfg = pretrained_cfg(pictures.plain, pictures.size)
-        header = load.header(config, cfg)
-        job = Job(
-            session, command, [Stage(objective, train.EPOCHS, rates(config, command, optim))], loader, batch,
-            header=header, shared=shared(config, without_effect(command, config, optim.sched), optim),
-            described=described(name, own, optim, header["config"]), log_every=train.PRINT_FREQ,
-            prefixes=load.PREFIXES, resume_option=RESUME, facts=pictures.facts,
+        job = job_of(
+            session, command, config, objective, rates(config, command, optim), loader, batch,
+            header=load.header(config, cfg), unused=without_effect(command, config, optim.sched),
+            name=name, own=own, optim=optim, prefixes=load.PREFIXES, facts=pictures.facts,
         )  # fmt: skip
         encoder, widths = objective.get_submodule(ENCODER), config.trained_widths()
         narrow, wide = min(widths), max(widths)

@@ -7,7 +7,6 @@ Accuracies at each width come after every 20th epoch and the last, as theirs.
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from lowbit.config.keys.root import RESUME
 from lowbit.data.loader import EvalLoader
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
@@ -16,10 +15,9 @@ from lowbit.evaluate.linear import accuracy_line
 from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import BatchOptions, OptimOptions, RunOptions
-from lowbit.train.configured import batch_of, dataset_of, described, shared
+from lowbit.train.configured import batch_of, dataset_of, job_of
 from lowbit.train.epochs import after_multiples, print_epoch_lines
-from lowbit.train.job import Job
-from lowbit.train.protocol import Clock, Objective, Stage
+from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Probe, Result
 from lowbit.train.session import Session
 from us3l import load
@@ -61,13 +59,11 @@ def slimmable(
             distills=ofa.DISTILL, step_per_batch=ofa.STEP_PER == "batch",
         )  # fmt: skip
         cfg = pretrained_cfg(shown, (3, side, side), pictures.classes)
-        header = load.header(config, cfg, classes)
         facts = {"widths": [show_width(width) for width in objective.widths], "classes": classes}
-        job = Job(
-            session, "slimmable", [Stage(objective, train.EPOCHS, rates(config, "slimmable", optim))], loader, batch,
-            header=header, shared=shared(config, without_effect("slimmable", config, optim.sched), optim), facts=facts,
-            described=described(name, own, optim, header["config"]), prefixes={"student.": ""},
-            log_every=train.PRINT_FREQ, resume_option=RESUME,
+        job = job_of(
+            session, "slimmable", config, objective, rates(config, "slimmable", optim), loader, batch,
+            header=load.header(config, cfg, classes), unused=without_effect("slimmable", config, optim.sched),
+            name=name, own=own, optim=optim, prefixes={"student.": ""}, facts=facts,
         )  # fmt: skip
         job.check()
         if job.planned({**facts, "dataset": train.DATASET}):
