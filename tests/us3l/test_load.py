@@ -17,11 +17,12 @@ from lowbit.loading import load
 from lowbit.models.create import create_model
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.train.process import make_accelerator
+from lowbit.train.state import rename
 from us3l import authors
 from us3l.config import Config
 from us3l.evaluation import open_pretrained
 from us3l.layers import at_width
-from us3l.load import from_checkpoint, header, state_dict
+from us3l.load import PREFIXES, from_checkpoint, header
 from us3l.methods import build
 from us3l.names import net_of
 from us3l.slim import network, sub_network
@@ -41,7 +42,10 @@ def config_of(arch: str = "us_cifar_resnet8_1x1", kind: str = "BYOL", **ofa: Any
 
 def checkpoint_of(config: Config, **more: Any) -> tuple[dict[str, Any], nn.Module]:
     objective = build(config, SIZE)
-    return {**header(config, CFG, **more), "state_dict": state_dict(objective)}, objective.encoder_q
+    return {
+        **header(config, CFG, **more),
+        "state_dict": dict(rename(objective.state_dict(), PREFIXES)),
+    }, objective.encoder_q
 
 
 def calibrated(net: nn.Module, width: float, x: Tensor = X) -> nn.Module:

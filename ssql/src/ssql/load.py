@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from lowbit.checkpoint.check import load_state_
 from lowbit.checkpoint.header import Header, PictureSize, read_header
-from lowbit.config.tree import dump_config
 from lowbit.errors import InputError
 from lowbit.models.create import check_size
-from lowbit.models.pretrained_cfg import ENTRY
+from lowbit.models.pretrained_cfg import Cfg
+from lowbit.train.configured import header_of
 from lowbit.train.protocol import Objective
 from lowbit.train.state import on_cpu, rename
 from ssql import authors
@@ -37,20 +37,10 @@ class SslHeader(Header):
     config: Annotated[Config, BeforeValidator(lambda said: Config.model_validate_json(json.dumps(said)))]
 
 
-def header(config: Config, cfg: Mapping[str, Any], classes: int | None = None) -> dict[str, Any]:
-    """What every checkpoint of ours says beside `state_dict`; paths of the run are left out.
-
-    Args:
-        config: of the run.
-        cfg: how pictures are shown (`lowbit.models.pretrained_cfg`).
-        classes: of a classifier; None: pretraining's encoder.
-    """
-    said = dump_config(config)
-    said["OUTPUT"], said["MODEL"]["CHECKPOINT"] = "", ""
-    facts: dict[str, Any] = {"arch": config.MODEL.ARCH, "type": config.SSL.TYPE, "input_size": cfg["input_size"]}
-    if classes is not None:
-        facts |= {"type": "classifier", "classes": classes}
-    return {"format": FORMAT, "package": "ssql", **facts, ENTRY: cfg, "config": said}
+def header(config: Config, cfg: Cfg, classes: int | None = None) -> dict[str, Any]:
+    """See `lowbit.train.configured.header_of`; `classes` of a classifier, None: pretraining's encoder."""
+    kind = {"type": config.SSL.TYPE} if classes is None else {"type": "classifier", "classes": classes}
+    return header_of("ssql", FORMAT, config, config.MODEL.ARCH, cfg, **kind)
 
 
 def state_dict(objective: Objective) -> dict[str, Tensor]:

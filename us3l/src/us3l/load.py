@@ -12,18 +12,16 @@ from functools import partial
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from lowbit.checkpoint.check import load_state_
 from lowbit.checkpoint.header import Header, PictureSize, read_header
-from lowbit.config.tree import dump_config
 from lowbit.config.values import Share
 from lowbit.errors import InputError
 from lowbit.models.create import check_size
-from lowbit.models.pretrained_cfg import ENTRY
+from lowbit.models.pretrained_cfg import Cfg
 from lowbit.options import MOST_CLASSES
-from lowbit.train.protocol import Objective
-from lowbit.train.state import on_cpu, rename
+from lowbit.train.configured import header_of
 from us3l import authors
 from us3l.config import Config
 from us3l.methods import encoder_of
@@ -67,33 +65,27 @@ class Us3lHeader(Header):
 
 def header(
     config: Config,
-    cfg: Mapping[str, Any],
+    cfg: Cfg,
     classes: int | None = None,
     width: float | None = None,
     widths: Sequence[float] | None = None,
 ) -> dict[str, Any]:
-    """What every checkpoint of ours says beside `state_dict`; paths of the run are left out.
+    """See `lowbit.train.configured.header_of`.
 
     Args:
         config: of the run.
-        cfg: how pictures are shown (`lowbit.models.pretrained_cfg`).
+        cfg: how pictures are shown.
         classes: of a classifier; 0: of a backbone; None: pretraining's encoder.
         width: that the batch-norm statistics are of; None: that of a training at one width, else none.
         widths: that were trained; None: as the config says.
     """
-    said, widths = dump_config(config), list(widths or config.trained_widths(labels=bool(classes)))
-    said["OUTPUT"], said["MODEL"]["CHECKPOINT"] = "", ""
+    widths = list(widths or config.trained_widths(labels=bool(classes)))
     if width is None and len(widths) == 1:
         width = widths[0]
-    facts: dict[str, Any] = {"arch": config.MODEL.net.name, "type": config.SSL.TYPE, "input_size": cfg["input_size"]}
+    kind: dict[str, Any] = {"type": config.SSL.TYPE, "widths": widths, "width": width}
     if classes is not None:
-        facts |= {"type": "classifier" if classes else "backbone", "classes": classes}
-    return {"format": FORMAT, "package": "us3l", **facts, "widths": widths, "width": width, ENTRY: cfg, "config": said}
-
-
-def state_dict(objective: Objective) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, on the CPU, under the keys of the file."""
-    return dict(rename(on_cpu(objective.state_dict()), PREFIXES))
+        kind |= {"type": "classifier" if classes else "backbone", "classes": classes}
+    return header_of("us3l", FORMAT, config, config.MODEL.net.name, cfg, **kind)
 
 
 def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:

@@ -9,10 +9,12 @@ from torch.optim import Optimizer
 
 from lowbit.config.keys.root import MAY_DIFFER, PRETRAINED, RESUME, Root
 from lowbit.config.keys.train import BATCH, Train
+from lowbit.config.tree import dump_config
 from lowbit.config.unused import used_values
 from lowbit.data.loader import Loader
 from lowbit.errors import InputError
 from lowbit.models.create import check_arch
+from lowbit.models.pretrained_cfg import ENTRY, Cfg
 from lowbit.options import DATASETS, OptimOptions, RunOptions
 from lowbit.train.batch import BatchPlan, per_process
 from lowbit.train.job import Job
@@ -115,6 +117,23 @@ def shared(config: Root, unused: Collection[str], optim: OptimOptions) -> dict[s
     """
     flags = {"--opt": optim.opt, "--sched": optim.sched, "--warmup-epochs": optim.warmup_epochs}
     return {**used_values(config, {*unused, *MAY_DIFFER}), **flags}
+
+
+def header_of(package: str, newest: int, config: Root, arch: str, cfg: Cfg, **more: Any) -> dict[str, Any]:
+    """What every checkpoint of a training by a config says beside `state_dict`; paths of the run are left out.
+
+    Args:
+        package: import name of the method's package.
+        newest: format that it writes.
+        config: of the run.
+        arch: timm name of the net.
+        cfg: how pictures are shown.
+        more: entries of the method.
+    """
+    said = dump_config(config)
+    said["OUTPUT"], said["MODEL"]["CHECKPOINT"] = "", ""
+    facts = {"format": newest, "package": package, "arch": arch, "input_size": cfg["input_size"]}
+    return {**facts, **more, ENTRY: cfg, "config": said}
 
 
 def job_of(
