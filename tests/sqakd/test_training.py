@@ -140,7 +140,7 @@ def test_dorefa_has_one_optimizer(sqakd: Sqakd, few: Line, tmp_path: Path) -> No
         (("--weight_levels", 4, "--wbits", 3), "give one of the two flags"),
         (("--baseline", "True", "--quantizer", "lsq"), "--quantizer ste"),
         (("--kd_gamma", 0), "has no loss"),
-        (("--load_pretrain", "True"), "there is no such file"),
+        (("--load_pretrain", "True"), "is not a file"),
         (("--quantizer", "lsq"), "no 1-bit weights"),
         (("--exclude", "nothing*"), "matches no layer"),
         (("--compile",), "--use_hessian False"),

@@ -11,12 +11,18 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
 
+from lowbit.data.datasets import load_dataset
+from lowbit.data.loader import EvalLoader
+from lowbit.data.recipe import dataset_channels, plain
 from lowbit.errors import EXIT_DONE, EXIT_FAULT, InputError, Stopped
+from lowbit.evaluate.class_means import class_means_top1
 from lowbit.evaluate.collapse import HEALTHY
+from lowbit.evaluate.features import Features, extract
 from lowbit.evaluate.table import Row, plot, side_by_side
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
@@ -24,6 +30,7 @@ from lowbit.options import RunOptions
 from lowbit.quant.binary import binarize_
 from lowbit.train import console
 from lowbit.train.folder import RunFolder
+from lowbit.train.process import make_accelerator
 
 NEEDED = 10.0  # points between the trained and the random-weight backbone
 
@@ -140,6 +147,17 @@ def verdict(probe: str, trained: float, random: float, needed: float) -> tuple[b
     useful = trained - random >= needed
     said = f"{probe}: trained backbone {trained:.2f} %, random weights {random:.2f} %"
     return useful, said + ("" if useful else f": less than {needed:g} points apart, so this demo shows nothing")
+
+
+def probe_digits(model: nn.Module) -> float:
+    """Nearest class mean on the digits, of the features in front of the last layer, in percent."""
+    accelerator, shown = make_accelerator(), plain(dataset_channels("digits"))
+    model = model.to(accelerator.device)
+
+    def features(split: Literal["train", "test"]) -> Features:
+        return extract(model, EvalLoader(load_dataset("digits", Path(), split), shown, batch_size=60), accelerator)
+
+    return class_means_top1(features("train"), features("test"))
 
 
 def verdict_without_labels(

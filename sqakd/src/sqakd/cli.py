@@ -3,24 +3,16 @@
 Flags of the authors keep their names, defaults and meanings; what they edited into files has flags of its own.
 """
 
-import functools
-from collections.abc import Sequence
+import shlex
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from lowbit.cli.options import (
-    OPTIMIZERS,
-    SCHEDULES,
-    Decorator,
-    gathered,
-    ignored_note,
-    ignored_options,
-    run_options,
-)
-from lowbit.cli.parsing import COUNT, MANY, WORKER_COUNT, Real, Switch, UserPath
+from lowbit.cli.options import OPTIMIZERS, SCHEDULES, Decorator, gathered, ignored_note, ignored_options, run_options
+from lowbit.cli.parsing import COUNT, MANY, WORKER_COUNT, Real, Several, Switch, UserPath
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
 from lowbit.options import DATASETS, MAX_SIDE, QUANTIZERS, WORKERS, RunOptions
@@ -40,21 +32,6 @@ IGNORED_BY_MAIN = {
 }  # fmt: skip
 
 
-class Milestones(click.ParamType):
-    """Epochs as the authors write them, `150-300`."""
-
-    name = "EPOCH-EPOCH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """As numbers."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).split("-")
-        if not all(part.isdecimal() and len(part) < 9 for part in parts):
-            self.fail(f"{value!r} is not of the form 150-300", param, ctx)
-        return tuple(map(int, parts))
-
-
 @click.group(cls=Group, name="sqakd")
 @click.version_option(__version__)
 def cli() -> None:
@@ -64,18 +41,7 @@ def cli() -> None:
 main = cli.script  # the console script
 
 
-def training(command: str, flags: Sequence[Decorator]) -> Decorator:
-    """Give a training its own flags as `own: TrainOptions`."""
-
-    def probe() -> None: ...
-
-    for flag in flags:
-        flag(probe)
-    names = {str(param.name): str(param.name) for param in probe.__click_params__}  # type: ignore[attr-defined]
-    return gathered("own", functools.partial(train_options, command), flags, names)
-
-
-def common(arch: str, *, epochs: int, dataset: str | None, freq: int) -> list[Decorator]:
+def common(arch: str, *, epochs: int, dataset: str | None) -> list[Decorator]:
     """What all three have."""
     return [
         click.option("--dataset", type=click.Choice(DATASETS), default=dataset,
@@ -92,21 +58,24 @@ def common(arch: str, *, epochs: int, dataset: str | None, freq: int) -> list[De
         click.option("--calibration", type=MANY, default=1024, show_default=True, metavar="N", help="Training pictures "
                      "that batch norm is re-estimated on for the second figure; 0: none."),
         click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --resume FILE, or what would be trained."),
-        click.option("-p", "--print-freq", type=COUNT, default=freq, show_default=True, help="Steps between log lines"),
+        click.option("-p", "--print-freq", type=COUNT, default=100, show_default=True, help="Steps between log lines"),
     ]  # fmt: skip
 
 
 def rate_flags(of: str, opt: str, lr: float) -> list[Decorator]:
     """Optimizer and learning rate of the weights (m) or of the quantizers (q), as in the CIFAR programs."""
     more = (("--opt",), ("--sched",)) if of == "m" else ((), ())
+    factor = click.option("--gamma", type=Real(0, 1000, min_open=True), default=0.1, show_default=True,
+                          help="Factor of a step schedule.")  # fmt: skip
     return [
+        *([factor] if of == "m" else ()),
         click.option(f"--optimizer_{of}", *more[0], f"optimizer_{of}", default=opt, show_default=True,
                      type=click.Choice(OPTIMIZERS, case_sensitive=False)),
         click.option(f"--lr_{of}", type=POSITIVE, default=lr, show_default=True),
         click.option(f"--lr_{of}_end", type=Real(0), default=0.0, show_default=True),
         click.option(f"--lr_scheduler_{of}", *more[1], f"lr_scheduler_{of}", type=click.Choice(SCHEDULES),
                      default="cosine", show_default=True, help="By epoch."),
-        click.option(f"--decay_schedule_{of}", type=Milestones(), default="150-300", show_default=True),
+        click.option(f"--decay_schedule_{of}", metavar="EPOCH-EPOCH", default="150-300", show_default=True),
     ]  # fmt: skip
 
 
@@ -151,19 +120,13 @@ def distill_flags(gamma: str, alpha: str) -> list[Decorator]:
     ]  # fmt: skip
 
 
-def shared(**more: Any) -> Decorator:
-    """The shared options of a CIFAR program."""
-    return run_options(output_flags=("--log_dir", "--output"), **more)
-
-
+shared = partial(run_options, output_flags=("--log_dir", "--output"))
 WORKERS_TOO = click.option("--num_workers", "workers", type=WORKER_COUNT, default=WORKERS, hidden=True)
-GAMMA = click.option("--gamma", type=Real(0, 1000, min_open=True), default=0.1, show_default=True,
-                     help="Factor of a step schedule.")  # fmt: skip
 
 
 @cli.command("train_fp", epilog=ignored_note(IGNORED))
-@training("train_fp", [
-    *common("resnet20_fp", epochs=400, dataset="cifar10", freq=100), *rate_flags("m", "sgd", 0.1), GAMMA,
+@gathered("own", partial(train_options, "train_fp"), [
+    *common("resnet20_fp", epochs=400, dataset="cifar10"), *rate_flags("m", "sgd", 0.1),
 ])  # fmt: skip
 @WORKERS_TOO
 @shared(output_note=f"default: {RESULTS}/fp, and none with --evaluate")
@@ -174,8 +137,8 @@ def train_fp(options: RunOptions, own: TrainOptions) -> None:
 
 
 @cli.command("train_quant", epilog=ignored_note({**IGNORED, **OF_FEATURES}))
-@training("train_quant", [
-    *common("resnet20_quant", epochs=400, dataset="cifar10", freq=100), *rate_flags("m", "adam", 1e-3), GAMMA,
+@gathered("own", partial(train_options, "train_quant"), [
+    *common("resnet20_quant", epochs=400, dataset="cifar10"), *rate_flags("m", "adam", 1e-3),
     *rate_flags("q", "adam", 1e-5), *quantizer_flags("ewgs", 1),
     click.option("--baseline", cls=Switch, default=False, help="The same as --quantizer ste."),
     click.option("--QWeightFlag", "QWeightFlag", cls=Switch, default=True, help="False: weights stay float."),
@@ -194,8 +157,8 @@ def train_quant(options: RunOptions, own: TrainOptions) -> None:
 
 
 @cli.command("main", epilog=ignored_note(IGNORED_BY_MAIN))
-@training("main", [
-    *common("resnet18", epochs=90, dataset=None, freq=100),
+@gathered("own", partial(train_options, "main"), [
+    *common("resnet18", epochs=90, dataset=None),
     click.option("--optimizer_type", "--opt", "optimizer_m", type=click.Choice(OPTIMIZERS, case_sensitive=False),
                  default="sgd", show_default=True, help="SGD has Nesterov's momentum."),
     click.option("--lr", "--learning-rate", "lr_m", type=POSITIVE, default=1e-4, show_default=True, help="The peak."),
@@ -232,3 +195,56 @@ def _run(options: RunOptions, own: TrainOptions, default: str | None = None) -> 
     if options.output is None and default is None and not options.dry_run:
         raise InputError("--save_root_path (--output) is missing: name the run's folder")
     train(replace(options, output=options.output or (Path(default) if default else None)), own)
+
+
+@cli.command("recipe", context_settings={"ignore_unknown_options": True})
+@click.argument("name", required=False)
+@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION]...")
+@click.option("--print", "only", is_flag=True, help="Print the command line, run nothing.")
+def recipe(name: str | None, more: tuple[str, ...], only: bool) -> None:
+    """Run an experiment of the authors' scripts, OPTIONs replaced; the plain command line is printed first.
+
+    Without NAME the recipes are listed.
+    """
+    from lowbit.train import console
+    from sqakd.commands.recipe import command_of, names
+
+    line = command_of(name, more) if name else []
+    console.say(*([shlex.join(["sqakd", *line])] if line else names()))
+    if line and not only:
+        cli.commands[line[0]].main(line[1:], f"sqakd {line[0]}", standalone_mode=False)
+
+
+@cli.command("sweep")
+@click.argument("file", type=FILE)
+@click.option("--dataset", type=click.Choice(DATASETS), default="cifar10", show_default=True)
+@click.option(
+    "--bits", cls=Several, type=click.IntRange(1, 16), default=(8, 4, 3, 2), show_default=True, metavar="N..."
+)
+@click.option("--probe-epochs", type=COUNT, default=20, show_default=True)
+@run_options(training=False)
+def sweep(options: RunOptions, file: Path, dataset: str, bits: tuple[int, ...], probe_epochs: int) -> None:
+    """Evaluate a student at several bits: k-NN and a probe, one table."""
+    from sqakd.commands.sweep import sweep
+
+    sweep(options, file, dataset, bits, probe_epochs)
+
+
+@cli.command("export")
+@click.argument("file", type=FILE)
+@click.option("--format", "form", type=click.Choice(["packed"]), default="packed", expose_value=False)
+@run_options(data=False, training=False)
+def export(options: RunOptions, file: Path) -> None:
+    """Write a student as one file with its codes at their own bits, which lowbit.load reads."""
+    from sqakd.commands.export import export
+
+    export(options, file)
+
+
+@cli.command("demo")
+@run_options(training=False, output_note="default: runs/sqakd-demo")
+def demo(options: RunOptions) -> int:
+    """Show it all on the digits: a teacher, then W2A2 with labels and without, by three quantizers."""
+    from sqakd.commands.demo import demo
+
+    return demo(options)

@@ -49,12 +49,7 @@ def tiny_schedule(peak: float, warmup: int, end: float = 0.0) -> Schedule:
     """Of `main`, by iteration t of T: a line from 1e-4 to the peak in W steps, then half a cosine.
 
     1e-4 + (peak - 1e-4) / (W - 1) (t - 1) for t < W (so just below 1e-4 at 0), else
-    end + (peak - end) (1 + cos(pi (t - W) / (T - W))) / 2.
-
-    Args:
-        peak: the full rate.
-        warmup: W, in steps; 0: none.
-        end: the last rate.
+    end + (peak - end) (1 + cos(pi (t - W) / (T - W))) / 2. `warmup` is W, in steps.
     """
 
     def rate(clock: Clock) -> float:

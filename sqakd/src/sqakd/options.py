@@ -7,7 +7,7 @@ from typing import Any
 
 from lowbit.errors import InputError
 
-CIFAR, TINY = ("train_fp", "train_quant"), "main"  # the authors' programs
+TINY = "main"  # of the authors' programs
 NETS = {
     "cifar": {"resnet20": "cifar_resnet20_pad", "resnet32": "cifar_resnet32_pad", "vgg8_bn": "cifar_vgg8",
               "vgg13_bn": "cifar_vgg13"},
@@ -26,7 +26,7 @@ class TrainOptions:
     """Of the three trainings; names and defaults are those of `train_quant` where it has them.
 
     Attributes:
-        command: of CIFAR or TINY. arch: timm name. dataset: a name of `lowbit.options.DATASETS`; None: by the folder.
+        command: its name. arch: timm name. dataset: a name of `lowbit.options.DATASETS`; None: by the folder.
         epochs: of the schedule. batch_size: pictures per step, of the whole job. image_size: pixels; None: as usual.
         optimizer_m, lr_m, lr_m_end, lr_scheduler_m, decay_schedule_m, momentum, weight_decay: of the weights.
         optimizer_q, lr_q, lr_q_end, lr_scheduler_q, decay_schedule_q, weight_decay_q: of the quantizers' parameters.
@@ -34,8 +34,7 @@ class TrainOptions:
         smoothing: of labels.
         quantizer: of `lowbit.options.QUANTIZERS`; "": float. wbits, abits: 0: float.
         delta_w, delta_a: of EWGS. hessian_every: epochs; 0: constant. released: of `LearnedConfig`.
-        include, exclude: patterns of layers. first_last: of ENDS.
-        start: file of the float weights.
+        include, exclude: patterns of layers. first_last: of ENDS. start: file of the float weights.
         distill, teacher_path, teacher_arch, kd_t, kd_gamma, kd_alpha: of the objective.
         sync_bn: batch norm over all processes. calibration: pictures that batch norm is re-estimated on; 0: it is not.
         evaluate: train nothing. print_freq: steps between log lines.
@@ -106,13 +105,17 @@ def train_options(command: str, **given: Any) -> TrainOptions:
     """Out of a command line.
 
     Args:
-        command: of CIFAR or TINY.
-        given: fields, and the authors' flags that several fields are made of.
+        command: `train_fp`, `train_quant` or TINY.
+        given: fields, and the authors' flags that fields are made of.
 
     Raises:
-        InputError: flags that contradict each other, or that mean nothing.
+        InputError: flags that contradict each other, or mean nothing.
     """
     made = {name: value for name, value in given.items() if name in FIELDS}
+    for name in [name for name in made if name.startswith("decay_schedule")]:
+        if not all(part.isdecimal() and len(part) < 9 for part in made[name].split("-")):
+            raise InputError(f"--{name} {made[name]!r:.80}: epochs are allowed, as in 150-300")
+        made[name] = tuple(map(int, made[name].split("-")))
     for name in ("arch", "teacher_arch"):
         made[name] = timm_name(command, made.get(name))
     if given.get("load_pretrain"):
@@ -177,8 +180,6 @@ def _bits(given: Mapping[str, Any], bits: str, levels: str, default: int) -> int
 
 def timm_name(command: str, name: str | None) -> str | None:
     """The timm name of an authors' `--arch`, or of any net."""
-    if name is None:
-        return None
-    if command == TINY:
-        return NETS["tiny"].get(name, name)
+    if name is None or command == TINY:
+        return NETS["tiny"].get(str(name), name)
     return NETS["cifar"].get(name.removesuffix("_fp").removesuffix("_quant"), name)

@@ -32,10 +32,9 @@ def quantizers_of(own: TrainOptions, model: nn.Module) -> Quantizers:
 
 
 def _pair(own: TrainOptions, wbits: int, abits: int) -> tuple[LearnedConfig, LearnedConfig]:
-    def config(bits: int, delta: float) -> LearnedConfig:
-        return LearnedConfig(own.quantizer, bits, delta, own.released)
-
-    return config(wbits, own.delta_w), config(abits, own.delta_a)
+    both = (wbits, own.delta_w), (abits, own.delta_a)
+    weight, given = (LearnedConfig(own.quantizer, bits, delta, own.released) for bits, delta in both)
+    return weight, given
 
 
 def quantize_(model: nn.Module, quantizers: Quantizers) -> nn.Module:

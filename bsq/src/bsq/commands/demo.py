@@ -9,28 +9,21 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
 
 from bsq.commands import finetune, opening, prune, report, train
 from bsq.commands.convert import convert
 from bsq.commands.export import export
 from bsq.options import ActOptions, NetOptions, PruneOptions, WidthOptions
-from lowbit.data.datasets import load_dataset
-from lowbit.data.loader import EvalLoader
-from lowbit.data.recipe import dataset_channels, plain
-from lowbit.demo import NEEDED, explain_stop, prepare, run_stage, verdict
+from lowbit.demo import NEEDED, explain_stop, prepare, probe_digits, run_stage, verdict
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
-from lowbit.evaluate.class_means import class_means_top1
-from lowbit.evaluate.features import Features, extract
 from lowbit.loading import load
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions, SgdOptions
 from lowbit.train import console
 from lowbit.train.folder import RunFolder
-from lowbit.train.process import make_accelerator
 
 ARCH = "cifar_resnet8_1x1"
 NET = NetOptions(arch=ARCH, dataset="digits", test_batch=60)
@@ -40,18 +33,6 @@ BITS = (8, 4, 3)  # converted without training; BSQ starts from the first
 PRUNE = SgdOptions(epochs=20, train_batch=64, lr=0.1, schedule=(14,), weight_decay=1e-4)
 SEARCH = PruneOptions(interval=5, target=12.0)
 TUNE = SgdOptions(epochs=10, train_batch=64, lr=0.02, schedule=(6, 8), weight_decay=1e-4)
-
-
-def probe(model: nn.Module) -> float:
-    """Nearest class mean on the digits, of the features in front of the last layer, in percent."""
-    accelerator, shown = make_accelerator(), plain(dataset_channels("digits"))
-    model = model.to(accelerator.device)
-
-    def features(split: Literal["train", "test"]) -> Features:
-        loader = EvalLoader(load_dataset("digits", Path(), split), shown, batch_size=NET.test_batch)
-        return extract(model, loader, accelerator)
-
-    return class_means_top1(features("train"), features("test"))
 
 
 def demo(options: RunOptions) -> int:
@@ -69,9 +50,9 @@ def demo(options: RunOptions) -> int:
         stages = Stages(options, folder.path)
         with explain_stop():
             rows = [stages.float(), *(stages.converted(bits) for bits in BITS), *stages.bsq()]
-        trained = probe(load(folder.path / "float/checkpoint.pth.tar"))
+        trained = probe_digits(load(folder.path / "float/checkpoint.pth.tar"))
         torch.manual_seed(options.seed)
-        random = probe(create_model(ARCH, num_classes=10))
+        random = probe_digits(create_model(ARCH, num_classes=10))
         layers = stages.layers()
         lines = [*table(rows), "", *layer_table(layers)]
         (folder.path / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -147,9 +147,13 @@ def gathered(
         name: of the command's argument.
         build: makes the value (a dataclass, or a function).
         options: click options.
-        keys: click's name of each option -> its parameter in `build`; None: those that `build` has.
+        keys: click's name of each option -> its parameter in `build`; None: those that `build` has, or the names of all
+            options where it takes any.
     """
-    known = {parameter: parameter for parameter in inspect.signature(build).parameters} if keys is None else keys
+    parameters = inspect.signature(build).parameters.values()
+    known = {parameter.name: parameter.name for parameter in parameters} if keys is None else keys
+    if keys is None and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        known = {name: name for name in _names(options)}
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -160,6 +164,14 @@ def gathered(
         return apply_options(options)(wrapper)
 
     return decorate
+
+
+def _names(options: Sequence[Decorator]) -> list[str]:
+    """Click's names of several options."""
+
+    def bare() -> None: ...
+
+    return [str(param.name) for param in apply_options(options)(bare).__click_params__]  # type: ignore[attr-defined]
 
 
 def apply_options(options: Sequence[Decorator]) -> Decorator:

@@ -7,19 +7,22 @@ where every epoch shows the same pictures to a frozen net.
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
+from lowbit.data.fixed import FixedPictures
 from lowbit.data.loader import EvalLoader
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe
-from lowbit.evaluate.batchnorm import reestimated_batchnorm
+from lowbit.evaluate.batchnorm import check_pictures, reestimated_batchnorm
 from lowbit.evaluate.cached import FeatureLoader, FromFeatures, cached, cached_batches
 from lowbit.evaluate.classify import Batches, Scores, classify
 from lowbit.models.heads import linear_classifier
+from lowbit.train.bn_statistics import batchnorms
 from lowbit.train.epochs import Due, print_epoch_lines
 from lowbit.train.folder import RunFolder
 from lowbit.train.job import Job
@@ -27,6 +30,8 @@ from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Probe, Result
 from lowbit.train.session import Session
 from lowbit.train.supervised import Supervised
+
+EVAL_BATCH = 100  # pictures
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +164,34 @@ def reestimated_figures(session: Session, net: nn.Module, test: Batches, batches
         scores = classify(net, test, session.accelerator)
     session.say(f"{accuracy_line(scores)} with batch norm re-estimated")
     return {"top1_bn": scores.top1, "top5_bn": scores.top5, "loss_bn": scores.loss}
+
+
+def looked_at(
+    session: Session, net: nn.Module, sets: tuple[Pictures, Pictures | None, Pictures | None],
+    recipes: tuple[Recipe, Recipe], calibration: int,
+) -> dict[str, Any]:  # fmt: skip
+    """What `figures_of` looks at, {} without test pictures.
+
+    Args:
+        session: of the command.
+        net: whose batch norm is re-estimated.
+        sets: training pictures; of the test; held out.
+        recipes: of training, of evaluation.
+        calibration: pictures that batch norm is re-estimated on, chosen by the seed; 0: none.
+
+    Raises:
+        InputError: batch norm would be re-estimated from one picture.
+    """
+    train, test, held = sets
+    if test is None:
+        return {}
+    loaders = [None if s is None else session.eval_loader(s, recipes[1], EVAL_BATCH) for s in (test, held)]
+    found: dict[str, Any] = {"test": loaders[0], "held": loaders[1]}
+    if calibration and batchnorms(net):
+        fixed = FixedPictures(train, calibration, session.options.seed, session.loader_options())
+        check_pictures(net, len(fixed), f"--calibration {calibration} of {len(train)} training pictures")
+        found["reestimate"] = partial(fixed.trained, recipes[0])
+    return found
 
 
 def figures_of(

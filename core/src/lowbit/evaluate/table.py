@@ -120,3 +120,28 @@ def plot(series: Mapping[str, Sequence[Row]], path: Path) -> None:
     picture = BytesIO()
     figure.savefig(picture, dpi=120, format="png")
     replace_file(path, picture.getvalue())
+
+
+def bars(series: Mapping[str, Sequence[float]], names: Sequence[str], level: tuple[str, float], path: Path) -> None:
+    """Accuracies in percent as groups of bars.
+
+    Args:
+        series: a value for each of `names`, by the name of the method.
+        names: of the groups.
+        level: name and value of a line across.
+        path: of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axes, width = figure.subplots(), 0.8 / len(series)
+    for number, (label, values) in enumerate(series.items()):
+        places = [group + (number + 0.5) * width - 0.4 for group in range(len(names))]
+        axes.bar_label(axes.bar(places, values, 0.95 * width, label=label), fmt="%.1f")
+    axes.axhline(level[1], color="black", linestyle="--", label=level[0])
+    axes.set(ylabel="top-1, %", ylim=(max(0, min(map(min, series.values())) - 15), 103))
+    axes.set_xticks(range(len(names)), names)
+    axes.legend(loc="lower right", fontsize=8)
+    picture = BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    replace_file(path, picture.getvalue())

@@ -4,7 +4,10 @@ quantize_learned_(net, layer_points(net), lambda name: (LearnedConfig("lsq", 4),
 initialize_(net, [first_batch])
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,3 +127,20 @@ def quantizer_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
         for key, parameter in layer.named_parameters()
         if key.partition(".")[0] in ("weight_quantizer", "input_quantizer")
     }
+
+
+@contextmanager
+def at_bits(model: nn.Module, bits: int) -> Iterator[None]:
+    """Inside, weights and inputs that are quantized have that many bits, their parameters as they are.
+
+    Intervals (`ewgs`, `ste`), clipping values (`pact`) and rules (`dorefa`) mean something at any bits.
+    """
+    found: list[Any] = [m for m in model.modules() if isinstance(getattr(m, "config", None), LearnedConfig)]
+    old = [(quantizer, quantizer.config) for quantizer in found if quantizer.config.bits]
+    try:
+        for quantizer, config in old:
+            quantizer.config = replace(config, bits=bits)
+        yield
+    finally:
+        for quantizer, config in old:
+            quantizer.config = config

@@ -1,8 +1,8 @@
 """`sqakd train_fp`, `train_quant` and `main`: a float net, a low-bit one with labels (QAT), or from a teacher (SQAKD).
 
 The student starts from float weights, its quantizers from the first batch, which is the same on all processes. After
-each epoch it is evaluated as it is, and with batch norm re-estimated on training pictures under the training's
-transform (`top1_bn`): its running statistics lag behind weights that cross rounding thresholds.
+each epoch it is evaluated as it is, and with batch norm re-estimated on training pictures, shown as in training
+(`top1_bn`): running statistics lag behind weights that cross rounding thresholds.
 
 Deviations from the authors' programs: `best` is chosen on held-out pictures with `--val-split`; batch-norm statistics
 do not depend on the order of processes; an unset or missing file of weights is an error, not a random start.
@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from lowbit.checkpoint.write import Names
-from lowbit.data.fixed import FixedPictures
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe, from_timm
 from lowbit.errors import InputError
-from lowbit.evaluate.batchnorm import check_pictures
-from lowbit.evaluate.linear import evaluate_student, figures_of
+from lowbit.evaluate.linear import EVAL_BATCH, evaluate_student, figures_of, looked_at
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import check_arch, create_model, create_pretrained, picture_settings
 from lowbit.models.pretrained_cfg import pretrained_cfg
@@ -29,7 +27,6 @@ from lowbit.models.surgery import run_blank
 from lowbit.options import RunOptions
 from lowbit.quant.initialize import initialize_
 from lowbit.train.batch import of_job
-from lowbit.train.bn_statistics import batchnorms
 from lowbit.train.epochs import after_every
 from lowbit.train.job import Job
 from lowbit.train.protocol import Stage
@@ -43,7 +40,6 @@ from sqakd.options import TINY, TrainOptions
 from sqakd.pictures import dataset_of, recipes, shown_side
 from sqakd.quantize import Quantizers, quantize_, quantizers_of
 
-EVAL_BATCH = 100  # pictures
 NAMES = {
     TINY: Names("checkpoints/checkpoint.pth.tar", "checkpoints/model_best.pth.tar"),
     "": Names("checkpoint/last_checkpoint.pth", "checkpoint/best_checkpoint.pth"),
@@ -70,6 +66,11 @@ class Task(NamedTuple):
     classes: int
     teacher: nn.Module | None
 
+    def seen(self, session: Session, own: TrainOptions) -> dict[str, Any]:
+        """What figures are of; {} where pictures have no classes."""
+        sets, recipes = (self.train, self.test, self.held), (self.views, self.shown)
+        return looked_at(session, self.model, sets, recipes, own.calibration)
+
 
 def train(options: RunOptions, own: TrainOptions) -> Result | None:
     """Check, then train, with figures after each epoch, and write the results. None after a dry run.
@@ -78,7 +79,11 @@ def train(options: RunOptions, own: TrainOptions) -> Result | None:
         InputError: before anything is written.
         Stopped: a stop signal came; the run is saved.
     """
-    check(options, own)
+    check_arch(own.arch)
+    if options.pretrained and own.start is not None:
+        raise InputError("--pretrained and --load_pretrain both give the weights; give one of them")
+    if options.compile and own.hessian_every:
+        raise InputError("--compile has no second derivatives: give --use_hessian False with it")
     with open_session(options, own) as session:
         task = prepare(session, own)
         world, parts = session.accelerator.num_processes, options.accumulate
@@ -98,11 +103,11 @@ def train(options: RunOptions, own: TrainOptions) -> Result | None:
             described=own.described, prefixes={"student.": ""}, log_every=own.print_freq,
         )  # fmt: skip
         job.check()
-        seen = None if task.test is None else figures(session, own, task)
+        seen = task.seen(session, own)
         if job.planned({"dataset": session.dataset, "labels": "read" if objective.needs_labels else "not read"}):
             return None
         with job.open() as folder:
-            result = job.fit(folder, [] if seen is None else [evaluate_student(session, due=after_every(1), **seen)])
+            result = job.fit(folder, [] if not seen else [evaluate_student(session, due=after_every(1), **seen)])
             job.write_result(folder, result, {})
             if not task.quantizers:
                 save = partial(save_backbone, task.model, arch=task.arch, cfg=cfg)
@@ -127,7 +132,7 @@ def evaluate(options: RunOptions, own: TrainOptions) -> dict[str, float] | None:
             session.say_facts({**facts, "dataset": session.dataset, "pictures": len(task.test or ())})
             return None
         with session.open_folder(own.command, own.described, facts) as folder:
-            values = figures_of(session, task.model, **figures(session, own, task))
+            values = figures_of(session, task.model, **task.seen(session, own))
             session.write_result(folder, {**values, **facts, "global_batch": EVAL_BATCH})
     return values
 
@@ -140,27 +145,11 @@ def open_session(options: RunOptions, own: TrainOptions, *read: Path | None) -> 
     return Session("sqakd", options, dataset_of(own, options.data), inputs, files=FILES, names=names)
 
 
-def check(options: RunOptions, own: TrainOptions) -> None:
-    """What can be refused before any data is read.
-
-    Raises:
-        InputError: an unknown net, options that do not go together, or a file that is not there.
-    """
-    check_arch(own.arch)
-    if options.pretrained and own.start is not None:
-        raise InputError("--pretrained and --load_pretrain both give the weights; give one of them")
-    if options.compile and own.hessian_every:
-        raise InputError("--compile has no second derivatives: give --use_hessian False with it")
-    for flag, path in (("--pretrain_path", own.start), ("--teacher_path", own.teacher_path)):
-        if path is not None and not path.is_file():
-            raise InputError(f"{flag} {path}: there is no such file: name a checkpoint")
-
-
 def prepare(session: Session, own: TrainOptions, path: str | None = None) -> Task:
     """Data, teacher and student; the latter out of a file, or as it starts.
 
     Raises:
-        InputError: weights of another net, pictures without the classes that are needed, patterns that fit no layer.
+        InputError: weights of another net, pictures without classes that are needed, patterns that fit no layer.
     """
     options, labels = session.options, own.kd_gamma > 0 or own.evaluate
     session.pictures("train", labels=labels)
@@ -204,18 +193,3 @@ def _start(own: TrainOptions, pretrained: bool, classes: int) -> nn.Module:
         what = "is quantized" if found.quantizers else f"is a {found.arch}"
         raise InputError(f"--pretrain_path {own.start}: it {what}: name float weights of a {own.arch}")
     return found.model
-
-
-def figures(session: Session, own: TrainOptions, task: Task) -> dict[str, Any]:
-    """What `lowbit.evaluate.linear.figures_of` looks at.
-
-    Raises:
-        InputError: batch norm would be re-estimated from one picture.
-    """
-    sets = [None if s is None else session.eval_loader(s, task.shown, EVAL_BATCH) for s in (task.test, task.held)]
-    found: dict[str, Any] = {"test": sets[0], "held": sets[1]}
-    if own.calibration and batchnorms(task.model):
-        fixed = FixedPictures(task.train, own.calibration, session.options.seed, session.loader_options())
-        check_pictures(task.model, len(fixed), f"--calibration {own.calibration} of {len(task.train)} pictures")
-        found["reestimate"] = partial(fixed.trained, task.views)
-    return found

@@ -1,0 +1,30 @@
+"""`sqakd recipe`: the experiments of the authors' run scripts, a YAML file each, as command lines of this program."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lowbit.config.files import chain, locate
+
+SHIPPED = Path(str(files("sqakd"))) / "configs"
+
+
+def names() -> list[str]:
+    """Of all recipes: script/branch."""
+    return sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml"))
+
+
+def command_of(name: str, more: Sequence[str] = ()) -> list[str]:
+    """The command line of a recipe, after the program's name; `more`: options, which replace those of one name.
+
+    Raises:
+        InputError: no such recipe.
+    """
+    values: dict[str, Any] = {}
+    for _, given in chain(locate(f"configs/{name}.yaml", SHIPPED, SHIPPED), SHIPPED):
+        values |= given
+    given_too = {text.partition("=")[0] for text in more}
+    flags = {f"--{flag}": value for flag, value in values.items() if flag != "command"}
+    own = (text for flag, value in flags.items() if flag not in given_too for text in (flag, str(value)))
+    return [str(values["command"]), *own, *more]
