@@ -1,13 +1,13 @@
 """Attack the programs with inputs that nobody should have to fear, and report what did not hold.
 
-Usage: python tools/attack.py --seconds 600 --seed 0 [--kind NAME] [--jobs N] [--report FILE] [--from N]
+Usage: python tools/attack.py --seconds 600 --seed 0 [--kind NAME] [--method NAME] [--jobs N] [--report FILE] [--from N]
 
 The promise: bad input is one line of at most 300 characters on stderr and exit code 2, nothing is written, nothing is
 lost, no code is run; a good file is accepted with right values. An input is *broken* by a traceback, another exit code,
 other output, a hang (10 s), memory (1 GiB over the start), a file written, code run, or a wrong result accepted.
 
-Input N of a kind is a function of the seed, the kind and N alone: `--kind NAME --from N --count 1` makes it again, and
-with `--keep FOLDER` its files stay there.
+Input N of a kind is a function of the seed, the methods, the kind and N alone: `--kind NAME --from N --count 1` makes
+it again, and with `--keep FOLDER` its files stay there.
 """
 
 import argparse
@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> int:
     options.add_argument("--seconds", type=float, default=600, help="of attacking; making the good files comes before")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--kind", action="append", help="only this kind (repeatable)")
+    options.add_argument("--method", action="append", help="only this program's files and lines (repeatable)")
     options.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes beside each other")
     options.add_argument("--from", dest="first", type=int, default=0, help="number of the first input of each kind")
     options.add_argument("--count", type=int, help="inputs of each kind")
@@ -37,8 +38,8 @@ def main(arguments: list[str]) -> int:
 
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         tally = attack(
-            Path(folder), given.seconds, given.seed, only=given.kind, jobs=given.jobs, first=given.first,
-            count=given.count, until=given.until, keep=given.keep, report=given.report,
+            Path(folder), given.seconds, given.seed, only=given.kind, methods=given.method, jobs=given.jobs,
+            first=given.first, count=given.count, until=given.until, keep=given.keep, report=given.report,
         )  # fmt: skip
     print(tally.report(given.seed), flush=True)
     return 1 if tally.broken else 0

@@ -226,4 +226,4 @@ def test_each_shipped_config_runs(us3l: Us3l, pretrained: str, tmp_path: Path, n
 def test_a_dry_run_tells_the_plan(us3l: Us3l, line: tuple[object, ...], tmp_path: Path) -> None:
     said = us3l(*line, "--dry-run", "--output", tmp_path / "out").stdout
     plan = dict(text.split(": ", 1) for text in said.splitlines())
-    assert (plan["protocol"], plan["width"], plan["steps"]) == ("probe", "0", "6") and not list(tmp_path.iterdir())
+    assert (plan["protocol"], plan["width"], plan["steps"]) == ("probe", "0.5", "6") and not list(tmp_path.iterdir())

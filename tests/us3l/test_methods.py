@@ -196,6 +196,8 @@ def test_a_teacher_is_read_with_its_projector(method: str, tmp_path: Path) -> No
     assert objective.plan.sampling.fixed == (0.25,)
     assert (objective.keys is not None, objective.n_views) == ((True, 1) if method == "SEED" else (False, 2))
     assert hasattr(objective, "predictor") == (method == "SEED_MSE")
+    with pytest.raises(InputError, match=r"^nosuch is not a file"):
+        teacher_of(config_of(method, TEACHER=own | {"TEACHER_PRETRAINED": "nosuch"}))
     with pytest.raises(InputError, match=r"TEACHER_DIM=16: .*teacher\.pth\.tar"):
         teacher_of(config_of(method, TEACHER=own | {"TEACHER_DIM": 16}))
     with pytest.raises(InputError, match="TEACHER_PRETRAINED"):

@@ -115,6 +115,8 @@ def test_a_switchable_net_has_statistics_of_its_own(us3l: Us3l, small: Path, tmp
         (("--widths", "0.2"), "--widths 0.2 was not trained, only 0.25 to 1"),
         (("--widths", "0"), "is not in (0, 1]"),
         (("--best-under", "0.001"), "no sub-network has"),
+        (("--best-under", "9", "--distinct"), "give one of them"),
+        (("--widths", "1", "--distinct"), "give one of them"),
         (("--dataset", "mnist"), "--dataset mnist"),
         (("--arch", "resnet18"), "it holds a cifar_resnet8_1x1"),
         (("--pretrained",), "--pretrained"),

@@ -21,7 +21,8 @@ import torch
 import torch._dynamo  # the first optimizer imports it: 2 s that every run would spend
 from tools.attacks import checkpoints, configs, endings, exports, folders, lines, pictures
 from tools.attacks.forks import start, wait
-from tools.attacks.methods import METHODS, Seeds, make
+from tools.attacks.method import Method, Seeds, make
+from tools.attacks.methods import METHODS
 from tools.attacks.outcome import Kind, attempt
 
 SOURCES: tuple[Callable[[Seeds], tuple[Kind, ...]], ...] = (
@@ -29,7 +30,7 @@ SOURCES: tuple[Callable[[Seeds], tuple[Kind, ...]], ...] = (
 )  # fmt: skip
 LATER = ("commands.train", "commands.prune", "commands.finetune", "commands.convert", "commands.report",
          "commands.export", "commands.pretrain", "commands.linear", "commands.sweep", "commands.draw",
-         "load", "config")  # fmt: skip
+         "commands.calibrate", "commands.distill", "commands.slimmable", "load", "config")  # fmt: skip
 
 
 @dataclass
@@ -95,8 +96,9 @@ class Tally:
 
 
 def attack(
-    folder: Path, seconds: float, seed: int, *, only: Sequence[str] | None = None, jobs: int = 1, first: int = 0,
-    count: int | None = None, until: str | None = None, keep: Path | None = None, report: Path | None = None,
+    folder: Path, seconds: float, seed: int, *, only: Sequence[str] | None = None, methods: Sequence[str] | None = None,
+    jobs: int = 1, first: int = 0, count: int | None = None, until: str | None = None, keep: Path | None = None,
+    report: Path | None = None,
 ) -> Tally:  # fmt: skip
     """Try inputs for some seconds.
 
@@ -105,6 +107,7 @@ def attack(
         seconds: of attacking, without the making of good files.
         seed: of all inputs.
         only: names of kinds; None: all.
+        methods: names of programs whose files and lines are attacked; None: all.
         jobs: processes beside each other.
         first: number of the first input of each kind.
         count: inputs of each kind; None: as many as the time allows.
@@ -112,7 +115,10 @@ def attack(
         keep: where the files of broken inputs stay.
         report: file that the report is written to, while it goes on.
     """
-    seeds = prepared(folder)
+    names = [method.program for method in METHODS]
+    if unknown := {*(methods or ())} - {*names}:
+        raise SystemExit(f"no method {', '.join(unknown)}; they are {', '.join(names)}")
+    seeds = prepared(folder, [method for method in METHODS if not methods or method.program in methods])
     kinds = [kind for of in SOURCES for kind in of(seeds) if only is None or kind.name in only]
     if not kinds:
         raise SystemExit(f"no kind {only}; they are {', '.join(kind.name for of in SOURCES for kind in of(seeds))}")
@@ -154,18 +160,18 @@ def attack(
     return tally
 
 
-def prepared(folder: Path) -> Seeds:
-    """The good files of all methods, made in processes of their own, and everything imported for the forks to come."""
+def prepared(folder: Path, methods: Sequence[Method]) -> Seeds:
+    """The good files of methods, made in processes of their own, and everything imported for the forks to come."""
     torch.set_num_threads(1)
     tempfile.tempdir = None
-    seeds = Seeds(folder / "seeds")
+    seeds = Seeds(folder / "seeds", methods)
     seeds.folder.mkdir()
     os.environ["MPLCONFIGDIR"] = str(folder / "matplotlib")
     for place in ("train/a", "train/b", "val/a", "val/b"):
         (seeds.folder / "two" / place).mkdir(parents=True)
         for number in range(2):
             (seeds.folder / "two" / place / f"{number}.png").write_bytes(pictures.good("a.png"))
-    for method in METHODS:
+    for method in methods:
         for name in LATER:
             found = f"{method.program}.{name}"
             if importlib.util.find_spec(found):
@@ -184,7 +190,7 @@ def prepared(folder: Path) -> Seeds:
         ready()
         return {}
 
-    forks = [start(partial(making, method), method.program) for method in METHODS]
+    forks = [start(partial(making, method), method.program) for method in methods]
     while forks:
         wait(forks, made)
     if problems:

@@ -1,6 +1,7 @@
 """Checkpoints: bytes, records, contents; read by `lowbit.load`, by commands, and as what a run goes on from."""
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from tools.attacks.damage import bomb, flipped, rewritten, special
-from tools.attacks.methods import METHODS, Method, Seeds, run
+from tools.attacks.method import Method, Seeds, run
 from tools.attacks.outcome import Attempt, Kind
 from tools.attacks.values import authored
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         return replace(given, must="refuse" if refused else "")
 
     def resumed(rng: Random, folder: Path) -> Attempt:
-        method = rng.choice([method for method in METHODS if method.resumes])
+        method = rng.choice([method for method in seeds.methods if method.resumes])
         name = rng.choice([*method.resumes])
         tree, said, refused = authored_run(rng, content(seeds.folder / name))
         path = folder / "checkpoint.pth.tar"
@@ -79,7 +80,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         path = folder / source.name
         if write:
             path.write_bytes(data)
-        command = choose_line(rng, source.name) if rng.random() < 0.25 else None
+        command = choose_line(seeds, rng, source.name) if rng.random() < 0.25 else None
         if command is not None:
             method, text = command
             line = seeds.line(text, FILE=path)
@@ -90,9 +91,12 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
             if same:
                 return other_net(net, good_net(source))
             with torch.serialization.safe_globals(list(HARMLESS)):
-                return not_of_file(net, torch.load(path, map_location="cpu", weights_only=True))
+                return not_of_file(net, torch.load(path, map_location="cpu", weights_only=True), slices=slices(source))
 
         return Attempt(lambda: lowbit.load(path), f"lowbit.load {source.name}: {said}", len(data), check)
+
+    def slices(source: Path) -> bool:
+        return any(method.slices and source.name.startswith(method.program) for method in seeds.methods)
 
     return (
         Kind("checkpoint bytes", bytes_),
@@ -104,13 +108,17 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
 
 def prepare(seeds: Seeds) -> None:
     """The file that is costly to make."""
-    bomb(seeds.folder / "bomb.zip", seeds.of("float.pth.tar")[0].read_bytes())
+    bomb(seeds.folder / "bomb.zip", seeds.of(".pth.tar")[0].read_bytes())
 
 
-def choose_line(rng: Random, name: str) -> tuple[Method, str] | None:
+def choose_line(seeds: Seeds, rng: Random, name: str) -> tuple[Method, str] | None:
     """A command that reads a file of this name."""
     found = [
-        (method, line) for method in METHODS for part, lines in method.reads.items() if part in name for line in lines
+        (method, line)
+        for method in seeds.methods
+        for part, lines in method.reads.items()
+        if part in name
+        for line in lines
     ]
     return rng.choice(found) if found else None
 
@@ -171,21 +179,51 @@ def other_net(net: nn.Module, good: nn.Module) -> str | None:
     return unequal(net.state_dict(), good.state_dict())
 
 
-def not_of_file(net: nn.Module, tree: Any) -> str | None:
-    """The first tensor of a net that is not in the file, or was converted from another kind of number."""
+def not_of_file(net: nn.Module, tree: Any, slices: bool = False) -> str | None:
+    """The first tensor of a net that is not in the file, or was converted from another kind of number.
+
+    Args:
+        net: that was read.
+        tree: what the file holds.
+        slices: tensors may be leading parts of the file's, and batch norms one of a list (`bn.0`, `bn.1`).
+    """
     state = tree.get("state_dict", tree) if isinstance(tree, Mapping) else {}
     if not isinstance(state, Mapping):
         return "a net out of a file without a state_dict"
     for name, ours in net.state_dict().items():
-        theirs = next((state[stem + name] for stem in STEMS if stem + name in state), None)
+        found = [state[stem + name] for stem in STEMS if stem + name in state]
+        if slices:
+            found = [leading(one, ours) for one in [*found, *of_list(state, name)]]
+        theirs = next((one for one in found if same(one, ours)), found[0] if found else None)
         if theirs is None and not name.endswith(LACKED):
             return f"{name} is not in the file"
         if not isinstance(theirs, Tensor) or theirs.layout != torch.strided:
             continue
         if theirs.is_floating_point() != ours.is_floating_point() or theirs.is_complex():
             return f"{name} holds {theirs.dtype} in the file"
-        if theirs.shape != ours.shape or not torch.equal(theirs.detach().to(ours.dtype), ours):
+        if not same(theirs, ours):
             return f"{name} is not as in the file"
         if ours.is_floating_point() and not bool(torch.isfinite(ours).all()):
             return f"{name} is not finite"
     return None
+
+
+def same(theirs: Any, ours: Tensor) -> bool:
+    """Whether the file's tensor holds a net's values."""
+    if not isinstance(theirs, Tensor) or theirs.layout != torch.strided or theirs.shape != ours.shape:
+        return False
+    return torch.equal(theirs.detach().to(ours.dtype), ours)
+
+
+def of_list(state: Mapping[Any, Any], name: str) -> list[Any]:
+    """The entries of a switchable batch norm for a batch norm's name."""
+    module, _, last = name.rpartition(".")
+    wanted = re.compile(rf"({'|'.join(map(re.escape, STEMS))}){re.escape(module)}\.bn\.\d+\.{last}")
+    return [value for key, value in state.items() if isinstance(key, str) and wanted.fullmatch(key)]
+
+
+def leading(theirs: Any, ours: Tensor) -> Any:
+    """The part of the file's tensor that has a net's shape; itself where there is none."""
+    if not isinstance(theirs, Tensor) or theirs.layout != torch.strided or theirs.dim() != ours.dim():
+        return theirs
+    return theirs[tuple(map(slice, ours.shape))]

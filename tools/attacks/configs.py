@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 from tools.attacks.damage import flipped, special
-from tools.attacks.methods import METHODS, Method, Seeds, run
+from tools.attacks.method import Method, Seeds, run
 from tools.attacks.outcome import Attempt, Kind
 from tools.attacks.values import NUMBERS, TEXTS, authored
 
@@ -39,7 +39,7 @@ AUTHORED = (
 
 def kinds(seeds: Seeds) -> tuple[Kind, ...]:
     """That of configs; none where no method has them."""
-    methods = [method for method in METHODS if method.configs]
+    methods = [method for method in seeds.methods if method.configs]
 
     def config(rng: Random, folder: Path) -> Attempt:
         method = rng.choice(methods)

@@ -11,7 +11,7 @@ from random import Random
 
 import torch
 from tools.attacks.checkpoints import content, unequal
-from tools.attacks.methods import METHODS, Method, Seeds, run
+from tools.attacks.method import Method, Seeds, run
 from tools.attacks.outcome import Attempt, Kind
 
 from lowbit.errors import EXIT_STOPPED, STOP_SIGNALS
@@ -24,7 +24,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
     """That of endings."""
 
     def ending(rng: Random, folder: Path) -> Attempt:
-        method = rng.choice([method for method in METHODS if method.resumes])
+        method = rng.choice([method for method in seeds.methods if method.resumes])
         name = rng.choice([*method.resumes])
         out = folder.parent / "out"
         line = [*seeds.line(method.resumes[name]), "--output", str(out), "--save-every", str(rng.choice((1, 2, 3)))]

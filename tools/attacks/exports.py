@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from tools.attacks.checkpoints import choose_line, good_net, other_net
 from tools.attacks.damage import flipped, special
-from tools.attacks.methods import Seeds, run
+from tools.attacks.method import Seeds, run
 from tools.attacks.outcome import Attempt, Kind
 from tools.attacks.values import authored, like, nested
 from torch import Tensor, nn
@@ -56,7 +56,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
             data, said, refused = with_tensor(rng, source)
         path = folder / source.name
         path.write_bytes(data)
-        command = choose_line(rng, source.name) if rng.random() < 0.3 else None
+        command = choose_line(seeds, rng, source.name) if rng.random() < 0.3 else None
         must = "refuse" if refused else ""
         if command is not None:
             method, text = command

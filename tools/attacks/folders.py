@@ -9,7 +9,7 @@ from random import Random
 import torch
 from tools.attacks.checkpoints import content
 from tools.attacks.damage import flipped
-from tools.attacks.methods import METHODS, Seeds, run
+from tools.attacks.method import Seeds, run
 from tools.attacks.outcome import Attempt, Kind
 from tools.attacks.pictures import good
 
@@ -38,7 +38,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
     """Those of folders."""
 
     def of_run(rng: Random, folder: Path) -> Attempt:
-        method = rng.choice([method for method in METHODS if method.resumes])
+        method = rng.choice([method for method in seeds.methods if method.resumes])
         name = rng.choice([*method.resumes])
         precious, out = folder / "precious", folder.parent / "out"
         precious.mkdir()

@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 
 import click
-from tools.attacks.methods import METHODS, Method, Seeds, run
+from tools.attacks.method import Method, Seeds, run
 from tools.attacks.outcome import Attempt, Kind
 
 COSTLY = {"--download", "--compile"}  # one asks the network, the other takes a minute
@@ -30,11 +30,12 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
 
     def line(rng: Random, folder: Path) -> Attempt:
         os.environ.update(ENVIRONMENT)
-        method = rng.choice(METHODS)
+        method = rng.choice(seeds.methods)
         words = seeds.line(rng.choice(method.lines))
         if "--dry-run" in words and rng.random() < 0.3 and words[0] not in ("convert", "sweep", "draw"):
             place = words.index("--dry-run")
-            words[place : place + 1] = ["--max-steps", "4", "--output", str(folder.parent / "out")]
+            most = ["--max-steps", "4"] if words[0] not in ("calibrate", "export") else []
+            words[place : place + 1] = [*most, "--output", str(folder.parent / "out")]
         (folder / "a folder").mkdir()
         (folder / "text.pth.tar").write_text("no checkpoint")
         os.mkfifo(folder / "fifo")

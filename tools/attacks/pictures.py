@@ -11,7 +11,7 @@ from random import Random
 import numpy as np
 from PIL import Image
 from tools.attacks.damage import flipped, special
-from tools.attacks.methods import METHODS, Seeds, run
+from tools.attacks.method import Seeds, run
 from tools.attacks.outcome import Attempt, Kind
 
 from lowbit.data.picture_file import PIXELS, UnreadableError, read_picture
@@ -111,7 +111,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         for place in ("train/a/1.png", "train/b/1.png", "train/b/2.png", "val/a/1.png", "val/b/1.png"):
             (root / place).parent.mkdir(parents=True, exist_ok=True)
             (root / place).write_bytes(good("a.png"))
-        method, text = rng.choice([(method, line) for method in METHODS for line in method.folders])
+        method, text = rng.choice([(method, line) for method in seeds.methods for line in method.folders])
         line = seeds.line(text, DATA=root)
         corrupt = rng.choice(("0", "0.5", "1"))
         line += ["--max-corrupt", corrupt]

@@ -16,7 +16,7 @@ import lowbit
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
 from lowbit.models.create import create_model
-from lowbit.models.weight_file import KEY, digest_of, read_weights
+from lowbit.models.weight_file import KEY, PACKED, digest_of, read_weights
 from lowbit.models.weights import open_backbone
 
 ARCH = "cifar_resnet8_1x1"
@@ -133,3 +133,12 @@ def test_a_long_header_is_not_parsed(tmp_path: Path) -> None:
     for reader in (lowbit.load, read_weights):
         with pytest.raises(InputError, match="describes its tensors in"):
             reader(path)
+
+
+def test_a_packed_file_is_named_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "packed.safetensors"
+    safetensors.torch.save_file({"codes": torch.zeros(3, dtype=torch.uint8)}, path, {PACKED: "{}"})
+    with pytest.raises(InputError, match=r"packed.safetensors is packed: .* name the file that it was made of$"):
+        read_weights(path).choose_arch("resnet18")
+    torch.save({"state_dict": {"w": torch.ones(2)}, "metadata": 5}, tmp_path / "other.pth.tar")
+    assert read_weights(tmp_path / "other.pth.tar").choose_arch("resnet18") == "resnet18"

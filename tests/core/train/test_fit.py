@@ -145,7 +145,7 @@ def damaged(state: dict[str, Any], kind: str) -> dict[str, Any]:
         ("shape", "do not fit this net"),
         ("integers", r"student.weight holds integers \(int64\) where the net has floats"),
         ("complex", r"student.bias holds complex numbers \(complex64\) where the net has floats"),
-        ("momentum", "optimizer main is another method's: its momentum is no floats"),
+        ("momentum", "optimizer main is another method's: its momentum is not of its parameter's type"),
         ("optimizer", "optimizer main is another method's"),
         ("optimizers", r"has optimizers \['main', 'second'\]"),
         ("arch", "arch is other, this run's a"),

@@ -134,6 +134,18 @@ def moments(value: object) -> Callable[[State], None]:
     return change
 
 
+def nan_moment(state: State) -> None:
+    next(iter(state["optimizer"]["main"]["state"].values()))["momentum_buffer"].fill_(torch.nan)
+
+
+def left_out(state: State) -> None:
+    state["optimizer"]["main"]["state"].popitem()
+
+
+def reordered(state: State) -> None:
+    state["optimizer"]["main"]["param_groups"][0]["params"].reverse()
+
+
 DAMAGES: dict[str, tuple[Callable[[State], object], str]] = {
     "done of 10^9": (moved(done=10**9), r"stands at \(0, 1, 1, 1000000000\).*which is beyond .* or contradicts itself"),
     "moved back": (moved(epoch=0), "contradicts itself"),
@@ -158,8 +170,12 @@ DAMAGES: dict[str, tuple[Callable[[State], object], str]] = {
     "best as text": (entry(best="top1"), "damaged or of another run"),
     "negative lines": (entry(lines=-1), "damaged or of another run"),
     "endless seconds": (entry(seconds=float("inf")), "damaged or of another run"),
-    "no momentum": (moments(None), "momentum is no floats"),
-    "momentum of whole numbers": (moments([1, 2]), "momentum is no floats"),
+    "no momentum": (moments(None), "its momentum is not of its parameter's type"),
+    "momentum of whole numbers": (moments([1, 2]), "its momentum is not of its parameter's type"),
+    "momentum of half the precision": (moments(torch.zeros(1, dtype=torch.float16)), "its momentum is not of its"),
+    "NaN as momentum": (nan_moment, "its momentum is not of its parameter's type and shape, or not finite"),
+    "a parameter's state left out": (left_out, "some parameters have other state than others"),
+    "parameters in another order": (reordered, "its parameters have other numbers"),
     "the state of one parameter": (moments(...), "some parameters have other state than others"),
     "a meter's name": (meter("recent", [torch.zeros(1), [1.0]], (1, 2)), "damaged or of another run"),
     "a mean's name": (meter("epoch", [1.0, 1.0], 5), "damaged or of another run"),

@@ -37,7 +37,7 @@ def one_accelerator() -> Iterator[None]:
 
 def command(
     output: Path | None, *, batch: int = 16, norm: bool = False, lr: float = 0.1, frozen: bool = False, epochs: int = 2,
-    **options: Any,
+    name: str = "train", **options: Any,
 ) -> Result | None:  # fmt: skip
     """Train one linear layer on a few digits."""
     shared = RunOptions(output=output, limit_train=PICTURES, workers=0, **options)
@@ -51,7 +51,7 @@ def command(
         pictures = session.pictures("train")
         loader = Loader(pictures, plain(DIGITS), global_batch=plan.total, seed=0, **session.loader_options())
         job = Job(
-            session, "train", [Stage(objective, epochs, {"main": constant(lr)})], loader, plan,
+            session, name, [Stage(objective, epochs, {"main": constant(lr)})], loader, plan,
             header={"format": 1, "package": "toy", "arch": "linear"}, shared={"--lr": lr},
             described={"lr": lr}, facts={"classes": 10}, prefixes={"student.": ""}, start=start,
             extra=lambda objective: {"width": 192}, best="top1",
@@ -104,6 +104,15 @@ def test_a_dry_run_says_the_plan_and_writes_nothing(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "out").exists()
 
 
+def test_facts_of_a_plan_are_not_rounded_away(capsys: pytest.CaptureFixture[str]) -> None:
+    with Session("toy", RunOptions(output=None), "digits") as session:
+        session.say_facts(
+            {"width": 0.75, "one": 1.0, "seconds": 12345.6, "pictures": 1437, "name": "x", "rate": 1.23456}
+        )
+    said = ["width: 0.75", "one: 1", "seconds: 12,346", "pictures: 1,437", "rate: 1.23", "output: None"]
+    assert capsys.readouterr().out.splitlines() == said
+
+
 def test_resumed_elsewhere(tmp_path: Path) -> None:
     """The best state and the figures of the start come along."""
     command(tmp_path / "whole")
@@ -119,6 +128,8 @@ def test_what_cannot_be_resumed_is_named(tmp_path: Path) -> None:
     command(tmp_path, max_steps=5)
     with pytest.raises(InputError, match=r"^--resume auto: .* was made with --lr 0\.1, this run has 0\.2"):
         command(tmp_path, resume="auto", lr=0.2)
+    with pytest.raises(InputError, match=r"^--resume auto: .* was made with command train, this run has probe"):
+        command(tmp_path, resume="auto", name="probe")
     state = read_checkpoint(tmp_path / "checkpoint.pth.tar")
     torch.save({**state, "at_start": {"norm": "x"}}, tmp_path / "bad.pth.tar")
     with pytest.raises(InputError, match=r"--resume .*bad.pth.tar: the checkpoint's at_start is damaged"):

@@ -24,9 +24,10 @@ from lowbit.checkpoint.read import METADATA, read_safetensors
 from lowbit.errors import InputError
 from lowbit.export.bitstream import pack, packed_bytes, unpack
 from lowbit.files import replace_file
+from lowbit.models.weight_file import PACKED
 from lowbit.quant.layers import Codes, Grid
 
-KEY, FORMAT = "lowbit.packed", 2
+KEY, FORMAT = PACKED, 2
 MAX_STORED = 32  # bits of a code
 Tensors = Mapping[str, Tensor]
 

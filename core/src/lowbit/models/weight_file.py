@@ -16,6 +16,7 @@ from lowbit.checkpoint.read import METADATA, read_file
 from lowbit.errors import InputError
 
 KEY = "lowbit.backbone"  # in the metadata of our own safetensors: JSON, {"arch": timm name, "digest": of the file}
+PACKED = "lowbit.packed"  # there, of a packed file: its head (`lowbit.export.codes`)
 CLASSES, SIZES = "classes", "sizes"  # there, of a whole net: of its last layer; of layers that are slimmed
 BINARIZATION = "binarization"  # there, of a binary net: what of it is binary (`lowbit.quant.binary.STEPS`)
 
@@ -75,8 +76,11 @@ class Weights:
             flag: of the command line, for the caller's name.
 
         Raises:
-            InputError: the caller says another than a file of ours or the keys, or nobody says it.
+            InputError: the caller says another than a file of ours or the keys, or nobody says it; a packed file.
         """
+        metadata = self.content.get(METADATA)
+        if isinstance(metadata, Mapping) and PACKED in metadata:
+            raise InputError(f"{self.name} is packed: `lowbit.load` reads it; name the file that it was made of")
         certain = (self.arch if self.ours else None) or shown
         if None not in (certain, arch) and certain != arch:
             raise InputError(f"{self.name}: it holds a {certain}, not a {arch}: name it ({flag} {certain})")

@@ -21,6 +21,7 @@ from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.train.compile import compile_
 from lowbit.train.log import Meter
+from lowbit.train.optimizer_state import load_optimizers
 from lowbit.train.process import broadcast_
 from lowbit.train.protocol import Clock, Objective, Pass, Stage
 from lowbit.train.run import Run
@@ -60,58 +61,6 @@ def wrap(objective: Objective, processes: int) -> nn.Module:
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     options: dict[str, Any] = {buffers: False}
     return DistributedDataParallel(objective, find_unused_parameters=True, init_sync=False, **options)
-
-
-MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # of their parameter's shape
-OPTIONS = (  # of torch's and timm's optimizers; they stand still, unlike the rate and what a method adapts
-    "weight_decay", "momentum", "dampening", "nesterov", "maximize", "betas", "eps", "amsgrad", "trust_coeff",
-    "trust_clip", "always_adapt",
-)  # fmt: skip
-
-
-def load_optimizers(optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> None:
-    """Put back what a checkpoint holds of optimizers: moments, rates, and what a method adapts in their groups.
-
-    Raises:
-        InputError: it holds other ones, or some of other `OPTIONS` than the run's.
-    """
-    if set(state) != set(optimizers):
-        raise InputError(f"the checkpoint has optimizers {sorted(state)}, this run {sorted(optimizers)}")
-    for name, optimizer in optimizers.items():
-        try:
-            states = list(state[name]["state"].values())
-            moments = [values[key] for values in states for key in MOMENTS if key in values]
-            if not all(isinstance(moment, Tensor) and moment.is_floating_point() for moment in moments):
-                raise ValueError("its momentum is no floats")  # loading would convert it silently
-            if any(values.keys() != states[0].keys() for values in states):
-                raise ValueError("some parameters have other state than others")  # they would start from none
-            own, saved = optimizer.param_groups, state[name]["param_groups"]
-            if len(own) != len(saved):
-                raise ValueError(f"it has {len(saved)} groups of parameters, this run {len(own)}")
-            groups = [_merge(*pair, name) for pair in zip(own, saved, strict=True)]
-            optimizer.load_state_dict({"state": state[name]["state"], "param_groups": groups})
-            for parameter, values in optimizer.state.items():
-                shapes = [tuple(values[key].shape) for key in MOMENTS if values.get(key) is not None]
-                if any(shape != tuple(parameter.shape) for shape in shapes):
-                    raise ValueError(f"momentum of shape {shapes} where {tuple(parameter.shape)} is trained")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"the checkpoint's optimizer {name} is another method's: {error}") from error
-
-
-def _merge(own: Mapping[str, Any], saved: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """A parameter group as the run makes it, with the numbers of the checkpoint's that change while a run goes on."""
-    for option in (option for option in OPTIONS if option in own and option in saved):
-        now, then = (tuple(g[option]) if option == "betas" else g[option] for g in (own, saved))
-        if isinstance(then, Tensor) or now != then:
-            raise InputError(
-                f"--resume: the checkpoint's optimizer {name} has {option} {then!s:.60}, this run's {now}: resume with "
-                "the options that the run was started with"
-            )
-    moving = {key for key, value in own.items() if key not in OPTIONS and type(value) in (int, float)}
-    moved = {key: saved[key] for key in moving & saved.keys()}
-    if not all(type(value) in (int, float) for value in moved.values()):
-        raise ValueError(f"its {', '.join(sorted(moved))} are no numbers")
-    return {**own, **moved, "params": saved["params"]}
 
 
 class Engine:

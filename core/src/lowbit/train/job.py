@@ -85,7 +85,7 @@ class Job:
             **session.run_options(),
             accumulate=batch.parts,
             log_every=log_every,
-            options={**shared, "dataset": session.dataset, **common},
+            options={"command": command, **shared, "dataset": session.dataset, **common},
             header=header,
             extra=entries,
             prefixes=prefixes or {},

@@ -10,8 +10,8 @@ import torch
 from lowbit import __version__
 from lowbit.checkpoint.digest import digest
 from lowbit.errors import InputError
-from lowbit.train.engine import load_optimizers
 from lowbit.train.log import Meter
+from lowbit.train.optimizer_state import load_optimizers
 from lowbit.train.position import Position, check_position, go_on
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Loader, Run

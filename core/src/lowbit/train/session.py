@@ -200,7 +200,8 @@ class Session:
     def say_facts(self, facts: Mapping[str, Any]) -> None:
         """The lines of a dry run: a name and a value each, then the folder."""
         for name, value in {**facts, "output": self.options.output}.items():
-            self.say(f"{name}: {value:,.0f}" if isinstance(value, float | int) else f"{name}: {value}")
+            shape = ",.0f" if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 10) else ".3g"
+            self.say(f"{name}: {value:{shape}}" if isinstance(value, float | int) else f"{name}: {value}")
 
     def resumed(self) -> Mapping[str, Any] | None:
         """The checkpoint that `--resume` names, read once; None: a fresh start.

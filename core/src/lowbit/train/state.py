@@ -16,6 +16,7 @@ from lowbit import __version__
 from lowbit.checkpoint.check import check_kinds, tensors
 from lowbit.errors import InputError
 from lowbit.train.engine import Engine
+from lowbit.train.optimizer_state import save_optimizers
 from lowbit.train.position import Position
 from lowbit.train.protocol import Objective
 from lowbit.train.run import Run
@@ -82,7 +83,7 @@ def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Ru
         "step": position.done,
         "position": position._asdict(),
         "state_dict": on_cpu(rename(saved_state(engine.objective), run.prefixes)),
-        "optimizer": on_cpu({name: optimizer.state_dict() for name, optimizer in engine.optimizers.items()}),
+        "optimizer": on_cpu(save_optimizers(engine.optimizers)),
         "scaler": None if scaler is None else scaler.state_dict(),
         "ranks": gather_object([local]) if run.accelerator.num_processes > 1 else [local],
         **{name: value for name, value in notes.items() if name != "meter"},

@@ -44,8 +44,8 @@ def teacher_of(config: Config) -> nn.Module:
     attach_projector_(
         net, lambda features: build_heads(PROJECTORS["SEED"], features, own.TEACHER_DIM, own.TEACHER_HIDDEN_DIM)
     )
+    weights = read_weights(own.TEACHER_PRETRAINED)
     try:
-        weights = read_weights(own.TEACHER_PRETRAINED)
         load_(net, weights, branch_of(weights, net)._replace(prefix=""))  # with its projector, as of a plain net
     except InputError as error:
         raise InputError(

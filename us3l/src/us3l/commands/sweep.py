@@ -14,6 +14,7 @@ from lowbit.config.keys.root import with_options
 from lowbit.config.tree import dump_config
 from lowbit.cost import cost
 from lowbit.data.views import view_recipes
+from lowbit.errors import InputError
 from lowbit.evaluate.probe import ProbeOptions
 from lowbit.evaluate.sweep import SweepOptions, Variant
 from lowbit.evaluate.sweep_command import run_sweep, side_of_checkpoint
@@ -67,8 +68,10 @@ def widths_of(backbone: Pretrained, own: WidthSweepOptions) -> tuple[float, ...]
     """What is evaluated.
 
     Raises:
-        InputError: a width that was not trained, or no sub-network is small enough.
+        InputError: two options, a width that was not trained, or no sub-network is small enough.
     """
+    if bool(own.widths) + own.distinct + bool(own.best_under) > 1:
+        raise InputError("--widths, --distinct and --best-under each say which widths: give one of them")
     if not (own.distinct or own.best_under):
         for width in own.widths:
             backbone.check_width(width, "--widths")
