@@ -22,8 +22,8 @@ from s2bnn.options import METHODS
 pytestmark = pytest.mark.heavy
 FOLDERS = dict(zip(METHODS, ("Contrastive_only", "Contrastive+Distillation", "Distillation_only"), strict=True))
 LINE = (
-    "--lr 0.0003 --dist-url tcp://localhost:10001 --multiprocessing-distributed --world-size 1 --rank 0 DATA --mlp "
-    "--moco-t 0.2 --aug-plus --cos -j 2"
+    "--lr 0.0003 --batch-size 256 --dist-url tcp://localhost:10001 --multiprocessing-distributed --world-size 1 "
+    "--rank 0 DATA --mlp --moco-t 0.2 --aug-plus --cos -j 2"
 )
 SMALL = "--epochs 1 --max-steps 2 -b 4 --moco-k 8 --image-size 64"
 TEACHER, BEFORE = "moco_v2_800ep_pretrain.pth.tar", "../step1/checkpoint_0000.pth.tar"

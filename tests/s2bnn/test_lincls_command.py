@@ -246,7 +246,7 @@ def test_the_authors_line_with_their_file(s2bnn: S2bnn, imagenet: Path, tmp_path
     theirs |= {f"module.encoder_q.feature.1.{key}.weight": torch.ones(2) for key in ("binary_pw", "bn2")}
     torch.save({"epoch": 200, "arch": "resnet50", "state_dict": theirs}, file)
     said = AUTHORS.format(file=file, data=imagenet).split()
-    said = [word for word in said if word not in ("-j", "24", "--batch-size", "256")]
+    said = [word for word in said if word not in ("-j", "24")]
     short = SHORT.split()[:-1]
     assert "--step" in s2bnn("main_lincls", *said, *short, "--output", tmp_path / "a", code=2).stderr
     s2bnn("main_lincls", *said, *short, "--output", tmp_path / "a", "--step", 2)
@@ -262,7 +262,7 @@ def test_the_authors_line_in_their_folder(
 ) -> None:
     """Flags of their launcher are answered; what is written goes to where they write, the working folder."""
     monkeypatch.chdir(tmp_path)
-    said = AUTHORS.format(file=pretrained / "2.pth.tar", data=imagenet).replace("-j 24 --batch-size 256", "")
+    said = AUTHORS.format(file=pretrained / "2.pth.tar", data=imagenet).replace("-j 24", "")
     run = s2bnn("main_lincls", *said.split(), *SHORT.split(), "cifar_resnet8_1x1")
     assert "accelerate launch" in run.stderr
     assert result_of(tmp_path)["steps"] == 2 and (tmp_path / "model_best.pth.tar").exists()

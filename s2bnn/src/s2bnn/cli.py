@@ -18,7 +18,7 @@ from lowbit.cli.options import (
     optim_flags,
     run_options,
 )
-from lowbit.cli.parsing import COUNT, MANY, SEED, Real, Several, UserPath
+from lowbit.cli.parsing import COUNT, MANY, SEED, Last, Real, Several, UserPath
 from lowbit.cli.program import Group
 from lowbit.options import DATASETS, MAX_SIDE, MOST_CLASSES, RunOptions
 from s2bnn import __version__
@@ -75,7 +75,8 @@ def train_options(*, epochs: int, lr: float, schedule: Any, weight_decay: Any) -
         click.option("--dataset", type=click.Choice(DATASETS), default="folder", show_default=True,
                      help="folder: DATA/train/<class>/* and DATA/val/<class>/*, as ImageNet."),
         click.option("--epochs", type=COUNT, default=epochs, show_default=True, help="Of this command."),
-        click.option("-b", "--batch-size", type=COUNT, default=256, show_default=True, help="Of each machine."),
+        click.option("-b", "--batch-size", cls=Last, type=COUNT, default=256, show_default=True,
+                     help="Of each machine; the last one counts."),
         click.option("--lr", "--learning-rate", type=POSITIVE, default=lr, show_default=True),
         click.option("--schedule", cls=Several, type=MANY, metavar="EPOCH...", **stated(schedule),
                      help="Epochs (from 0) at whose start the rate is multiplied by 0.1."),

@@ -56,6 +56,10 @@ class Several(click.Option):
         super().__init__(*args, **{**kwargs, "multiple": True})
 
 
+class Last(click.Option):
+    """An option of which the last occurrence counts, as argparse has it, whatever the ones before it say."""
+
+
 class Switch(click.Option):
     """A flag that an original program gave a value (`--flag True`): alone it is the value `alone`."""
 
@@ -131,7 +135,11 @@ class Command(click.Command):
                 plain += tokens[:first]
                 for value in tokens[first:]:
                     plain += [option.opts[0], value]
-            if option is not None and option.name and not option.multiple and not option.is_flag:
+            if (
+                option is not None
+                and option.name
+                and not (option.multiple or option.is_flag or isinstance(option, Last))
+            ):
                 self._agree(ctx, option, " ".join(tokens), given)
         return super().parse_args(ctx, plain)
 
