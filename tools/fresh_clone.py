@@ -17,6 +17,7 @@ DEMOS = {
     "ssql": "ssql/README.md",
     "us3l": "us3l/README.md",
     "s2bnn": "s2bnn/README.md",
+    "sqakd": "sqakd/README.md",
 }  # method: where the table of its demo stands
 BEGIN, END = "<!-- demo table: begin (tools/fresh_clone.py --update writes it) -->\n", "<!-- demo table: end -->"
 
@@ -68,6 +69,7 @@ def main() -> int:
         timed(with_pip + "uv run --quiet ssql demo", folder)
         timed(with_pip + "uv run --quiet us3l demo", folder)
         timed(with_pip + "uv run --quiet s2bnn demo", folder)
+        timed(with_pip + "uv run --quiet sqakd demo", folder)
         differing = [m for m, name in DEMOS.items() if demo_table(folder, m) != parts(folder / name)[1].strip()]
         for method, name in DEMOS.items():
             said = "differs from what the demo wrote: run --update" if method in differing else "is what the demo wrote"
