@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bsq.bit_layer import BIAS, WEIGHT
 from bsq.network import bit_layers, check_widths, nbit_dict
 from bsq.options import MAX_BITS
-from lowbit.checkpoint.check import without_prefix
+from lowbit.checkpoint.check import unwrapped_state
 from lowbit.checkpoint.header import Header, Pictures, read_header
 from lowbit.errors import InputError
 from lowbit.models.layouts import resnet_of
@@ -74,10 +74,9 @@ def parse(weights: Weights) -> Saved | None:
     said = read_header(checkpoint, "bsq", FORMAT, BitHeader)
     if said is None and "package" in checkpoint:
         return None
-    found = checkpoint.get("state_dict", checkpoint)
-    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+    state = unwrapped_state(checkpoint)
+    if state is None:
         return None
-    state = without_prefix(found, PREFIX)
     form, shown = _form(state)
     given = checkpoint.get("Nbit_dict")
     if given is None and form == "finetune":

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from lowbit.checkpoint.check import load_state_, without_prefix
+from lowbit.checkpoint.check import behind, load_state_, without_prefix
 from lowbit.checkpoint.header import Header, PictureSize, read_header
 from lowbit.errors import InputError, naming
 from lowbit.models.create import check_size, create_model
@@ -65,7 +65,7 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     """
     said = read_header(checkpoint, "s2bnn", FORMAT, S2bnnHeader)
     if said is not None:
-        inner = _behind(said.state_dict, ENCODER) if said.classes is None else said.state_dict
+        inner = behind(said.state_dict, ENCODER) if said.classes is None else said.state_dict
         return _network(said.arch, said.binarization, inner, said.classes)
     state = checkpoint.get("state_dict", checkpoint)
     if "package" in checkpoint or not isinstance(state, Mapping) or not authors.is_reactnet(state):
@@ -73,16 +73,12 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError("the checkpoint's state_dict holds other things than tensors; name another file")
     state = without_prefix(state, authors.PREFIX)
-    state = _behind(state, ENCODER) or dict(state)
+    state = behind(state, ENCODER) or dict(state)
     log.warning("a ReActNet-A of the authors: their files do not say the step, it is read as of step %d", PUBLISHED)
     own = create_model(authors.NETS[0], num_classes=0).state_dict().keys()
     head = state.get("fc.weight")
     classes = None if head is None or head.dim() != 2 else len(head)
     return _network(authors.NETS[0], PUBLISHED, authors.used(state, own), classes)
-
-
-def _behind(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _network(arch: str, step: int, state: Mapping[str, Tensor], classes: int | None) -> nn.Module:
@@ -92,7 +88,7 @@ def _network(arch: str, step: int, state: Mapping[str, Tensor], classes: int | N
         net = binarize_(create_model(arch, num_classes=classes or 1), step)
         if classes is None:
             name, _ = linear_classifier(net)
-            replace_(net, {name: head_like(_behind(state, f"{name}."))})
+            replace_(net, {name: head_like(behind(state, f"{name}."))})
         return net
 
     check_size(made, sum(value.numel() for value in state.values()))

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 from timm import is_model
 from torch import Tensor, nn
 
-from lowbit.checkpoint.check import check_kinds, without_prefix
+from lowbit.checkpoint.check import behind, check_kinds, unwrapped_state
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.models.heads import Heads, attach_projector_, projector_like
+from lowbit.models.heads import encoder_like
 from lowbit.models.layouts import blocks_of, resnet_of
 from lowbit.quant.bitwidths import activations
 from ssql.bit_policy import derive_policy, quantize_encoder_, short
 from ssql.config import Quant
 
-PREFIX = "module."
 ENCODER, WRAPPED, LINEAR = "encoder_q.", "encoder_q.model.", "model."
 OUTPUT = ".output_quantizer.observer."
 NETS = ["cifar_resnet18", "cifar_resnet34", "cifar_resnet50", "resnet18", "resnet34", "resnet50", "resnet101"]
@@ -38,14 +37,13 @@ class Theirs(NamedTuple):
 
 def parse(checkpoint: Mapping[str, Any]) -> Theirs | None:
     """The encoder of a checkpoint of theirs (of `ssl`, or of `linear` with its classifier); None if it is none."""
-    state, arch = checkpoint.get("state_dict", checkpoint), checkpoint.get("arch")
+    state, arch = unwrapped_state(checkpoint), checkpoint.get("arch")
     if isinstance(arch, str) and not is_model(arch):
         return None  # their names are timm's or this house's; `us_resnet18` is another method's
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if state is None:
         return None
-    state = without_prefix(state, PREFIX)
     for prefix in (WRAPPED, ENCODER, LINEAR):
-        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        inner = behind(state, prefix)
         if "conv1.weight" in inner:
             break
     else:
@@ -99,7 +97,7 @@ def build(theirs: Theirs) -> nn.Module:
     state, arch = theirs.state, arch_of(theirs.state)
     size = (3, 32, 32) if arch.startswith("cifar") else (3, 224, 224)
     try:
-        encoder = _with_head(arch, state)
+        encoder = encoder_like(arch, behind(state, "fc."))
         if theirs.wrapped:
             follows = derive_policy(encoder, size).follows
             quantize_encoder_(encoder, Quant(), size)
@@ -109,16 +107,6 @@ def build(theirs: Theirs) -> nn.Module:
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the checkpoint's tensors are not those of a {arch} of SSQL's authors: {reason}") from error
-    return encoder
-
-
-def _with_head(arch: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """A net whose `fc` has the shapes of the file."""
-    if "fc.weight" in state:
-        return create_model(arch, num_classes=state["fc.weight"].shape[0])
-    inner = {key.removeprefix("fc."): value for key, value in state.items() if key.startswith("fc.")}
-    encoder = create_model(arch, num_classes=1)
-    attach_projector_(encoder, lambda features: Heads(projector_like(inner), None))
     return encoder
 
 
@@ -150,7 +138,7 @@ def to_authors(state: Mapping[str, Tensor], follows: Mapping[str, str] | None = 
     Raises:
         InputError: a quantized net that is no ResNet, whose layout is not known.
     """
-    inner = {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
+    inner = behind(state, ENCODER)
     others = {k: v for k, v in state.items() if not k.startswith(ENCODER) and ".observer." not in k}
     if not any(".observer." in key for key in inner):
         return {ENCODER + key: value for key, value in inner.items()} | others

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from lowbit.checkpoint.check import load_state_
+from lowbit.checkpoint.check import behind, load_state_
 from lowbit.checkpoint.header import Header, PictureSize, read_header
 from lowbit.errors import InputError
 from lowbit.models.create import check_size
@@ -72,4 +72,4 @@ def _ours(said: SslHeader) -> nn.Module:
     check_size(made, said.numbers)
     net: Any = made()
     net, prefix = (net.encoder_q, ENCODER) if said.classes is None else (net, "")
-    return load_state_(net, {k.removeprefix(prefix): v for k, v in said.state_dict.items() if k.startswith(prefix)})
+    return load_state_(net, behind(said.state_dict, prefix))

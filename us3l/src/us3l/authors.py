@@ -11,15 +11,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from lowbit.checkpoint.check import load_state_, without_prefix
+from lowbit.checkpoint.check import behind, load_state_, unwrapped_state
 from lowbit.errors import InputError
-from lowbit.models.create import create_model
-from lowbit.models.heads import Heads, attach_projector_, projector_like
+from lowbit.models.heads import encoder_like
 from lowbit.models.layouts import resnet_of
 from us3l.names import Net, net_of
 from us3l.slim import slimmable_
 
-PREFIX, ENCODER = "module.", "encoder_q."
+ENCODER = "encoder_q."
 REPEATS = (1, 2, 3, 4, 3, 3, 1)  # blocks of MobileNet-V2's stages
 BLOCKS = [f"blocks.{stage}.{number}" for stage, repeats in enumerate(REPEATS) for number in range(repeats)]
 ENDS = {"0.0": "conv_stem", "0.1": "bn1", "18.0": "conv_head", "18.1": "bn2"}  # of `features`
@@ -39,16 +38,15 @@ class Theirs(NamedTuple):
 
 def parse(checkpoint: Mapping[str, Any]) -> Theirs | None:
     """The online encoder of a checkpoint of theirs, or the net of their `linear`; None if it is none."""
-    state, arch = checkpoint.get("state_dict", checkpoint), checkpoint.get("arch")
+    state, arch = unwrapped_state(checkpoint), checkpoint.get("arch")
     said = net_of(arch) if isinstance(arch, str) else None
     slimmable = said is not None and said.kind != "plain"
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if state is None:
         return None
-    state = without_prefix(state, PREFIX)
-    found = {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
+    found = behind(state, ENCODER)
     if found and "fc.weight" in found:  # of `calibrate`
         found = {key: value for key, value in found.items() if not key.startswith("fc.")}
-    found = found or (dict(state) if slimmable else {})
+    found = found or (state if slimmable else {})
     if "features.0.0.weight" in found:
         found = dict(zip(map(_timm_key, found), found.values(), strict=True))
     elif "conv1.weight" not in found:
@@ -92,22 +90,12 @@ def build(theirs: Theirs) -> nn.Module:
     if theirs.net is None:
         raise InputError("the checkpoint does not say which net it holds, and its tensors do not show it")
     name, state = theirs.net.name, theirs.state
+    last = "fc." if "conv1.weight" in state else "classifier."
     size = (3, 32, 32) if name.startswith("cifar") else (3, 224, 224)
     try:
-        net = slimmable_(_with_head(name, state), theirs.net, size, S_NETS)
+        net = slimmable_(encoder_like(name, behind(state, last)), theirs.net, size, S_NETS)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the checkpoint's tensors are not those of a {name} of US3L's authors: {reason}") from error
     own = net.state_dict()
     return load_state_(net, {key: own[key] for key in own if is_statistic(key)} | state)
-
-
-def _with_head(name: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """A net whose last layer is of the kind and shapes of a file: a projector, a classifier, or none."""
-    last = "fc." if "conv1.weight" in state else "classifier."
-    inner = {key.removeprefix(last): value for key, value in state.items() if key.startswith(last)}
-    if not inner or "weight" in inner:
-        return create_model(name, num_classes=len(inner["weight"]) if inner else 0)
-    encoder = create_model(name, num_classes=1)
-    attach_projector_(encoder, lambda features: Heads(projector_like(inner), None))
-    return encoder

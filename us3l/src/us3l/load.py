@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 from torch import nn
 
-from lowbit.checkpoint.check import load_state_
+from lowbit.checkpoint.check import behind, load_state_
 from lowbit.checkpoint.header import Header, PictureSize, read_header
 from lowbit.config.values import Share
 from lowbit.errors import InputError
@@ -120,9 +120,7 @@ def slimmable_of(said: Us3lHeader) -> nn.Module:
     """
     made = partial(_made, said)
     check_size(made, said.numbers)
-    prefix = "" if said.classes else ENCODER
-    state = {k.removeprefix(prefix): v for k, v in said.state_dict.items() if k.startswith(prefix)}
-    return load_state_(made(), state)
+    return load_state_(made(), behind(said.state_dict, "" if said.classes else ENCODER))
 
 
 def _made(said: Us3lHeader) -> nn.Module:

@@ -49,6 +49,23 @@ def check_kinds(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
             )
 
 
+def behind(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose keys begin with a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def unwrapped_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The `state_dict` of a checkpoint, or what is one itself, without what DDP puts before keys; None: other things.
+
+    Raises:
+        InputError: see `without_prefix`.
+    """
+    found = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(found, Mapping) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        return None
+    return without_prefix(found, "module.")
+
+
 def without_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Keys without what a wrapper puts before them.
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
+from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
 
 
@@ -111,6 +112,19 @@ def projector_like(state: Mapping[str, Tensor]) -> nn.Sequential:
     bias = tuple(f"{number}.bias" in state for number in sorted(numbers)[:-1])
     ends = f"{max(numbers) + 1}.running_mean" in state
     return projector(first.shape[1], first.shape[0], last.shape[0], len(numbers), ends, bias)
+
+
+def encoder_like(arch: str, head: Mapping[str, Tensor]) -> nn.Module:
+    """Timm's net with a last layer of the kind and shapes of these tensors: a classifier, a projector, or none.
+
+    Raises:
+        InputError: they are those of neither.
+    """
+    if not head or "weight" in head:
+        return create_model(arch, num_classes=len(head["weight"]) if head else 0)
+    encoder = create_model(arch, num_classes=1)
+    attach_projector_(encoder, lambda features: Heads(projector_like(head), None))
+    return encoder
 
 
 def predictor(dim: int, hidden: int) -> nn.Sequential:

@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from lowbit.checkpoint.check import behind
 from lowbit.errors import InputError
 from lowbit.models.create import classifiers
 
@@ -84,7 +85,7 @@ def choose(tensors: Mapping[str, Tensor], model: nn.Module) -> Branch:
     dino = any(word in key.split(".") for key in tensors for word in OF_DINO) or any(OF_TEACHER.match(p) for p in known)
     ranked = sorted(known, key=lambda prefix: _rank(prefix, dino))
     best = [prefix for prefix in ranked if _rank(prefix, dino) == _rank(ranked[0], dino)]
-    states = {prefix: _behind(tensors, prefix) for prefix in best}
+    states = {prefix: behind(tensors, prefix) for prefix in best}
     for prefix in best[1:]:
         if not _equal(states[best[0]], states[prefix], own):
             raise InputError(
@@ -145,10 +146,6 @@ def _rank(prefix: str, dino: bool) -> tuple[int, bool]:
     else:
         role = 0 if any(word in TRAINED for word in words) else 1
     return role, not any(word in AVERAGED for word in words)
-
-
-def _behind(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor], own: Collection[str]) -> bool:
