@@ -113,36 +113,37 @@ def open_pretrained(
         InputError: it cannot be read, nobody says which net it is, or its tensors are not all those of the net.
     """
     with naming(path):
-        return _opened(read_weights(path), None if arch is None else net_of(arch), size, classifier)
-
-
-def _opened(weights: Weights, wanted: Net | None, size: Size | None, classifier: bool) -> Pretrained:
-    said = read_header(weights.content, "us3l", FORMAT, Us3lHeader)
-    theirs = None if "package" in weights.content else authors.parse(weights.content)
-    shown = said.net if said else theirs.net if theirs else None
-    name = weights.choose_arch(wanted and wanted.name, shown and shown.name, "MODEL.ARCH or --arch")
-    certain = shown if said or (theirs and theirs.certain) else None
-    net = Net(name, certain.kind if certain else wanted.kind if wanted else "universal")
-    if wanted is not None and wanted.kind not in ("plain", net.kind):
-        raise InputError(f"it is {net.kind}, and MODEL.ARCH or --arch says {wanted.kind}: name it as it is")
-    classes = (said.classes or 0) if said and classifier else 0
-    widths = tuple(said.widths) if said else authors.S_NETS if net.kind == "switchable" else None
-    guess = (said and said.input_size) or size or (3, 32, 32)
-    model = network(net, guess, widths or (), classes)
-    if theirs:
-        weights = Weights(weights.name, theirs.state)
-    load_(model, weights, branch_of(weights, model), may_lack=lambda key: bool(theirs) and authors.is_statistic(key))
-    width = said.width if said else 1.0 if net.kind == "universal" else None  # an ordinary net's are of all channels
-    if theirs and net.kind == "universal":
-        try:
-            width = width_of_statistics(model)
-        except InputError:  # of a mixture, or damaged: they can be re-estimated
-            width = None
-    shape = size or (said and said.input_size) or resolve_model_data_config(model)["input_size"]
-    return Pretrained(
-        model=model.eval(), net=net, size=shape, config=said.config if said else None, widths=widths, width=width,
-        classes=classes, shown=weights.said.get(ENTRY) if said else None,
-    )  # fmt: skip
+        weights, wanted = read_weights(path), None if arch is None else net_of(arch)
+        said = read_header(weights.content, "us3l", FORMAT, Us3lHeader)
+        theirs = None if "package" in weights.content else authors.parse(weights.content)
+        shown = said.net if said else theirs.net if theirs else None
+        name = weights.choose_arch(wanted and wanted.name, shown and shown.name, "MODEL.ARCH or --arch")
+        certain = shown if said or (theirs and theirs.certain) else None
+        net = Net(name, certain.kind if certain else wanted.kind if wanted else "universal")
+        if wanted is not None and wanted.kind not in ("plain", net.kind):
+            raise InputError(f"it is {net.kind}, and MODEL.ARCH or --arch says {wanted.kind}: name it as it is")
+        classes = (said.classes or 0) if said and classifier else 0
+        widths = tuple(said.widths) if said else authors.S_NETS if net.kind == "switchable" else None
+        guess = (said and said.input_size) or size or (3, 32, 32)
+        model = network(net, guess, widths or (), classes)
+        if theirs:
+            weights = Weights(weights.name, theirs.state)
+        load_(
+            model, weights, branch_of(weights, model), may_lack=lambda key: bool(theirs) and authors.is_statistic(key)
+        )
+        width = (
+            said.width if said else 1.0 if net.kind == "universal" else None
+        )  # an ordinary net's are of all channels
+        if theirs and net.kind == "universal":
+            try:
+                width = width_of_statistics(model)
+            except InputError:  # of a mixture, or damaged: they can be re-estimated
+                width = None
+        shape = size or (said and said.input_size) or resolve_model_data_config(model)["input_size"]
+        return Pretrained(
+            model=model.eval(), net=net, size=shape, config=said.config if said else None, widths=widths, width=width,
+            classes=classes, shown=weights.said.get(ENTRY) if said else None,
+        )  # fmt: skip
 
 
 def fixed_pictures(ofa: Ofa, train: Pictures, session: Session, net: nn.Module) -> FixedPictures:
