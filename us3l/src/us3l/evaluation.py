@@ -128,12 +128,9 @@ def open_pretrained(
         model = network(net, guess, widths or (), classes)
         if theirs:
             weights = Weights(weights.name, theirs.state)
-        load_(
-            model, weights, branch_of(weights, model), may_lack=lambda key: bool(theirs) and authors.is_statistic(key)
-        )
-        width = (
-            said.width if said else 1.0 if net.kind == "universal" else None
-        )  # an ordinary net's are of all channels
+        lacking = authors.is_statistic if theirs else lambda key: False
+        load_(model, weights, branch_of(weights, model), may_lack=lacking)
+        width = said.width if said else 1.0 if net.kind == "universal" else None  # ordinary nets have all channels'
         if theirs and net.kind == "universal":
             try:
                 width = width_of_statistics(model)
