@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 
-def once(program: str, folder: Path, resumable: bool, *args: object) -> dict[str, Any]:
+def once(
+    program: str, folder: Path, resumable: bool, *args: object, checkpoint: str = "checkpoint.pth.tar"
+) -> dict[str, Any]:
     """Run a command line, one thread, into a folder unless its result is there; returns the result."""
     result = folder / "result.json"
     if not result.exists():
-        begun = resumable and (folder / "checkpoint.pth.tar").exists()
+        begun = resumable and (folder / checkpoint).exists()
         more = ("--output", folder, *(("--resume", "auto") if begun else ("--overwrite",)))
         command = [sys.executable, "-m", program, *map(str, (*args, *more))]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}

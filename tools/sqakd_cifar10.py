@@ -1,0 +1,85 @@
+"""SQAKD beside QAT on real CIFAR-10: ResNet-20 at W2A2 and W4A4, EWGS and LSQ, seeds 0 to 2, whole test set.
+
+    python tools/sqakd_cifar10.py DATA FLOAT OUTPUT [--jobs 2]
+
+DATA holds CIFAR-10 in torchvision's files, FLOAT is a float ResNet-20 (`cifar_resnet20_1x1`): teacher and start of all
+students. A run that is there already is not repeated; an interrupted one goes on (`--resume auto`). The table goes to
+OUTPUT/table.md and stdout.
+
+Fixed before the first run: 10,000 training pictures, batches of 128, 4 epochs, SGD without decay, cosine by epoch, rate
+0.02 of the weights and 1e-3 of the quantizers, weight 1 of each loss (the effective rate of QAT is SQAKD's), EWGS at a
+constant scale of 0.001, the shortcuts float. Figures are top-1 with batch norm re-estimated on 1,024 training pictures,
+of the last epoch. The budget is 60 minutes for all 24 runs.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.experiments import once, spread
+
+SEEDS, BITS, QUANTIZERS, METHODS = (0, 1, 2), (2, 4), ("ewgs", "lsq"), ("QAT", "SQAKD")
+COMMON = (
+    "-a", "cifar_resnet20_1x1", "--exclude", "*downsample*", "--limit-train", "10000", "--batch_size", "128",
+    "--epochs", "4", "--optimizer_m", "sgd", "--lr_m", "0.02", "--weight_decay", "0", "--optimizer_q", "sgd", "--lr_q",
+    "0.001", "--use_hessian", "False", "--channels-last", "True", "--workers", "0",
+)  # fmt: skip
+CHECKPOINT = "checkpoint/last_checkpoint.pth"
+Job = tuple[int, int, str, str]  # seed, bits, quantizer, method
+
+
+def run(job: Job, data: Path, teacher: Path, output: Path) -> dict[str, Any]:
+    """One training."""
+    seed, bits, quantizer, method = job
+    folder = output / f"{method}-{quantizer}-w{bits}a{bits}-seed{seed}".lower()
+    scale = 0.001 if quantizer == "ewgs" else 0
+    own = ("--quantizer", quantizer, "--wbits", bits, "--abits", bits, "--bkwd_scaling_factorW", scale,
+           "--bkwd_scaling_factorA", scale, "--load_pretrain", "True", "--pretrain_path", teacher)  # fmt: skip
+    kd = ("--distill", "kd", "--teacher_path", teacher) if method == "SQAKD" else ()
+    more = ("--data", data, "--seed", seed, *COMMON, *own, *kd)
+    found = once("sqakd", folder, True, "train_quant", *more, checkpoint=CHECKPOINT)
+    kept = {key: found[key] for key in ("top1", "top1_bn", "seconds")}
+    return {"seed": seed, "bits": bits, "quantizer": quantizer, "method": method, **kept}
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """A row per quantizer and bits, mean and deviation over the seeds."""
+
+    def of(method: str, quantizer: str, bits: int, key: str) -> str:
+        same = {"method": method, "quantizer": quantizer, "bits": bits}
+        return spread([r[key] for r in runs if same.items() <= r.items()])
+
+    lines = [f"| | {' | '.join(f'{m}, %' for m in METHODS)} | {' | '.join(f'{m}, as it is, %' for m in METHODS)} |"]
+    lines.append("|---|---|---|---|---|")
+    for quantizer, bits in product(QUANTIZERS, BITS):
+        cells = (of(method, quantizer, bits, key) for key in ("top1_bn", "top1") for method in METHODS)
+        lines.append(f"| {quantizer} W{bits}A{bits} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run all, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    for name in ("data", "teacher", "output"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--jobs", type=int, default=2)
+    o = parser.parse_args()
+    begun, jobs = time.perf_counter(), list(product(SEEDS, BITS, QUANTIZERS, METHODS))
+    with ThreadPoolExecutor(o.jobs) as pool:
+        runs = list(pool.map(lambda job: run(job, o.data, o.teacher, o.output), jobs))
+    text = table(runs)
+    (o.output / "runs.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
+    (o.output / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"{sum(r['seconds'] for r in runs) / 60:.0f} process minutes, {(time.perf_counter() - begun) / 60:.0f} now")
+
+
+if __name__ == "__main__":
+    main()
