@@ -36,7 +36,7 @@ class Alone(Objective):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """The same as the distillation's."""
-        return {"main": optimizer(self.own, self)}
+        return {"main": optimizer(self.own, "adam", self)}
 
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """The mean square of its output."""
@@ -60,7 +60,7 @@ def main() -> int:
     attach_projector_(teacher, lambda width: build_heads(HEADS["MoCo"], width, own.moco_dim, width))
     nets = [student_of(own, (3, 32, 32)) for _ in range(2)]
     batch = Batch((torch.randn(o.batch, 3, 32, 32),), torch.arange(o.batch))
-    whole = stepper(S2bnn(nets[0], partial(optimizer, own), temperature=own.moco_t, teacher=teacher), batch)
+    whole = stepper(S2bnn(nets[0], partial(optimizer, own, "adam"), temperature=own.moco_t, teacher=teacher), batch)
     student = stepper(Alone(nets[1], own), batch)
 
     @torch.no_grad()

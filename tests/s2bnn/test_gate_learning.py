@@ -30,7 +30,7 @@ from lowbit.train.protocol import Clock, Pass
 from s2bnn.objective import S2bnn
 from s2bnn.options import METHODS
 
-pytestmark = [pytest.mark.data, pytest.mark.heavy]
+pytestmark = pytest.mark.data
 SIDE, DIM, FIXED, QUEUE, STEPS = 32, 16, 24, 64, 100
 TEMPERATURE = 0.07  # the authors' default
 CLOCK = Clock(0, 0, 1, 0, 1, seed=0)
@@ -105,6 +105,7 @@ def best_constant(teacher: nn.Module, x: Tensor) -> float:
     return float((p * (p / p.mean(0)).log()).sum(1).mean())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_a_student_learns(method: str, step: int, teacher: nn.Module, pictures: Tensor) -> None:
@@ -115,7 +116,10 @@ def test_a_student_learns(method: str, step: int, teacher: nn.Module, pictures: 
         assert seen[0]["top1"] < 20 and seen[-1]["top1"] > 80
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=pytest.mark.heavy if name == METHODS[1] else pytest.mark.slow) for name in METHODS],
+)
 def test_a_student_that_ignores_its_input_does_not(method: str, teacher: nn.Module, pictures: Tensor) -> None:
     last, constant = learn(method, 2, teacher, pictures, deaf=True)[-1], best_constant(teacher, pictures[:FIXED])
     assert last.get("kl", constant) > 0.9 * constant and last.get("top1", 0) < 50

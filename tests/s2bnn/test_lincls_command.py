@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from lowbit.models.create import create_model
 from lowbit.quant.binary import step_of
 from lowbit.train.process import make_accelerator
 from s2bnn.cli import cli
-from s2bnn.commands.main_lincls import optimizer
 from s2bnn.load import open_student
+from s2bnn.optim import optimizer
 from s2bnn.options import LinclsOptions
 
 S2bnn = Callable[..., Result]
@@ -68,7 +69,8 @@ def probed(s2bnn: S2bnn, line: tuple[object, ...], tmp_path_factory: pytest.Temp
 
 def test_defaults_are_the_authors(golden: Callable[[str], Path]) -> None:
     theirs = json.loads((golden("s2bnn") / "defaults.json").read_text())["main_lincls.py"]
-    ours = cli.commands["main_lincls"].make_context("main_lincls", ["DATA"]).params
+    context = cli.commands["main_lincls"].make_context("main_lincls", ["DATA"])
+    ours = {param.name: param.get_default(context) for param in context.command.params} | context.params
     ours |= {"pretrained": ours["weights"] or "", "resume": ours["resume"] or "", "data": str(ours["folder"])}
     ours |= {"arch": "resnet50", "start_epoch": 0}  # accepted without effect
     ours["schedule"] = list(ours["schedule"])
@@ -153,7 +155,7 @@ def test_the_recorded_training(golden: Callable[[str], Path]) -> None:
         net.fc.weight.copy_(fill)
         net.fc.bias.zero_()
     own = LinclsOptions(lr=0.1)
-    objective = linear_probe(net, lambda module: optimizer(own, own.lr, module))
+    objective = linear_probe(net, partial(optimizer, own, "sgd"))
     (sgd,) = objective.optimizers().values()
     losses, top5 = [], []
     for _ in range(4):

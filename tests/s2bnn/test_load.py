@@ -98,6 +98,18 @@ def test_damaged_checkpoints_are_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("mean", [[0.5, 0.5], None, ["a"] * 3, [float("nan")] * 3])
+def test_damaged_settings_of_pictures_are_refused(checkpoint: Checkpoint, tmp_path: Path, mean: Any) -> None:
+    content = checkpoint(2)
+    torch.save({**content, ENTRY: {**content[ENTRY], "mean": mean}}, tmp_path / "a")
+    for read in (load, open_student):
+        with pytest.raises(InputError, match="a: its pretrained_cfg is damaged"):
+            read(tmp_path / "a")
+    theirs = {"state_dict": content["state_dict"], ENTRY: {"mean": mean}, "input_size": 3}  # says nothing to us
+    torch.save(theirs, tmp_path / "b")
+    assert open_student(tmp_path / "b", ARCH, 2).said == {}
+
+
 def test_files_of_others_are_left_to_them(checkpoint: Checkpoint) -> None:
     state = create_model(ARCH).state_dict()
     assert from_checkpoint({"state_dict": state}) is None and from_checkpoint(state) is None
@@ -130,10 +142,10 @@ def their_file(folder: Path, kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("kind", "outputs"), [("mlp", 128), ("nomlp", 128), ("lincls", 1000)])
-def test_the_authors_files_are_read(recorded: Path, kind: str, outputs: int) -> None:
+def test_the_authors_files_are_read(recorded: Path, kind: str, outputs: int, caplog: pytest.LogCaptureFixture) -> None:
     content = their_file(recorded, kind)
     net: Any = from_checkpoint(content)
-    assert step_of(net) == 2
+    assert step_of(net) == 2 and [one.message.endswith("it is read as of step 2") for one in caplog.records] == [True]
     prefix = "module." if kind == "lincls" else "module.encoder_q."
     own = net.state_dict()
     assert all(torch.equal(own[key].cpu(), content["state_dict"][prefix + key]) for key in own)

@@ -125,7 +125,7 @@ def test_a_width_of_its_own_gets_a_projector_and_the_student_is_the_same(tmp_pat
 def test_timms_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     net, asked = net_of(nn.Linear(64, 10)), []
 
-    def pretrained(arch: str, classes: int) -> nn.Module:
+    def pretrained(arch: str, classes: int, flag: str) -> nn.Module:
         asked.append((arch, classes))
         net.fc = nn.Identity()
         return net
@@ -134,9 +134,10 @@ def test_timms_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     _, dim, what = open_teacher(own(None, timm_teacher=True), SIZE)
     assert (asked, dim, what) == ([(ARCH, 0)], 64, "pooled features")
 
-    def refused(arch: str, classes: int) -> nn.Module:
-        raise InputError("--pretrained: no network")
+    def refused(*args: object, **more: object) -> nn.Module:
+        raise OSError("no network")
 
-    monkeypatch.setattr("s2bnn.teacher.create_pretrained", refused)
-    with pytest.raises(InputError, match="--timm-teacher: no network"):
+    monkeypatch.undo()
+    monkeypatch.setattr("lowbit.models.create.create_model", refused)
+    with pytest.raises(InputError, match=r"--timm-teacher: .*no network"):
         open_teacher(own(None, timm_teacher=True), SIZE)

@@ -30,7 +30,8 @@ SOURCES: tuple[Callable[[Seeds], tuple[Kind, ...]], ...] = (
 )  # fmt: skip
 LATER = ("commands.train", "commands.prune", "commands.finetune", "commands.convert", "commands.report",
          "commands.export", "commands.pretrain", "commands.linear", "commands.sweep", "commands.draw",
-         "commands.calibrate", "commands.distill", "commands.slimmable", "load", "config")  # fmt: skip
+         "commands.calibrate", "commands.distill", "commands.slimmable", "commands.main_moco",
+         "commands.main_lincls", "load", "config")  # fmt: skip
 
 
 @dataclass

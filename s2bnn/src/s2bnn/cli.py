@@ -2,22 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from lowbit.cli.options import (
-    Decorator,
-    apply_options,
-    gathered,
-    ignored_note,
-    ignored_options,
-    optim_flags,
-    run_options,
-)
+from lowbit.cli.options import Decorator, gathered, ignored_note, ignored_options, optim_flags, run_options, stated
 from lowbit.cli.parsing import COUNT, MANY, SEED, Last, Real, Several, UserPath
 from lowbit.cli.program import Group
 from lowbit.options import DATASETS, MAX_SIDE, MOST_CLASSES, RunOptions
@@ -33,9 +23,8 @@ from s2bnn.options import (
     pretrain_options,
 )
 
+option = functools.partial(click.option, show_default=True)
 POSITIVE, PART = Real(0, min_open=True), Real(0, 1)
-PRETRAIN = {field.name: field.name for field in dataclasses.fields(PretrainOptions)}
-LINCLS = {field.name: field.name for field in dataclasses.fields(LinclsOptions)}
 UNUSED = {"-a/--arch": "resnet50"}  # by the authors' main_lincls
 
 
@@ -48,54 +37,44 @@ def cli() -> None:
 main = cli.script  # the console script
 
 
-def launcher_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The flags of the authors' launcher; the command receives the names of those that were given as `launched`."""
-    names = {flag.lstrip("-").replace("-", "_"): flag for flag in LAUNCHER}
-
-    @functools.wraps(command)
-    def wrapper(**values: Any) -> Any:
-        source = click.get_current_context().get_parameter_source
-        given = tuple(flag for name, flag in names.items() if source(name) is ParameterSource.COMMANDLINE)
-        return command(**{key: value for key, value in values.items() if key not in names}, launched=given)
-
-    kinds: dict[str, dict[str, Any]] = {
-        flag: {"default": default, "is_flag": default is False, "hidden": True} for flag, default in LAUNCHER.items()
-    }
-    return apply_options([click.option(flag, name, **kinds[flag]) for name, flag in names.items()])(wrapper)
+def launched() -> tuple[str, ...]:
+    """Flags of the authors' launcher that the command line states."""
+    flags = {flag.lstrip("-").replace("-", "_"): flag for flag in LAUNCHER}
+    return tuple(flags[name] for name in stated(flags))
 
 
 def train_options(*, epochs: int, lr: float, schedule: Any, weight_decay: Any) -> list[Decorator]:
     """What both of the authors' programs have, with the defaults of one (a text: they differ by variant)."""
 
-    def stated(default: Any) -> dict[str, Any]:
-        text = isinstance(default, str)
-        return {"default": None if text else default, "show_default": default if text else True}
+    def of(default: Any) -> dict[str, Any]:
+        return {"show_default" if isinstance(default, str) else "default": default}
 
     return [
-        click.option("--dataset", type=click.Choice(DATASETS), default="folder", show_default=True,
-                     help="folder: DATA/train/<class>/* and DATA/val/<class>/*, as ImageNet."),
-        click.option("--epochs", type=COUNT, default=epochs, show_default=True, help="Of this command."),
-        click.option("-b", "--batch-size", cls=Last, type=COUNT, default=256, show_default=True,
-                     help="Of each machine; the last one counts."),
-        click.option("--lr", "--learning-rate", type=POSITIVE, default=lr, show_default=True),
-        click.option("--schedule", cls=Several, type=MANY, metavar="EPOCH...", **stated(schedule),
-                     help="Epochs (from 0) at whose start the rate is multiplied by 0.1."),
-        click.option("--momentum", type=Real(0, 1, max_open=True), default=0.9, show_default=True,
-                     help="Of SGD and LARS."),
-        click.option("--wd", "--weight-decay", "weight_decay", type=Real(0), **stated(weight_decay),
-                     help="Of all parameters."),
-        click.option("-p", "--print-freq", type=COUNT, default=10, show_default=True, help="Steps between log lines."),
-        click.option("--image-size", type=click.IntRange(8, MAX_SIDE), metavar="N",
-                     show_default="224, or their own in memory", help="Side of the pictures."),
-        click.option("--sync-bn", is_flag=True, help="Batch norm over all processes."),
-        click.option("--start-epoch", default=0, expose_value=False, hidden=True),  # --resume sets it, as in theirs
+        option("--dataset", type=click.Choice(DATASETS), default="folder",
+               help="folder: DATA/train/<class>/* and DATA/val/<class>/*, as ImageNet."),
+        option("--epochs", type=COUNT, default=epochs, help="Of this command."),
+        option("-b", "--batch-size", cls=Last, type=COUNT, default=256, help="Of each machine; the last one counts."),
+        option("--lr", "--learning-rate", type=POSITIVE, default=lr),
+        option("--schedule", cls=Several, type=MANY, metavar="EPOCH...", **of(schedule),
+               help="Epochs (from 0) at whose start the rate is multiplied by 0.1."),
+        option("--momentum", type=Real(0, 1, max_open=True), default=0.9, help="Of SGD and LARS."),
+        option("--wd", "--weight-decay", "weight_decay", type=Real(0), **of(weight_decay), help="Of all parameters."),
+        option("-p", "--print-freq", type=COUNT, default=10, help="Steps between log lines."),
+        option("--image-size", type=click.IntRange(8, MAX_SIDE), metavar="N", help="Side of the pictures.",
+               show_default="224, or their own in memory"),
+        option("--sync-bn", is_flag=True, help="Batch norm over all processes."),
+        option("--start-epoch", default=0, expose_value=False, hidden=True),  # --resume sets it, as in theirs
     ]  # fmt: skip
 
 
-STEP = click.option("--step", type=click.IntRange(0, 2), required=True, help="0: real-valued, 1: binary activations, "
+def _pretrain(**values: Any) -> PretrainOptions:
+    return pretrain_options(launched=launched(), **values)
+
+
+STEP = option("--step", type=click.IntRange(0, 2), required=True, help="0: real-valued, 1: binary activations, "
                     "2: binary activations and weights.")  # fmt: skip
-STUDENT = click.option("--student", metavar="NAME", help="timm's name of the net, where the file does not say.")
-STEP_OF_FILE = click.option("--step", type=click.IntRange(0, 2), help="Where the file does not say it (0: real-valued, "
+STUDENT = option("--student", metavar="NAME", help="timm's name of the net, where the file does not say.")
+STEP_OF_FILE = option("--step", type=click.IntRange(0, 2), help="Where the file does not say it (0: real-valued, "
                             "1: binary activations, 2: both).")  # fmt: skip
 
 
@@ -107,35 +86,34 @@ def file_options(required: bool, *more: Decorator) -> Decorator:
 
 @cli.command("main_moco", epilog=f"Answered with one line: {', '.join(LAUNCHER)}: accelerate launch starts processes.")
 @run_options(output=Path(), data_argument=True)
-@launcher_options
-@gathered("own", pretrain_options, [
-    click.option("--method", type=click.Choice(METHODS), required=True, help="The losses."),
+@ignored_options(LAUNCHER)
+@gathered("own", _pretrain, [
+    option("--method", type=click.Choice(METHODS), required=True, help="The losses."),
     STEP,
-    click.option("--student", default="reactnet_a", show_default=True, help="Any timm name."),
-    click.option("-a", "--arch", default="resnet50", show_default=True, help="Of the teacher: any timm name."),
-    click.option("--teacher-path", type=UserPath(), help="The teacher's weights: MoCo, SwAV, DINO, torchvision, ..."),
-    click.option("--timm-teacher", is_flag=True, help="timm's weights of --arch are the teacher."),
-    click.option("--model-path", "--model_path", type=UserPath(), help="Checkpoint of the step before: its weights."),
+    option("--student", default="reactnet_a", help="Any timm name."),
+    option("-a", "--arch", default="resnet50", help="Of the teacher: any timm name."),
+    option("--teacher-path", type=UserPath(), help="The teacher's weights: MoCo, SwAV, DINO, torchvision, ..."),
+    option("--timm-teacher", is_flag=True, help="timm's weights of --arch are the teacher."),
+    option("--model-path", "--model_path", type=UserPath(), help="Checkpoint of the step before: its weights."),
     *train_options(epochs=200, lr=0.0003, schedule="120 160; step 2 of contrastive: 120 195",
                    weight_decay="0.0001; step 1 of distillation: 0"),
     *optim_flags("adam", "step at --schedule"),
-    click.option("--cos", is_flag=True, help="The authors' flag: a LINEAR decay, lr (1 - epoch / epochs)."),
-    click.option("--true-cosine", is_flag=True, help="Half a cosine, lr (1 + cos(pi epoch / epochs)) / 2."),
-    click.option("--moco-dim", type=COUNT, default=128, show_default=True, help="Entries of an embedding."),
-    click.option("--moco-k", type=COUNT, default=65536, show_default=True, help="Keys in the queue."),
-    click.option("--moco-m", type=PART, default=0.999, show_default=True, help="Momentum of the key encoder."),
-    click.option("--moco-t", type=POSITIVE, default=0.07, show_default=True,
-                 help="Temperature of both losses; the authors' commands give 0.2."),
-    click.option("--teacher-t", type=POSITIVE, show_default="--moco-t", help="Of the teacher."),
-    click.option("--mlp", is_flag=True, help="Two layers at the student's end, not one."),
-    click.option("--aug-plus", is_flag=True, help="MoCo v2's augmentation with the authors' lower probabilities."),
-    click.option("--over", type=click.Choice(OVER), default="channels", show_default=True,
-                 help="The distillation's softmax: over an embedding's channels, or a queue of the teacher's (SEED)."),
-    click.option("--kl", is_flag=True, help="Subtract the teacher's entropy from the distillation's loss."),
-    click.option("--keep", type=MANY, default=3, show_default=True, help="Checkpoints by epoch that stay."),
-    click.option("--probe-every", type=MANY, default=10, show_default=True, help="Epochs between k-NN and collapse "
-                 "figures on the test set (and after the last); 0: none, no test set needed."),
-], PRETRAIN)  # fmt: skip
+    option("--cos", is_flag=True, help="The authors' flag: a LINEAR decay, lr (1 - epoch / epochs)."),
+    option("--true-cosine", is_flag=True, help="Half a cosine, lr (1 + cos(pi epoch / epochs)) / 2."),
+    option("--moco-dim", type=COUNT, default=128, help="Entries of an embedding."),
+    option("--moco-k", type=COUNT, default=65536, help="Keys in the queue."),
+    option("--moco-m", type=PART, default=0.999, help="Momentum of the key encoder."),
+    option("--moco-t", type=POSITIVE, default=0.07, help="Temperature of both losses; the authors' commands give 0.2."),
+    option("--teacher-t", type=POSITIVE, show_default="--moco-t", help="Of the teacher."),
+    option("--mlp", is_flag=True, help="Two layers at the student's end, not one."),
+    option("--aug-plus", is_flag=True, help="MoCo v2's augmentation with the authors' lower probabilities."),
+    option("--over", type=click.Choice(OVER), default="channels",
+           help="The distillation's softmax: over an embedding's channels, or a queue of the teacher's (SEED)."),
+    option("--kl", is_flag=True, help="Subtract the teacher's entropy from the distillation's loss."),
+    option("--keep", type=MANY, default=3, help="Checkpoints by epoch that stay."),
+    option("--probe-every", type=MANY, default=10, help="Epochs between k-NN and collapse figures on the test set (and "
+           "after the last); 0: none, no test set needed."),
+])  # fmt: skip
 def main_moco(options: RunOptions, own: PretrainOptions) -> None:
     """Train a binary network without labels, by contrast or from a teacher's outputs, on DATA/train."""
     from s2bnn.commands.main_moco import main_moco
@@ -145,8 +123,8 @@ def main_moco(options: RunOptions, own: PretrainOptions) -> None:
 
 @cli.command("report")
 @file_options(
-    False, click.option("--classes", type=click.IntRange(0, MOST_CLASSES), metavar="N", help="Of the last layer."),
-    click.option("--image-size", type=click.IntRange(8, MAX_SIDE), metavar="N", help="Side of the pictures."),
+    False, option("--classes", type=click.IntRange(0, MOST_CLASSES), metavar="N", help="Of the last layer."),
+    option("--image-size", type=click.IntRange(8, MAX_SIDE), metavar="N", help="Side of the pictures."),
 )  # fmt: skip
 @run_options(data=False, training=False)
 def report(options: RunOptions, own: FileOptions) -> None:
@@ -158,7 +136,7 @@ def report(options: RunOptions, own: FileOptions) -> None:
 
 @cli.command("export")
 @file_options(True)
-@click.option("--format", "form", type=click.Choice(["packed", "float", "backbone"]), default="packed",
+@option("--format", "form", type=click.Choice(["packed", "float", "backbone"]), default="packed",
               show_default=True, help="packed: one bit a weight.")  # fmt: skip
 @run_options(data=False, training=False)
 def export(options: RunOptions, own: FileOptions, form: str) -> None:
@@ -169,24 +147,23 @@ def export(options: RunOptions, own: FileOptions, form: str) -> None:
 
 
 def _lincls(**values: Any) -> LinclsOptions:
-    source = click.get_current_context().get_parameter_source
-    return lincls_options([name for name in values if source(name) is ParameterSource.COMMANDLINE], **values)
+    return lincls_options(stated(values), launched=launched(), **values)
 
 
 @cli.command("main_lincls", epilog=ignored_note(UNUSED))
-@launcher_options
+@ignored_options(LAUNCHER)
 @gathered("own", _lincls, [
     *train_options(epochs=100, lr=30.0, schedule=(60, 80), weight_decay=0.0),
     *optim_flags("sgd", "step at --schedule"),
-    click.option("--pretrained", "weights", type=UserPath(), metavar="FILE", help="What is evaluated: a checkpoint of "
+    option("--pretrained", "weights", type=UserPath(), metavar="FILE", help="What is evaluated: a checkpoint of "
                  "ours, of the authors or of others, or a backbone."),
     STUDENT,
     STEP_OF_FILE,
-    click.option("-e", "--evaluate", is_flag=True, help="Only evaluate the classifier of --resume FILE."),
-    click.option("--cache-features", is_flag=True, help="Train on the evaluation transform, features taken once."),
-    click.option("--protocol", type=click.Choice(["moco", "simsiam"]), default="moco", show_default=True,
-                 help="simsiam: 90 epochs, -b 4096, --opt lars, --sched cosine, --lr 0.1 for 256 pictures."),
-], LINCLS)  # fmt: skip
+    option("-e", "--evaluate", is_flag=True, help="Only evaluate the classifier of --resume FILE."),
+    option("--cache-features", is_flag=True, help="Train on the evaluation transform, features taken once."),
+    option("--protocol", type=click.Choice(["moco", "simsiam"]), default="moco",
+           help="simsiam: 90 epochs, -b 4096, --opt lars, --sched cosine, --lr 0.1 for 256 pictures."),
+])  # fmt: skip
 @run_options(data_argument=True, pretrained_flag="--timm-pretrained", output_note="a training writes to .")
 @ignored_options(UNUSED)
 def main_lincls(options: RunOptions, own: LinclsOptions) -> None:
@@ -199,7 +176,7 @@ def main_lincls(options: RunOptions, own: LinclsOptions) -> None:
 
 @cli.command("demo")
 @run_options(output=Path("runs/s2bnn-demo"), data=False, training=False)
-@click.option("--seed", type=SEED, default=0, show_default=True, help="For everything.")
+@option("--seed", type=SEED, default=0, help="For everything.")
 def demo(options: RunOptions) -> int:
     """The digits: a small binary net distilled in two steps, and trained by contrast; a table, a picture."""
     from s2bnn.commands.demo import demo

@@ -17,13 +17,11 @@ from torch import Tensor, nn
 from lowbit.checkpoint.check import behind, load_state_, without_prefix
 from lowbit.checkpoint.header import Header, PictureSize, read_header
 from lowbit.errors import InputError, naming
-from lowbit.models.create import check_size, create_model
-from lowbit.models.heads import linear_classifier, projector_like
-from lowbit.models.pretrained_cfg import ENTRY
-from lowbit.models.surgery import replace_
-from lowbit.models.weight_file import BINARIZATION, CLASSES, Weights, read_weights
+from lowbit.models.create import check_size, classifiers, create_model
+from lowbit.models.heads import end_like_
+from lowbit.models.pretrained_cfg import ENTRY, set_pretrained_cfg_
+from lowbit.models.weight_file import BINARIZATION, Weights, read_weights
 from lowbit.models.weights import branch_of, load_
-from lowbit.options import MOST_CLASSES
 from lowbit.quant.binary import STEPS, binarize_
 from s2bnn import authors
 
@@ -43,15 +41,7 @@ class S2bnnHeader(Header):
 
 
 def header(arch: str, step: int, cfg: Mapping[str, Any], kind: str, classes: int | None = None) -> dict[str, Any]:
-    """What every checkpoint of ours says beside `state_dict`.
-
-    Args:
-        arch: timm name of the student.
-        step: a key of `lowbit.quant.binary.STEPS`.
-        cfg: how pictures are shown (`lowbit.models.pretrained_cfg`).
-        kind: the method, or "classifier".
-        classes: of a classifier; None: pretraining's encoder.
-    """
+    """What every checkpoint of ours says beside `state_dict`; `kind`: the method, or "classifier" (of `classes`)."""
     facts: dict[str, Any] = {"arch": arch, BINARIZATION: step, "type": kind, "input_size": cfg["input_size"]}
     facts |= {} if classes is None else {"classes": classes}
     return {"format": FORMAT, "package": "s2bnn", **facts, ENTRY: cfg}
@@ -73,34 +63,20 @@ def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError("the checkpoint's state_dict holds other things than tensors; name another file")
     state = without_prefix(state, authors.PREFIX)
-    state = behind(state, ENCODER) or dict(state)
     log.warning("a ReActNet-A of the authors: their files do not say the step, it is read as of step %d", PUBLISHED)
     own = create_model(authors.NETS[0], num_classes=0).state_dict().keys()
-    head = state.get("fc.weight")
-    classes = None if head is None or head.dim() != 2 else len(head)
-    return _network(authors.NETS[0], PUBLISHED, authors.used(state, own), classes)
+    return _network(authors.NETS[0], PUBLISHED, authors.used(behind(state, ENCODER) or dict(state), own))
 
 
-def _network(arch: str, step: int, state: Mapping[str, Tensor], classes: int | None) -> nn.Module:
-    """A net of exactly these tensors; without `classes` what stands in its last layer's place is as they are."""
+def _network(arch: str, step: int, state: Mapping[str, Tensor], classes: int | None = None) -> nn.Module:
+    """A net of exactly these tensors; without `classes` it ends as they do."""
 
     def made() -> nn.Module:
         net = binarize_(create_model(arch, num_classes=classes or 1), step)
-        if classes is None:
-            name, _ = linear_classifier(net)
-            replace_(net, {name: head_like(behind(state, f"{name}."))})
-        return net
+        return end_like_(net, state) if classes is None else net
 
     check_size(made, sum(value.numel() for value in state.values()))
     return load_state_(made(), state)
-
-
-def head_like(state: Mapping[str, Tensor]) -> nn.Module:
-    """What stands in the last layer's place, by its tensors: a projector, or one linear layer."""
-    weight = state.get("weight")
-    if weight is not None and weight.dim() == 2:  # the authors', without --mlp
-        return nn.Linear(weight.shape[1], weight.shape[0])
-    return projector_like(state)
 
 
 @dataclass(frozen=True)
@@ -109,7 +85,7 @@ class Student:
 
     Attributes:
         model: in evaluation mode. arch: its timm name. step: what of it is binary.
-        said: what the file says beside its tensors.
+        said: what a file of ours says beside its tensors.
     """
 
     model: nn.Module
@@ -135,41 +111,30 @@ def open_student(
     """
     weights = read_weights(path)
     with naming(path):
-        said = read_header(weights.content, "s2bnn", FORMAT, S2bnnHeader)
+        record = read_header(weights.content, "s2bnn", FORMAT, S2bnnHeader)
     theirs = not weights.ours and authors.is_reactnet(weights.tensors)
     known = (arch if arch in authors.NETS else authors.NETS[0]) if theirs else None
     name = weights.choose_arch(arch, known, "--student")
-    step = _step_of(weights, None if said is None else said.binarization, step)
-    classes = _classes_of(weights) if classes is None else classes
+    step = _step_of(weights, None if record is None else record.binarization, step)
 
-    def made() -> nn.Module:
-        return binarize_(create_model(name, num_classes=classes), step)
+    def made(classes: int | None) -> nn.Module:
+        return binarize_(create_model(name, num_classes=classes or 0), step)
 
-    check_size(made, sum(value.numel() for value in weights.tensors.values()))
-    model = made()
+    check_size(lambda: made(classes), sum(value.numel() for value in weights.tensors.values()))
+    model = made(classes)
     branch = branch_of(weights, model)
+    if classes is None and branch.plain:
+        ends = (branch.state.get(f"{start}weight") for start in classifiers(model))
+        model = made(next((len(end) for end in ends if end is not None and end.dim() == 2), 0))
     branch = branch._replace(state=authors.used(branch.state, model.state_dict())) if theirs else branch
     load_(model, weights, branch)
-    return Student(model.eval(), name, step, weights.said)
-
-
-def _classes_of(weights: Weights) -> int:
-    """Of the classifier in a file; 0: it has none, or does not say."""
-    stated = weights.said.get(CLASSES, 0) if weights.ours else None
-    if stated is None:
-        keys = (f"{prefix}fc.weight" for prefix in ("", "state_dict.", f"state_dict.{authors.PREFIX}"))
-        stated = next((len(weights.tensors[key]) for key in keys if key in weights.tensors), 0)
-    if type(stated) is not int or not 0 <= stated <= MOST_CLASSES:
-        raise InputError(f"{weights.name}: it says {stated!r:.40} classes, which is damaged; name another file")
-    return stated
+    said = weights.said if weights.ours else {}
+    with naming(path):
+        return Student(set_pretrained_cfg_(model.eval(), said.get(ENTRY)), name, step, said)
 
 
 def _step_of(weights: Weights, recorded: int | None, step: int | None) -> int:
-    """What the file says, or where it does not what the caller says.
-
-    Raises:
-        InputError: neither does, or they disagree.
-    """
+    """What the file says, or where it does not what the caller says; refused where neither does, or they disagree."""
     if recorded is None and weights.ours:
         recorded = weights.said.get(BINARIZATION, 0)  # a real-valued net of any method says nothing
     if None not in (recorded, step) and recorded != step:

@@ -30,11 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def student_of(own: PretrainOptions, size: tuple[int, int, int]) -> nn.Module:
-    """The student at its step, with MoCo's head, whose hidden layer is as wide as the features, and stays real.
-
-    Raises:
-        InputError: an unknown net, one that cannot be binarized or has no linear classifier, or for other pictures.
-    """
+    """The student at its step, with MoCo's head, whose hidden layer is as wide as the features, and stays real."""
     net = binarize_(create_model(own.student, num_classes=1), own.step)
     attach_projector_(net, lambda width: build_heads(HEADS["MoCo"], width, own.moco_dim, width, mlp=own.mlp))
     run_blank(net, size, setting="--image-size")
@@ -50,13 +46,9 @@ def student_of(own: PretrainOptions, size: tuple[int, int, int]) -> nn.Module:
 def build(own: PretrainOptions, size: tuple[int, int, int], seed: int = 0) -> tuple[S2bnn, dict[str, str]]:
     """The objective, drawn from the seed (queues too), and facts about its teacher.
 
-    Args:
-        own: of the command.
-        size: (C, H, W) of the pictures.
-        seed: of all draws.
-
     Raises:
-        InputError: see `student_of` and `open_teacher`.
+        InputError: an unknown net, one that cannot be binarized, has no linear classifier or takes no pictures of
+            `size` (C, H, W); see `open_teacher`.
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -73,8 +65,8 @@ def build(own: PretrainOptions, size: tuple[int, int, int], seed: int = 0) -> tu
             facts["projector"] = f"linear, from --moco-dim {own.moco_dim} to the teacher's {dim} channels"
         teacher_keys = KeyQueue(dim, own.moco_k, generator) if own.over == "queue" else None
     objective = S2bnn(
-        student, partial(optimizer, own), temperature=own.moco_t, keys=keys, momentum=own.moco_m, teacher=teacher,
-        projector=projector, teacher_temperature=own.teacher_t, teacher_keys=teacher_keys, kl=own.kl,
+        student, partial(optimizer, own, "adam"), temperature=own.moco_t, keys=keys, momentum=own.moco_m,
+        teacher=teacher, projector=projector, teacher_temperature=own.teacher_t, teacher_keys=teacher_keys, kl=own.kl,
     )  # fmt: skip
     return objective, facts
 

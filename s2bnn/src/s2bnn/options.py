@@ -21,16 +21,10 @@ LAUNCHER = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(OptimOptions):
-    """What both of the authors' programs have.
+    """What both of the authors' programs have, by its flag (`s2bnn.cli` says what each is).
 
     Attributes:
-        dataset: a name of `lowbit.options.DATASETS`.
-        epochs: of the schedule. batch_size: pictures per step, of each machine.
-        lr: the full rate. schedule: 0-based epochs at whose start it is multiplied by 0.1.
-        momentum: of SGD and LARS. weight_decay: of all parameters.
-        print_freq: steps between log lines.
-        image_size: side of the pictures, in pixels; None: 224, or their own in memory.
-        sync_bn: batch norm over all processes.
+        schedule: 0-based epochs. image_size: in pixels; None: 224, or their own in memory.
         launched: flags of the authors' launcher that were given, which have no effect.
     """
 
@@ -49,12 +43,11 @@ class TrainOptions(OptimOptions):
     @property
     def remark(self) -> str:
         """The answer to the launcher's flags, for the log."""
-        if not self.launched:
-            return ""
-        return (
+        said = (
             f"{', '.join(self.launched)}: without effect; accelerate starts the processes: accelerate launch "
             "--num_processes 8 -m s2bnn ... (several machines: --num_machines, --machine_rank, --main_process_ip)"
         )
+        return said if self.launched else ""
 
     @property
     def compared(self) -> dict[str, Any]:
@@ -67,20 +60,7 @@ class TrainOptions(OptimOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions(TrainOptions):
-    """Of `main_moco`.
-
-    Attributes:
-        method: of METHODS. step: of `lowbit.quant.binary.STEPS`.
-        arch: timm name of the teacher. student: of the student.
-        teacher_path: its file. timm_teacher: timm's weights instead.
-        model_path: checkpoint whose weights the student starts from.
-        moco_dim: D. moco_k: keys in a queue. moco_m: momentum of the key encoder.
-        moco_t: temperature of both losses. teacher_t: of the teacher; None: `moco_t`.
-        mlp: heads of two layers. aug_plus: the authors' lighter MoCo v2 augmentation.
-        cos: linear decay, as the authors' flag of this name. true_cosine: half a cosine.
-        over: of OVER. kl: the distillation's loss is the divergence, without the teacher's entropy.
-        keep: checkpoints by epoch that stay. probe_every: epochs between k-NN and collapse figures; 0: none.
-    """
+    """Of `main_moco`; `teacher_t` None: `moco_t`."""
 
     method: str
     step: int
@@ -117,15 +97,7 @@ class PretrainOptions(TrainOptions):
 def pretrain_options(
     method: str, step: int, schedule: tuple[int, ...], weight_decay: float | None, **more: Any
 ) -> PretrainOptions:
-    """With the authors' defaults, which differ by variant.
-
-    Args:
-        method: of METHODS.
-        step: of the binarization.
-        schedule: empty: 120 195 in the contrastive method's step 2, else 120 160.
-        weight_decay: None: 0 in step 1 of the distillation alone, else 1e-4.
-        more: all other fields.
-    """
+    """With the authors' defaults by variant, where `schedule` is empty or `weight_decay` None."""
     if not schedule:
         schedule = (120, 195) if (method, step) == ("contrastive", 2) else (120, 160)
     if weight_decay is None:
@@ -135,14 +107,7 @@ def pretrain_options(
 
 @dataclass(frozen=True, kw_only=True)
 class LinclsOptions(TrainOptions):
-    """Of `main_lincls`.
-
-    Attributes:
-        weights: the file that is evaluated. student: timm name, where it does not say. step: likewise.
-        evaluate: only evaluate a file with its classifier.
-        cache_features: train on pictures as evaluation shows them, features taken once.
-        protocol: "moco" (the authors'), or "simsiam": its defaults, and `lr` is for 256 pictures.
-    """
+    """Of `main_lincls`; `weights` is the file of `--pretrained`; student, step: where it does not say."""
 
     epochs: int = 100
     lr: float = 30.0
@@ -155,22 +120,12 @@ class LinclsOptions(TrainOptions):
     cache_features: bool = False
     protocol: str = "moco"
 
-    def full_rate(self, pictures: int) -> float:
-        """The learning rate of a step of so many pictures."""
-        return self.lr * pictures / 256 if self.protocol == "simsiam" else self.lr
-
 
 SIMSIAM = {"epochs": 90, "batch_size": 4096, "lr": 0.1, "opt": "lars", "sched": "cosine"}
 
 
 def lincls_options(stated: Collection[str], *, protocol: str, **more: Any) -> LinclsOptions:
-    """With the defaults of the protocol.
-
-    Args:
-        stated: fields that the command line states.
-        protocol: of LinclsOptions.
-        more: all other fields.
-    """
+    """With the defaults of the protocol for fields that the command line has not `stated`."""
     if protocol == "simsiam":
         more |= {name: value for name, value in SIMSIAM.items() if name not in stated}
     return LinclsOptions(protocol=protocol, **more)
@@ -178,12 +133,7 @@ def lincls_options(stated: Collection[str], *, protocol: str, **more: Any) -> Li
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
-    """A net in a file, of `report` and `export`; None: what the file says.
-
-    Attributes:
-        file: the checkpoint. student: timm name. step: of `lowbit.quant.binary.STEPS`.
-        classes: of its last layer. image_size: side of the pictures, in pixels.
-    """
+    """A net in a file, of `report` and `export`, by its flags; None: what the file says."""
 
     file: Path | None = None
     student: str | None = None

@@ -11,11 +11,10 @@ from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model, create_pretrained
-from lowbit.models.heads import linear_classifier
-from lowbit.models.surgery import replace_, run_blank
+from lowbit.models.heads import end_like_
+from lowbit.models.surgery import run_blank
 from lowbit.models.weight_file import BINARIZATION, read_weights
 from lowbit.models.weights import backbone_of, branch_of, load_
-from s2bnn.load import head_like
 from s2bnn.options import PretrainOptions
 
 
@@ -31,18 +30,14 @@ def open_teacher(own: PretrainOptions, size: tuple[int, int, int]) -> tuple[nn.M
     """
     if own.timm_teacher == (own.teacher_path is not None):
         raise InputError(f"--method {own.method} learns from one teacher: give --teacher-path FILE, or --timm-teacher")
-    net, what = _of_timm(own.arch) if own.teacher_path is None else _of_file(own)
+    if own.teacher_path is None:
+        net, what = create_pretrained(own.arch, 0, flag="--timm-teacher"), "pooled features"
+    else:
+        net, what = _of_file(own)
     dims: list[int] = []
     hook: Any = net.register_forward_hook(lambda module, args, out: dims.append(out.shape[1]))
     run_blank(net, size, [hook], setting="--image-size")
     return net.eval().requires_grad_(False), dims[0], what
-
-
-def _of_timm(arch: str) -> tuple[nn.Module, str]:
-    try:
-        return create_pretrained(arch, 0), "pooled features"
-    except InputError as error:
-        raise InputError(str(error).replace("--pretrained", "--timm-teacher")) from error
 
 
 def _of_file(own: PretrainOptions) -> tuple[nn.Module, str]:
@@ -51,18 +46,15 @@ def _of_file(own: PretrainOptions) -> tuple[nn.Module, str]:
         if weights.ours and weights.said.get(BINARIZATION):
             raise InputError(f"{own.teacher_path}: it is a binary net, and a teacher is real-valued: name another file")
         arch = weights.choose_arch(own.arch, flag="-a")
-        net = create_model(arch, num_classes=1)
-        branch = branch_of(weights, net)
+        branch = branch_of(weights, create_model(arch, num_classes=0))
         try:
-            name, _ = linear_classifier(net)
-            start = f"{name}."
-            state = {key.removeprefix(start): value for key, value in branch.state.items() if key.startswith(start)}
-            head = head_like(state)
+            made: Any = end_like_(create_model(arch, num_classes=1), branch.state)
+            head = made.get_classifier()
         except InputError:  # a net without a classifier, or no projector in its place
             head = None
-        if head is None or (isinstance(head, nn.Linear) and branch.plain):
+        if not isinstance(head, nn.Sequential) and (branch.plain or not isinstance(head, nn.Linear)):
             return backbone_of(weights, arch).model, "pooled features"
-        load_(replace_(net, {name: head}), weights, branch._replace(prefix=""))  # with its projector, as a plain net
+        load_(made, weights, branch._replace(prefix=""))  # with its projector, as a plain net
     except InputError as error:
         raise InputError(f"--teacher-path, of a {own.arch}: {error}") from error
-    return net, "embeddings"
+    return made, "embeddings"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lowbit.checkpoint.check import behind, check_kinds, unwrapped_state
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
-from lowbit.models.heads import encoder_like
+from lowbit.models.heads import end_like_
 from lowbit.models.layouts import blocks_of, resnet_of
 from lowbit.quant.bitwidths import activations
 from ssql.bit_policy import derive_policy, quantize_encoder_, short
@@ -97,7 +97,7 @@ def build(theirs: Theirs) -> nn.Module:
     state, arch = theirs.state, arch_of(theirs.state)
     size = (3, 32, 32) if arch.startswith("cifar") else (3, 224, 224)
     try:
-        encoder = encoder_like(arch, behind(state, "fc."))
+        encoder = end_like_(create_model(arch, num_classes=1), state)
         if theirs.wrapped:
             follows = derive_policy(encoder, size).follows
             quantize_encoder_(encoder, Quant(), size)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lowbit.checkpoint.check import behind, load_state_, unwrapped_state
 from lowbit.errors import InputError
-from lowbit.models.heads import encoder_like
+from lowbit.models.create import create_model
+from lowbit.models.heads import end_like_
 from lowbit.models.layouts import resnet_of
 from us3l.names import Net, net_of
 from us3l.slim import slimmable_
@@ -90,10 +91,9 @@ def build(theirs: Theirs) -> nn.Module:
     if theirs.net is None:
         raise InputError("the checkpoint does not say which net it holds, and its tensors do not show it")
     name, state = theirs.net.name, theirs.state
-    last = "fc." if "conv1.weight" in state else "classifier."
     size = (3, 32, 32) if name.startswith("cifar") else (3, 224, 224)
     try:
-        net = slimmable_(encoder_like(name, behind(state, last)), theirs.net, size, S_NETS)
+        net = slimmable_(end_like_(create_model(name, num_classes=1), state), theirs.net, size, S_NETS)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"the checkpoint's tensors are not those of a {name} of US3L's authors: {reason}") from error

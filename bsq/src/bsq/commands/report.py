@@ -4,7 +4,6 @@ Magnitude bits and stored bits (with the sign) are both given; the compressions 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,9 @@ from bsq.compression import size
 from bsq.network import binary, bit_layers, nbit_dict, ones_per_plane, to_bit_form_
 from bsq.options import NetOptions
 from lowbit.cost import cost
-from lowbit.files import write_json
 from lowbit.options import RunOptions
 from lowbit.quant.places import quantized_activations
-from lowbit.train import console
-from lowbit.train.folder import RunFolder
+from lowbit.train.report import write_report
 
 COMPRESSIONS = {
     "compression": "bit layers, sign not counted (the authors')",
@@ -120,15 +117,13 @@ def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
     Raises:
         InputError: not a checkpoint of bits, or a folder that holds a run.
     """
-    if options.output is not None:
-        RunFolder.check(options.output, overwrite=options.overwrite, inputs=(net.model,), files=opening.FILES)
-    model, _, recipe = opening.read_bits(net)
-    found = describe(model, recipe["input_size"])
-    lines = list(table(found))
-    if options.output is not None:
-        config = {"command": "report", **asdict(options), **asdict(net)}
-        with RunFolder.open(options.output, config, overwrite=options.overwrite, files=opening.FILES) as folder:
-            write_json(folder.path / "report.json", found)
-            draw(found, folder.path / "report.png")
-    console.say(*lines)
-    return found
+
+    def made() -> tuple[dict[str, Any], Iterator[str]]:
+        model, _, recipe = opening.read_bits(net)
+        found = describe(model, recipe["input_size"])
+        return found, table(found)
+
+    def more(folder: Path, found: Mapping[str, Any], lines: Sequence[str]) -> None:
+        draw(found, folder / "report.png")
+
+    return write_report(options, net, net.model, opening.FILES, made, more)

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
-from lowbit.cli.options import Decorator, apply_options, run_options
+from lowbit.cli.options import Decorator, apply_options, run_options, stated
 from lowbit.cli.parsing import COUNT, WORKER_COUNT
 from lowbit.errors import InputError
 from lowbit.options import WORKERS, RunOptions
@@ -70,9 +69,8 @@ def resolve(read: Read, name: str, overrides: tuple[str, ...], options: RunOptio
     from lowbit.config.tree import value_of
 
     context = click.get_current_context()
-    given = [one for one in FLAGS if context.get_parameter_source(one) is ParameterSource.COMMANDLINE]
     try:
-        config = read(name, overrides, {FLAGS[one]: _plain(context.params[one]) for one in given})
+        config = read(name, overrides, {FLAGS[one]: _plain(context.params[one]) for one in stated(FLAGS)})
     except InputError as error:  # the processes of a run have not met yet: the first of each machine reports it
         raise click.ClickException(str(error)) from error
     shared = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}

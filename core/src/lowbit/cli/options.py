@@ -2,12 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from lowbit.cli.parsing import COUNT, MANY, SEED, WORKER_COUNT, Real, Several, Switch, UserPath
 from lowbit.options import WORKERS, OptimOptions, RunOptions, SgdOptions
@@ -136,6 +137,12 @@ def ignored_options(flags: Mapping[str, Any]) -> Decorator:
 def ignored_note(flags: Mapping[str, Any]) -> str:
     """The line under `--help` that names them."""
     return f"Accepted without effect, as in the authors' program: {', '.join(flags)}."
+
+
+def stated(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the running command's parameters, by click's names, that its command line states."""
+    source = click.get_current_context().get_parameter_source
+    return tuple(name for name in names if source(name) is ParameterSource.COMMANDLINE)
 
 
 def gathered(

@@ -8,6 +8,7 @@ where every epoch shows the same pictures to a frozen net.
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -112,6 +113,40 @@ class LinearEvaluation:
         lines = print_epoch_lines(self.session, folder, {"Loss": "loss", "Acc@1": "top1"})
         figures = evaluate_student(self.session, *self._sets, due=due)
         return job.fit(folder, [lines, *probes, figures], self._features)
+
+    def run(
+        self, job: Job, dataset: str, due: Due, *, prepare: Callable[[], object] = lambda: None,
+        probes: Sequence[Probe] = (), figures: Callable[[], Mapping[str, float]] = dict,
+        export: Callable[[Path], object] | None = None,
+    ) -> Result | None:  # fmt: skip
+        """Check, then train, with evaluations on the way, and write the results. None after a dry run.
+
+        Args:
+            job: the training.
+            dataset: its name, for the plan.
+            due: after which epochs it is evaluated.
+            prepare: called before a run that does not go on from a checkpoint.
+            probes: the command's own.
+            figures: further ones, of a finished training.
+            export: writes into the run's folder what the command makes of the net.
+
+        Raises:
+            InputError: before anything is written.
+            Stopped: a stop signal came; what was trained is saved.
+        """
+        job.check()
+        if job.planned({**job.facts, "dataset": dataset}, passes=1 if self.caches else None):
+            return None
+        if not job.resumed:
+            prepare()
+        self.open_sets(job)
+        with job.open() as folder:
+            assert folder is not None  # --output has a default
+            result = self.fit(job, folder, due, probes)
+            job.write_result(folder, result, figures() if result.finished else {})
+            if export is not None:
+                job.export(folder, result, export)
+        return result
 
     def reestimated_figures(self, batches: Iterable[Batch]) -> dict[str, float]:
         """`top1_bn`, `top5_bn`, `loss_bn` with batch-norm statistics re-estimated, and their line.

@@ -127,16 +127,5 @@ def run_linear(
         also={"cache_features": own.cache_features, CONTENT: of.content},
         prefixes={"student.net." if train.LINEAR_EVAL else "student.": ""},
     )  # fmt: skip
-    job.check()
-    if job.planned({**facts, "dataset": train.DATASET}, passes=1 if task.caches else None):
-        return None
-    if not job.resumed:
-        prepare()
-    task.open_sets(job)
-    with job.open() as folder:
-        assert folder is not None  # --output has a default
-        result = task.fit(job, folder, due)
-        job.write_result(folder, result, figures(task) if result.finished else {})
-        if export is not None and not train.LINEAR_EVAL:
-            job.export(folder, result, export)
-    return result
+    export = None if train.LINEAR_EVAL else export
+    return task.run(job, train.DATASET, due, prepare=prepare, figures=lambda: figures(task), export=export)

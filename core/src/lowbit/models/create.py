@@ -86,8 +86,8 @@ def check_size(build: Callable[[], nn.Module], most: int) -> None:
         raise InputError(f"the net that it names has {found:,} numbers, more than the file can hold; name another file")
 
 
-def create_pretrained(arch: str, classes: int) -> nn.Module:
-    """A net with timm's weights; the classifier is drawn where they are of other classes.
+def create_pretrained(arch: str, classes: int, flag: str = "--pretrained") -> nn.Module:
+    """A net with timm's weights, which `flag` asks for; the classifier is drawn where they are of other classes.
 
     Raises:
         InputError: unknown name, or the weights cannot be fetched.
@@ -97,7 +97,7 @@ def create_pretrained(arch: str, classes: int) -> nn.Module:
         return create_model(arch, num_classes=classes, pretrained=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"--pretrained: timm's weights of {arch} cannot be had ({reason}); leave it out") from error
+        raise InputError(f"{flag}: timm's weights of {arch} cannot be had ({reason}); leave it out") from error
 
 
 def picture_settings(model: nn.Module) -> dict[str, Any]:

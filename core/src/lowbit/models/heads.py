@@ -13,12 +13,12 @@ Deviation: BYOL's projector has two layers in its paper.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from lowbit.checkpoint.check import behind
 from lowbit.errors import InputError
-from lowbit.models.create import create_model
 from lowbit.models.surgery import replace_
 
 
@@ -105,26 +105,14 @@ def projector_like(state: Mapping[str, Tensor]) -> nn.Sequential:
     Raises:
         InputError: they are those of no projector.
     """
-    numbers = [int(key.partition(".")[0]) for key, value in state.items() if value.dim() == 2 and key[0].isdigit()]
+    places = (key.partition(".")[0] for key, value in state.items() if value.dim() == 2)
+    numbers = [int(place) for place in places if place.isdecimal()]
     if not numbers or f"{min(numbers)}.weight" not in state or f"{max(numbers)}.weight" not in state:
         raise InputError(f"{', '.join(list(state)[:3]) or 'nothing'} is no projector of linear layers")
     first, last = state[f"{min(numbers)}.weight"], state[f"{max(numbers)}.weight"]
     bias = tuple(f"{number}.bias" in state for number in sorted(numbers)[:-1])
     ends = f"{max(numbers) + 1}.running_mean" in state
     return projector(first.shape[1], first.shape[0], last.shape[0], len(numbers), ends, bias)
-
-
-def encoder_like(arch: str, head: Mapping[str, Tensor]) -> nn.Module:
-    """Timm's net with a last layer of the kind and shapes of these tensors: a classifier, a projector, or none.
-
-    Raises:
-        InputError: they are those of neither.
-    """
-    if not head or "weight" in head:
-        return create_model(arch, num_classes=len(head["weight"]) if head else 0)
-    encoder = create_model(arch, num_classes=1)
-    attach_projector_(encoder, lambda features: Heads(projector_like(head), None))
-    return encoder
 
 
 def predictor(dim: int, hidden: int) -> nn.Sequential:
@@ -162,3 +150,22 @@ def attach_projector_(encoder: nn.Module, build: Callable[[int], Heads]) -> Head
     heads = build(classifier.in_features)
     replace_(encoder, {name: heads.projector})
     return heads
+
+
+def end_like_(net: Any, state: Mapping[str, Tensor]) -> nn.Module:
+    """Let a timm net end as a file has it: in a classifier, a projector in its place, or neither.
+
+    Args:
+        net: with a linear classifier; in place.
+        state: tensors of the file by the net's keys; their shapes count.
+
+    Raises:
+        InputError: tensors of no such end, or a net without a linear classifier.
+    """
+    name, _ = linear_classifier(net)
+    inner = behind(state, f"{name}.")
+    weight = inner.get("weight")
+    if not inner or (weight is not None and weight.dim() == 2):
+        net.reset_classifier(0 if weight is None else len(weight))
+        return net
+    return replace_(net, {name: projector_like(inner)})

@@ -44,20 +44,11 @@ def demo(options: RunOptions) -> int:
         teacher = stages.trained("teacher", method="contrastive", step=0)
         series = {method: stages.two_steps(method) for method in METHODS}
         random = [stages.random(step) for step in STEPS]
-        rows = [
-            {"method": "teacher", **teacher},
-            *({"method": m, **row} for m, found in series.items() for row in found),
-        ]
+        rows = [{"method": "teacher", **teacher}]
+        rows += [{"method": name, **row} for name, found in series.items() for row in found]
         verdicts = [verdict_without_labels(row, row, random[row["step"]], NEEDED, FIGURE) for row in rows]
-        facts = {
-            "rows": rows,
-            "random": random,
-            "nets": verdicts,
-            "probe_needed": NEEDED,
-            "seed": options.seed,
-            "labelled": LABELLED,
-        }
-        facts |= {"global_batch": COMMON["batch_size"], "seconds": time.perf_counter() - start}
+        facts = {"rows": rows, "random": random, "nets": verdicts, "probe_needed": NEEDED, "labelled": LABELLED}
+        facts |= {"seed": options.seed, "global_batch": COMMON["batch_size"], "seconds": time.perf_counter() - start}
         named = {f"{row['method']}, step {row['step']}": net for row, net in zip(rows, verdicts, strict=True)}
         return write_demo(folder, series, (FIGURE, "knn_top1"), "binary", named, facts)
 

@@ -24,12 +24,7 @@ NAMES = {"packed": "packed.safetensors", "float": "network.safetensors", "backbo
 
 
 def export(options: RunOptions, own: FileOptions, form: str = "packed") -> Path:
-    """Write the file of that form into `--output`.
-
-    Args:
-        options: shared.
-        own: the file, and what it does not say.
-        form: of NAMES.
+    """Write the file of that form, of NAMES, into `--output`.
 
     Raises:
         InputError: before anything is written.

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lowbit.checkpoint.header import read_header
 from lowbit.data.pictures import Pictures
@@ -38,7 +37,6 @@ from lowbit.train.batch import per_node
 from lowbit.train.configured import refuse
 from lowbit.train.epochs import after_every
 from lowbit.train.job import Job
-from lowbit.train.optim import make_optimizer, make_schedule
 from lowbit.train.process import local_processes
 from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
@@ -46,6 +44,7 @@ from lowbit.train.session import Session
 from s2bnn import load
 from s2bnn.commands import FILES
 from s2bnn.load import Student, open_student
+from s2bnn.optim import optimizer, rate
 from s2bnn.options import LinclsOptions
 
 STD = 0.01  # of a new classifier's weights
@@ -64,11 +63,11 @@ def main_lincls(options: RunOptions, own: LinclsOptions) -> Result | Scores | No
         return _evaluate(options, own)
     with Session("s2bnn", options, own.dataset, [own.weights], files=FILES) as session:
         world, accumulate = session.accelerator.num_processes, options.accumulate
-        batch = replace(per_node(own.batch_size, world, local_processes(), accumulate=accumulate), remark=own.remark)
+        batch = per_node(own.batch_size, world, local_processes(), accumulate=accumulate, remark=own.remark)
         train, held = session.train_and_held()
         student, given = _starting(options, own, session.resumed())
         side, classes = side_of(train, own.image_size), len(train.classes)
-        net = _classifier(student, classes, options.seed)
+        net = _new_classifier_(student.model, classes, options.seed)
         run_blank(net, (3, side, side), setting="--image-size", values=False)
         content = load_pretrained_(net, given, session.resumed(), CONTENT)
         views, shown = recipes(own, train, side, student, options.pretrained)
@@ -76,44 +75,29 @@ def main_lincls(options: RunOptions, own: LinclsOptions) -> Result | Scores | No
             session, session.place(net), frozen=True, train=train, test=session.pictures("test"), held=held,
             views=shown if own.cache_features else views, shown=shown, batch=EVAL_BATCH,
         )  # fmt: skip
-        rate = own.full_rate(batch.total)
-        rates = make_schedule(
-            own.sched or "step", rate, milestones=own.schedule, warmup_epochs=own.warmup_epochs, per_step=False
-        )
-        stage = Stage(task.objective(partial(optimizer, own, rate)), own.epochs, {"main": rates})
+        lr = own.lr * batch.total / 256 if own.protocol == "simsiam" else own.lr
+        rates = {"main": rate(own, own.sched or "step", lr)}
+        stage = Stage(task.objective(partial(optimizer, own, "sgd")), own.epochs, rates)
         cfg = pretrained_cfg(shown, (3, side, side), train.classes)
-        facts = {**task.facts, "student": student.arch, "step": student.step}
         compared = {**own.compared, "--student": student.arch, "--step": student.step, CONTENT: content}
         job = Job(
             session, "main_lincls", [stage], session.loader(train, task.views, batch), batch,
-            header=load.header(student.arch, student.step, cfg, "classifier", classes), facts=facts,
-            shared=compared, described=asdict(own),
+            header=load.header(student.arch, student.step, cfg, "classifier", classes), shared=compared,
+            facts={**task.facts, "student": student.arch, "step": student.step}, described=asdict(own),
             prefixes={"student.net.": ""}, log_every=own.print_freq, best="top1" if held is None else "val_top1",
         )  # fmt: skip
-        job.check()
-        if job.planned({**facts, "dataset": own.dataset}, passes=1 if task.caches else None):
-            return None
-        task.open_sets(job)
-        with job.open() as folder:
-            assert folder is not None  # --output has a default
-            result = task.fit(job, folder, after_every(1), [check_unchanged(session, content)])
-            job.write_result(folder, result, {})
-    return result
+        return task.run(job, own.dataset, after_every(1), probes=[check_unchanged(session, content)])
 
 
 def _starting(
     options: RunOptions, own: LinclsOptions, resumed: Mapping[str, Any] | None
 ) -> tuple[Student, dict[str, Tensor] | None]:
-    """The net that is evaluated, and its tensors; a resumed run may leave out the file.
-
-    Raises:
-        InputError: no file, or see `s2bnn.load.open_student`.
-    """
+    """The net that is evaluated, and its tensors; a resumed run may leave out the file, no other may."""
     if options.pretrained:
         refuse({"--pretrained": own.weights, "--step": own.step}, "beside --timm-pretrained")
         if own.student is None:
             raise InputError("--timm-pretrained needs the net's name: give --student")
-        model = create_pretrained(own.student, 0)
+        model = create_pretrained(own.student, 0, flag="--timm-pretrained")
         return Student(model, own.student, 0, {}), model.state_dict()
     if own.weights is not None:
         found = open_student(own.weights, own.student, own.step)
@@ -125,21 +109,14 @@ def _starting(
     return Student(bare, said.arch, said.binarization, dict(resumed or {})), None
 
 
-def _classifier(student: Student, classes: int, seed: int) -> nn.Module:
-    """The net with a new last layer: weights from N(0, 0.01), biases 0."""
-    net = binarize_(create_model(student.arch, num_classes=classes), student.step)
+def _new_classifier_(net: Any, classes: int, seed: int) -> nn.Module:
+    """The net with a last layer of weights from N(0, 0.01) and biases 0."""
+    net.reset_classifier(classes)
     _, head = linear_classifier(net)
     with torch.no_grad():
         head.weight.normal_(0, STD, generator=torch.Generator().manual_seed(seed))
         head.bias.zero_()
     return net
-
-
-def optimizer(own: LinclsOptions, rate: float, net: nn.Module) -> Optimizer:
-    """Over all that is trained of a net."""
-    trained = [p for p in net.parameters() if p.requires_grad]
-    decay = own.weight_decay
-    return make_optimizer(trained, own.opt or "sgd", lr=rate, momentum=own.momentum, weight_decay=decay)
 
 
 def recipes(own: LinclsOptions, pictures: Pictures, side: int, student: Student, timm: bool) -> tuple[Recipe, Recipe]:

@@ -5,7 +5,7 @@ of them stay; `checkpoint.pth.tar` is what `--resume` goes on from. A teacher, a
 an error before anything starts. k-NN and collapse figures are taken on the way.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from lowbit.errors import InputError
 from lowbit.evaluate.pretraining import Monitored, open_pictures, run_pretraining
@@ -25,7 +25,7 @@ from lowbit.train.session import Session
 from s2bnn import load
 from s2bnn.commands import FILES
 from s2bnn.methods import build, start_from_
-from s2bnn.optim import rate
+from s2bnn.optim import pretrain_rate
 from s2bnn.options import PretrainOptions
 from s2bnn.pictures import coloured
 
@@ -34,10 +34,6 @@ LINES = {"Loss": "loss", "Loss_cl": "loss_cl", "Loss_kd": "loss_kd", "Acc@1": "t
 
 def main_moco(options: RunOptions, own: PretrainOptions) -> Result | None:
     """Check, then train, with figures on the way, and write the results. None after a dry run.
-
-    Args:
-        options: shared.
-        own: of this command.
 
     Raises:
         InputError: before anything is written.
@@ -95,7 +91,7 @@ def check(options: RunOptions, own: PretrainOptions) -> Schedule:
     for flag, path in (("--teacher-path", own.teacher_path), ("--model-path", own.model_path)):
         if path is not None and not path.is_file():
             raise InputError(f"{flag} {path}: there is no such file: name a checkpoint")
-    return rate(own)
+    return pretrain_rate(own)
 
 
 def batch_of(options: RunOptions, own: PretrainOptions, session: Session) -> BatchPlan:
@@ -105,9 +101,11 @@ def batch_of(options: RunOptions, own: PretrainOptions, session: Session) -> Bat
         InputError: it cannot be split, does not fit a queue, or its parts would change the keys.
     """
     world = session.accelerator.num_processes
-    batch = per_node(own.batch_size, world, local_processes(), accumulate=options.accumulate)
+    batch = per_node(
+        own.batch_size, world, local_processes(), accumulate=options.accumulate, remark=own.remark
+    )  # fmt: skip
     if own.contrasts:
         check_shuffle(batch, world)
     if own.contrasts or own.over == "queue":
         check_queue(batch, own.moco_k, "--moco-k")
-    return replace(batch, remark=own.remark)
+    return batch

@@ -4,19 +4,16 @@ OPs = real multiply-accumulates + binary ones / 64, a layer being binary where w
 2); convolutions and linear layers are counted. Without a file it is the net of `--student` at `--step`.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from lowbit.cost import cost
-from lowbit.files import replace_file, write_json
+from lowbit.files import replace_file
 from lowbit.models.create import create_model, picture_settings
 from lowbit.options import RunOptions
 from lowbit.quant.binary import STEPS, binarize_
-from lowbit.train import console
-from lowbit.train.folder import RunFolder
+from lowbit.train.report import write_report
 from s2bnn.commands import FILES
 from s2bnn.load import Student, open_student
 from s2bnn.options import FileOptions
@@ -26,22 +23,16 @@ TOTALS = ("real_macs", "binary_macs", "ops", "parameters", "binary_parameters", 
 OF_LAYER = ("name", "kind", "parameters", "bits", "input_bits", "macs", "binary_macs", "bytes")
 
 
-def describe(model: nn.Module, arch: str, step: int, size: tuple[int, int, int]) -> dict[str, Any]:
-    """Everything that the report shows, as plain values.
-
-    Args:
-        model: at its step.
-        arch: timm name.
-        step: of `lowbit.quant.binary.STEPS`.
-        size: (C, H, W) of a picture.
+def describe(net: Student, size: tuple[int, int, int]) -> dict[str, Any]:
+    """Everything that the report shows, as plain values, of a picture of `size` (C, H, W).
 
     Raises:
         InputError: the net does not take such pictures.
     """
-    found = cost(model, size)
+    found = cost(net.model, size)
     totals = {name: getattr(found, name) for name in TOTALS}
     layers = [{name: getattr(layer, name) for name in OF_LAYER} for layer in found.layers]
-    facts = {"student": arch, "step": step, "meaning": STEPS[step], "input_size": list(size)}
+    facts = {"student": net.arch, "step": net.step, "meaning": STEPS[net.step], "input_size": list(size)}
     return {**facts, **totals, "bytes_float": 4 * found.parameters, "layers": layers}
 
 
@@ -61,11 +52,7 @@ def table(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def open_net(own: FileOptions) -> Student:
-    """The net of the file, or without one a new net.
-
-    Raises:
-        InputError: see `s2bnn.load.open_student`; an unknown net.
-    """
+    """The net of the file (`s2bnn.load.open_student`), or without one a new net."""
     if own.file is not None:
         return open_student(own.file, own.student, own.step, own.classes)
     step, classes = STEP if own.step is None else own.step, CLASSES if own.classes is None else own.classes
@@ -79,17 +66,15 @@ def report(options: RunOptions, own: FileOptions) -> dict[str, Any]:
     Raises:
         InputError: before anything is written.
     """
-    if options.output is not None:
-        RunFolder.check(options.output, overwrite=options.overwrite, inputs=(own.file,), files=FILES)
-    net = open_net(own)
-    stated = net.said.get("input_size") or picture_settings(net.model)["input_size"]
-    channels, height, width = stated if own.image_size is None else (stated[0], own.image_size, own.image_size)
-    found = describe(net.model, net.arch, net.step, (channels, height, width))
-    lines = list(table(found))
-    if options.output is not None:
-        config = {"command": "report", **asdict(options), **asdict(own)}
-        with RunFolder.open(options.output, config, overwrite=options.overwrite, files=FILES) as folder:
-            write_json(folder.path / "report.json", found)
-            replace_file(folder.path / "table.md", "".join(f"{line}\n" for line in lines).encode())
-    console.say(*lines)
-    return found
+
+    def made() -> tuple[dict[str, Any], Iterator[str]]:
+        net = open_net(own)
+        stated = net.said.get("input_size") or picture_settings(net.model)["input_size"]
+        channels, height, width = stated if own.image_size is None else (stated[0], own.image_size, own.image_size)
+        found = describe(net, (channels, height, width))
+        return found, table(found)
+
+    def more(folder: Path, found: Mapping[str, Any], lines: Sequence[str]) -> None:
+        replace_file(folder / "table.md", "".join(f"{line}\n" for line in lines).encode())
+
+    return write_report(options, own, own.file, FILES, made, more)
