@@ -126,7 +126,7 @@ def test_damaged_checkpoints(
         (("train", *NET, "--tracker", "nobody"), "nobody"),
         (("train", "-a", "resnet18", "-d", "digits", "--epochs", "1", "--train-batch", "359"), "--train-batch"),
         (("cifar_prune_STE", *NET, "--train-batch", "359"), "batch norm needs two"),  # 1,437 pictures leave one
-        (("train", *NET, "--opt", "adam"), "--opt"),
+        (("train", *NET, "--opt", "adagrad"), "--opt"),
         (("train", *NET, "--evaluate"), "--model"),
         (("train", *NET, "--resume", "nowhere.tar"), "nowhere.tar"),
         (("cifar_finetune", *NET), "--model"),

@@ -34,7 +34,7 @@ def layer_of(arrays: dict[str, Tensor], name: str) -> Any:
         if value is not None:
             setattr(layer, key, nn.Parameter(value.clone()))
     kind: Any = SlimLinear if name.startswith("lin") else SlimConv2d
-    return kind(layer, slim) if kind is SlimLinear else kind(layer, slim, RATIOS.get(name, (1, 1)))
+    return kind(layer, tuple(ratio * side for ratio, side in zip(RATIOS.get(name, (1, 1)), slim, strict=True)))
 
 
 def test_every_recorded_layer_is_compared(recorded: Any) -> None:

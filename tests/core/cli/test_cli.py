@@ -195,7 +195,7 @@ def test_spellings_that_agree(args: tuple[str, ...]) -> None:
         (("--accumulate", "0"), "--accumulate"),
         (("--mixed-precision", "fp8"), "fp8"),
         (("--schedule",), "--schedule"),
-        (("more",), "more"),
+        (("folder", "more"), "more"),
         (("--max-steps", "9" * 400), "1<=x<=999999999"),
         (("--save-every", "1000000000"), "1<=x<=999999999"),
         (("--max-steps", "9" * 5000), "valid integer"),

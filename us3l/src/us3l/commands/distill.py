@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from lowbit.errors import InputError
+from lowbit.errors import InputError, naming
 from lowbit.models.create import create_model
 from lowbit.models.heads import attach_projector_, build_heads
 from lowbit.models.weight_file import read_weights
@@ -44,7 +44,8 @@ def teacher_of(config: Config) -> nn.Module:
     attach_projector_(
         net, lambda features: build_heads(PROJECTORS["SEED"], features, own.TEACHER_DIM, own.TEACHER_HIDDEN_DIM)
     )
-    weights = read_weights(own.TEACHER_PRETRAINED)
+    with naming("DISTILL.TEACHER_PRETRAINED"):
+        weights = read_weights(own.TEACHER_PRETRAINED)
     try:
         load_(net, weights, branch_of(weights, net)._replace(prefix=""))  # with its projector, as of a plain net
     except InputError as error:
