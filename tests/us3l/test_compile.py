@@ -68,12 +68,12 @@ def test_one_graph_for_each_number_of_channels_more_than_dynamos_limit() -> None
     check(net, X, [*widths, 0.3, 0.31, 0.32], len(widths), "eager")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_step_of_three_widths_by_aot() -> None:
     check(tiny(), X, [1.0, 0.6, 0.25, 0.601], 3, "aot_eager")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_training_with_feature_distillation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches have two sizes, 9 and 8: at most two graphs for each number of channels."""
     counter, compiled = CompileCounter(), nn.Module.compile
@@ -86,7 +86,7 @@ def test_training_with_feature_distillation(tmp_path: Path, monkeypatch: pytest.
     assert len(distinct) <= counter.frame_count <= 2 * len(distinct)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("arch", ["cifar_resnet18", "cifar_mobilenetv2"])
 def test_real_nets(arch: str) -> None:
     check(

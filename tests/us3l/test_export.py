@@ -49,7 +49,7 @@ def small() -> tuple[nn.Module, At]:
 
 
 @pytest.mark.parametrize(
-    ("arch", "side"), [(SMALL, 8), ("cifar_mobilenetv2", 8), pytest.param("resnet18d", 32, marks=pytest.mark.slow)]
+    ("arch", "side"), [(SMALL, 8), ("cifar_mobilenetv2", 8), pytest.param("resnet18d", 32, marks=pytest.mark.heavy)]
 )
 @torch.no_grad()
 def test_each_width_equals_the_exported_net(arch: str, side: int, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_each_width_equals_the_exported_net(arch: str, side: int, tmp_path: Path
         assert (theirs(x) - wanted).abs().max() <= 1e-6 * scale
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_nets_that_timm_has() -> None:
     def said(arch: str, width: float) -> Any:
         net = network(net_of(f"us_{arch}"), (3, 32, 32), (0.25, 1.0), 0)
@@ -106,7 +106,7 @@ def test_three_files_that_say_what_is_needed(small: tuple[nn.Module, At], tmp_pa
         torch.testing.assert_close(program(x[:count]), wanted[:count], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @torch.no_grad()
 def test_the_program_runs_with_torch_alone(small: tuple[nn.Module, At], tmp_path: Path) -> None:
     net, at = small

@@ -160,7 +160,7 @@ def test_first_pass(recorded: Any) -> None:
     trace.close("grad_norm", trace.grads, rec["grad_norm"], 6e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("run", RUNS)
 def test_three_iterations(recorded: Any, run: str) -> None:
     trace = Trace(run, recorded)

@@ -26,7 +26,7 @@ TINY = (
 
 
 @pytest.mark.parametrize(
-    "name", [next(iter(RECIPES)), *(pytest.param(x, marks=pytest.mark.slow) for x in list(RECIPES)[1:])]
+    "name", [next(iter(RECIPES)), *(pytest.param(x, marks=pytest.mark.heavy) for x in list(RECIPES)[1:])]
 )
 def test_the_readmes_recipes_in_four_stages_on_two_processes(
     name: str, processes: Any, same_run: Same, tmp_path: Path
@@ -51,7 +51,9 @@ def test_the_readmes_recipes_in_four_stages_on_two_processes(
     assert differing == (set() if RECIPES[name] else {"running_mean", "running_var"})
 
 
-@pytest.mark.parametrize("place", [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "place", [pytest.param(0, marks=pytest.mark.heavy), 1, pytest.param(2, marks=pytest.mark.heavy)]
+)
 def test_kill_9_between_the_widths_of_a_step(
     place: int, processes: Any, digits_line: Line, digits_run: tuple[Path, Result], same_run: Same, tmp_path: Path,
     us3l: Us3l,
@@ -91,7 +93,7 @@ def teacher(us3l: Us3l, small: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder / "checkpoint.pth.tar"
 
 
-@pytest.mark.parametrize("kind", [pytest.param(x, marks=pytest.mark.slow if x == "ViT" else ()) for x in TRAININGS])
+@pytest.mark.parametrize("kind", [pytest.param(x, marks=pytest.mark.heavy if x == "ViT" else ()) for x in TRAININGS])
 def test_each_training_is_killed_and_resumed(
     kind: str, processes: Any, us3l: Us3l, small: Path, teacher: Path, same_run: Same, tmp_path: Path
 ) -> None:

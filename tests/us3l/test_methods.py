@@ -198,7 +198,7 @@ def test_a_teacher_is_read_with_its_projector(method: str, tmp_path: Path) -> No
     assert hasattr(objective, "predictor") == (method == "SEED_MSE")
     with pytest.raises(InputError, match=r"^nosuch is not a file"):
         teacher_of(config_of(method, TEACHER=own | {"TEACHER_PRETRAINED": "nosuch"}))
-    with pytest.raises(InputError, match=r"TEACHER_DIM=16: .*teacher\.pth\.tar"):
+    with pytest.raises(InputError, match=r"TEACHER_DIM=16: .*teacher\.pth\.tar: .* 8 classes, and 16 are"):
         teacher_of(config_of(method, TEACHER=own | {"TEACHER_DIM": 16}))
     with pytest.raises(InputError, match="TEACHER_PRETRAINED"):
         teacher_of(config_of(method))

@@ -132,7 +132,8 @@ def _has_head(branch: Branch, own: Mapping[str, Tensor], head: set[str]) -> bool
 
 
 def _no_head(branch: Branch, own: Mapping[str, Tensor], head: set[str]) -> str:
-    key = min(head, key=lambda key: -own[key].dim())
+    keys = sorted(head, key=lambda key: (-own[key].dim(), key))
+    key = next((key for key in keys if key in branch.state and branch.state[key].shape != own[key].shape), keys[0])
     classes = own[key].shape[0]
     if branch.plain and key in branch.state:
         there = branch.state[key].shape[0]
