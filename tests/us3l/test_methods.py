@@ -196,7 +196,7 @@ def test_a_teacher_is_read_with_its_projector(method: str, tmp_path: Path) -> No
     assert objective.plan.sampling.fixed == (0.25,)
     assert (objective.keys is not None, objective.n_views) == ((True, 1) if method == "SEED" else (False, 2))
     assert hasattr(objective, "predictor") == (method == "SEED_MSE")
-    with pytest.raises(InputError, match=r"^nosuch is not a file"):
+    with pytest.raises(InputError, match=r"^DISTILL.TEACHER_PRETRAINED: nosuch is not a file"):
         teacher_of(config_of(method, TEACHER=own | {"TEACHER_PRETRAINED": "nosuch"}))
     with pytest.raises(InputError, match=r"TEACHER_DIM=16: .*teacher\.pth\.tar: .* 8 classes, and 16 are"):
         teacher_of(config_of(method, TEACHER=own | {"TEACHER_DIM": 16}))
