@@ -103,7 +103,7 @@ def test_damaged_settings_of_pictures_are_refused(checkpoint: Checkpoint, tmp_pa
     content = checkpoint(2)
     torch.save({**content, ENTRY: {**content[ENTRY], "mean": mean}}, tmp_path / "a")
     for read in (load, open_student):
-        with pytest.raises(InputError, match="a: its pretrained_cfg is damaged"):
+        with pytest.raises(InputError, match=r"a: .*pretrained_cfg"):
             read(tmp_path / "a")
     theirs = {"state_dict": content["state_dict"], ENTRY: {"mean": mean}, "input_size": 3}  # says nothing to us
     torch.save(theirs, tmp_path / "b")

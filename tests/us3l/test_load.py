@@ -215,6 +215,8 @@ ENTRIES = [
     ("config", {"SSL": {"SETTING": {"DIM": -1}}}), ("config", {"MODEL": {"ARCH": "us_nobody"}}), ("state_dict", T),
     ("config", {"MODEL": {"ARCH": "us_vit_giant_patch14_224"}}), ("state_dict", {"encoder_q.conv1.weight": 3}),
     ("state_dict", {}), ("format", T), ("format", 99), ("widths", None), ("widths", []), ("widths", [0.0]),
+    ("config", {"MODEL": {"ARCH": "us_cifar_resnet8_1x1"}}), ("pretrained_cfg", "nan"),
+    ("pretrained_cfg", {"mean": [1]}),
     ("widths", "1"), ("width", 2.0), ("width", T), ("width", "1"),
 ]  # fmt: skip
 

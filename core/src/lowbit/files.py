@@ -28,11 +28,14 @@ def regular_or_missing(path: Path) -> None:
     """Look at what a file is without opening it, which would block or act.
 
     Raises:
-        OSError: it may not be looked at, or is no regular file but a folder, a FIFO, a device or a socket.
+        OSError: it may not be looked at, or is no regular file but a folder, a FIFO, a device, a socket, or a link to
+            nothing, through which a file would be made elsewhere.
     """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
+        if path.is_symlink():
+            raise OSError(errno.EINVAL, "it is a link to nothing", str(path)) from None
         return
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}

@@ -159,3 +159,14 @@ def test_a_file_of_ours_is_judged_whole(tmp_path: Path) -> None:
     torch.save({"package": "toy", "state_dict": A, "optimizer": {"m": torch.tensor(torch.nan)}}, tmp_path / "net.pt")
     with pytest.raises(InputError, match=r"NaN or infinity in optimizer\.m"):
         read_weights(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
+@pytest.mark.parametrize("name", ["encoder_k.bn2.weight", "relu2.weight", "encoder_k.bn1.running_var"])
+def test_weights_that_are_no_floats_are_refused_wherever_they_are(
+    tmp_path: Path, dtype: torch.dtype, name: str
+) -> None:
+    """Also in an encoder that is not read, and in a layer that the net lacks."""
+    torch.save({"state_dict": {**A, name: torch.ones(8).to(dtype)}}, tmp_path / "net.pt")
+    with pytest.raises(InputError, match=rf"{name} holds (integers|complex numbers|half-precision floats) "):
+        read_weights(tmp_path / "net.pt")

@@ -161,7 +161,7 @@ RUN_NAMES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["a folder", "a FIFO", "a device", "symbolic links"])
+@pytest.mark.parametrize("kind", ["a folder", "a FIFO", "a device", "symbolic links", "a link to nothing"])
 @pytest.mark.parametrize("name", RUN_NAMES)
 def test_what_a_runs_file_would_meet(tmp_path: Path, name: str, kind: str) -> None:
     """Found before it is opened, whatever was asked for; a FIFO and a device through a link, too."""
@@ -172,7 +172,7 @@ def test_what_a_runs_file_would_meet(tmp_path: Path, name: str, kind: str) -> No
         os.mkfifo(tmp_path / "pipe")
         place.symlink_to(tmp_path / "pipe")
     else:
-        place.symlink_to("/dev/full" if kind == "a device" else place)
+        place.symlink_to({"a device": "/dev/full", "symbolic links": place}.get(kind, tmp_path / "elsewhere"))
     before = names(tmp_path)
     for asked in ({}, {"resume": True}, {"overwrite": True}):
         with pytest.raises(InputError, match=rf"{re.escape(name)} there cannot be a run's file \(.*{kind}") as caught:

@@ -54,6 +54,8 @@ class Us3lHeader(Header):
     def _one_net(self) -> Self:
         if self.arch != self.config.MODEL.net.name:
             raise ValueError(f"arch is {self.arch!r:.80} and the config's {self.config.MODEL.ARCH!r:.80}")
+        if self.classes is None and self.config.SSL.TYPE is None:
+            raise ValueError("it has a projector, and its config no SSL.TYPE")
         return self
 
     @property

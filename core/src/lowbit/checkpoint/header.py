@@ -41,12 +41,14 @@ class Header(Record):
 
     Attributes:
         arch: timm name. state_dict: the weights. classes: of a classifier. input_size: of the pictures.
+        pretrained_cfg: how pictures are shown to it.
     """
 
     arch: Name
     state_dict: Annotated[dict[str, Tensor], Field(min_length=1)]
     classes: Annotated[int, Field(strict=True, ge=1, le=MOST_CLASSES)] | None = None
     input_size: PictureSize | None = None
+    pretrained_cfg: Pictures | None = None
 
     @property
     def numbers(self) -> int:

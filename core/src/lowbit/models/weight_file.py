@@ -10,7 +10,7 @@ import timm
 from torch import Tensor
 
 from lowbit.checkpoint.budget import parse_json
-from lowbit.checkpoint.check import first_bad, tensors
+from lowbit.checkpoint.check import first_bad, kind, tensors
 from lowbit.checkpoint.digest import digest
 from lowbit.checkpoint.read import METADATA, read_file
 from lowbit.errors import InputError
@@ -19,6 +19,7 @@ KEY = "lowbit.backbone"  # in the metadata of our own safetensors: JSON, {"arch"
 PACKED = "lowbit.packed"  # there, of a packed file: its head (`lowbit.export.codes`)
 CLASSES, SIZES = "classes", "sizes"  # there, of a whole net: of its last layer; of layers that are slimmed
 BINARIZATION = "binarization"  # there, of a binary net: what of it is binary (`lowbit.quant.binary.STEPS`)
+WEIGHTS = (".weight", ".bias", ".running_mean", ".running_var")  # ends of names that are floats in every net
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,10 @@ def read_weights(path: Path | str) -> Weights:
     weights = Weights(str(path), read_file(path))
     if not weights.tensors:
         raise InputError(f"{path} holds no state_dict of tensors; name another file")
+    for name, tensor in weights.tensors.items():
+        if name.endswith(WEIGHTS) and (not tensor.is_floating_point() or tensor.element_size() == 1):
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(f"{path}: {name} holds {kind(tensor)} ({dtype}), no weights: name another file")
     if weights.described:
         _check_digest(weights)
     found = first_bad(weights.content) if weights.ours else None
