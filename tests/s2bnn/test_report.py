@@ -9,6 +9,8 @@ import pytest
 import torch
 from click.testing import Result
 
+from lowbit.models.create import create_model
+
 S2bnn = Callable[..., Result]
 
 
@@ -60,3 +62,11 @@ def test_a_checkpoint_is_counted_as_it_is(s2bnn: S2bnn, checkpoint: Callable[...
 )
 def test_refused(s2bnn: S2bnn, given: tuple[object, ...], said: str) -> None:
     assert said in s2bnn("report", *given, code=2).stderr
+
+
+@pytest.mark.parametrize("size", [[8, 8], [3, 0, 8], "8", [3, 8, 10**9]])
+def test_a_file_of_another_package_says_its_size_wrongly(s2bnn: S2bnn, tmp_path: Path, size: Any) -> None:
+    state = create_model("cifar_resnet8_1x1", num_classes=2).state_dict()
+    said = {"package": "another", "arch": "cifar_resnet8_1x1", "state_dict": state, "input_size": size}
+    torch.save(said, tmp_path / "net.pth.tar")
+    assert "net.pth.tar: its input_size is" in s2bnn("report", tmp_path / "net.pth.tar", code=2).stderr

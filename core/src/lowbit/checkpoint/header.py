@@ -6,7 +6,7 @@ Methods add entries of their own by subclasses; entries that a record does not n
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from lowbit.errors import InputError
@@ -54,6 +54,18 @@ class Header(Record):
     def numbers(self) -> int:
         """Of all tensors."""
         return sum(tensor.numel() for tensor in self.state_dict.values())
+
+
+def picture_size(said: Any) -> PictureSize:
+    """What any file says of its pictures, as (C, H, W).
+
+    Raises:
+        InputError: it is no such size.
+    """
+    try:
+        return TypeAdapter(PictureSize).validate_python(said)
+    except ValidationError:
+        raise InputError(f"its input_size is {said!r:.80}, not (C, H, W): name another file") from None
 
 
 def read_header(checkpoint: Mapping[str, Any], package: str, newest: int, kind: type[Kind]) -> Kind | None:

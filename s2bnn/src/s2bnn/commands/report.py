@@ -8,7 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lowbit.checkpoint.header import picture_size
 from lowbit.cost import cost
+from lowbit.errors import naming
 from lowbit.files import replace_file
 from lowbit.models.create import create_model, picture_settings
 from lowbit.options import RunOptions
@@ -69,7 +71,8 @@ def report(options: RunOptions, own: FileOptions) -> dict[str, Any]:
 
     def made() -> tuple[dict[str, Any], Iterator[str]]:
         net = open_net(own)
-        stated = net.said.get("input_size") or picture_settings(net.model)["input_size"]
+        with naming(own.file):
+            stated = picture_size(net.said.get("input_size") or picture_settings(net.model)["input_size"])
         channels, height, width = stated if own.image_size is None else (stated[0], own.image_size, own.image_size)
         found = describe(net, (channels, height, width))
         return found, table(found)
