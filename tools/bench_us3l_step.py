@@ -20,8 +20,8 @@ import torch
 
 from lowbit.data.batch import Batch
 from lowbit.quant.layers import to_plain_
+from lowbit.slim.layers import set_width_
 from us3l.config import read_config
-from us3l.layers import set_width_
 from us3l.methods import build
 from us3l.objective import UniversallySlimmable
 from us3l.sampling import Sampling

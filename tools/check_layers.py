@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("train",),
     ("evaluate",),
     ("cost",),
+    ("slim",),
     ("export",),
     ("loading",),
     ("demo",),

@@ -1,14 +1,14 @@
-"""Slimmable batch norm on two ranks, for test_norms.py: one process that holds the whole batch computes the same."""
+"""Slimmable batch norm on two ranks (test_norm_ranks.py): one process that holds the whole batch computes the same."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
+from lowbit.slim.layers import at_width
+from lowbit.slim.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.process import finish, make_accelerator
-from us3l.layers import at_width
-from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 
 WIDTHS = (1.0, 0.5, 0.25)
 

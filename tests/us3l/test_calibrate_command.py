@@ -10,8 +10,8 @@ import torch
 from click.testing import Result
 
 from lowbit.loading import load
+from lowbit.slim.layers import at_width
 from us3l.evaluation import open_pretrained
-from us3l.layers import at_width
 
 Us3l = Callable[..., Result]
 X = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))

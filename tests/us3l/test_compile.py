@@ -12,13 +12,13 @@ from torch._dynamo.testing import CompileCounter, CompileCounterWithBackend
 
 from lowbit.data.batch import Batch
 from lowbit.models.create import create_model
+from lowbit.slim.conversion import slim_
+from lowbit.slim.layers import at_width
+from lowbit.slim.subnetworks import subnetworks
+from lowbit.slim.widths import channels_at
 from lowbit.train.bn_statistics import reestimate_batchnorm_
 from lowbit.train.compile import compile_, uncompiled
-from us3l.layers import at_width
 from us3l.sampling import Sampling
-from us3l.slim import slim_
-from us3l.subnetworks import subnetworks
-from us3l.widths import channels_at
 
 runs = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_runs.py"))))
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

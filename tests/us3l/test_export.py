@@ -20,10 +20,11 @@ from lowbit.export.packed import load_packed, save_packed
 from lowbit.export.plain import save_plain, timm_net
 from lowbit.export.program import SAID, save_program
 from lowbit.loading import load
+from lowbit.slim.conversion import sub_network
+from lowbit.slim.statistics import WidthStatistics
 from lowbit.train.process import make_accelerator
 from us3l.names import net_of
-from us3l.slim import network, sub_network
-from us3l.statistics import WidthStatistics
+from us3l.network import network
 
 CFG = {"mean": [0.5] * 3, "std": [0.2] * 3, "crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
 CFG |= {"input_size": [3, 8, 8], "label_names": ["a", "b", "c"]}

@@ -1,4 +1,4 @@
-"""Layers against recorded numbers: outputs, gradients and statistics at every width."""
+"""Layers against recorded numbers: rounding, outputs, gradients and statistics at every width."""
 
 from copy import deepcopy
 from typing import Any
@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from us3l.layers import SlimConv2d, SlimLinear, at_width
-from us3l.norms import SlimBatchNorm2d
+from lowbit.slim.layers import SlimConv2d, SlimLinear, at_width
+from lowbit.slim.norms import SlimBatchNorm2d
+from lowbit.slim.widths import channels_at, make_divisible
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 LAYERS = ["conv_tt", "conv_ft", "conv_tf", "conv_expand", "conv_dw", "conv_project", "lin_tt", "lin_tf"]
@@ -107,3 +108,15 @@ def test_recorded_statistics_after_steps_at_several_widths(recorded: Any, name: 
             norm(arrays[f"{name}/x"][:, : norm.active_in])
     torch.testing.assert_close(norm.running_mean, arrays[f"{name}/seq_running_mean"], **CLOSE)
     torch.testing.assert_close(norm.running_var, arrays[f"{name}/seq_running_var"], **CLOSE)
+
+
+def test_recorded_rounding(recorded: Any) -> None:
+    figures = recorded.json("make_divisible")
+    for channels, by_width in figures["channels_times_width"].items():
+        for width, wanted in by_width.items():
+            assert make_divisible(int(channels) * float(width)) == wanted, (channels, width)
+    for channels, by_width in figures["ratio6"].items():
+        for width, wanted in by_width.items():
+            assert channels_at(int(channels), float(width), 6) == wanted, (channels, width)
+    for value, wanted in figures["raw_value"].items():
+        assert make_divisible(float(value)) == wanted, value

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from lowbit.cost import cost
 from lowbit.models.create import create_model
+from lowbit.slim.conversion import slim_
+from lowbit.slim.layers import at_width
 from lowbit.train.bn_statistics import fixed_statistics
-from us3l.layers import at_width
-from us3l.slim import slim_
 
 ARCHS = {"us_mobilenetv2": "mobilenetv2_100"}  # timm's names of the authors' others are theirs without us_
 SMALL = torch.zeros(1, 3, 32, 32)

@@ -18,13 +18,13 @@ from lowbit.data.recipe import DIGITS, plain
 from lowbit.evaluate.classify import classify
 from lowbit.loading import load
 from lowbit.options import RunOptions
+from lowbit.slim.layers import set_width_
 from lowbit.train.bn_statistics import reestimate_batchnorm_
 from lowbit.train.process import make_accelerator
 from lowbit.train.session import Session
 from us3l import config as us3l_config
 from us3l.config import Ofa
 from us3l.evaluation import fixed_pictures, open_pretrained
-from us3l.layers import set_width_
 from us3l.pictures import transforms_of
 
 SHIPPED = Path(us3l_config.__file__).parent / "configs"

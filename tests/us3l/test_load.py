@@ -16,17 +16,18 @@ from lowbit.evaluate.features import pooled
 from lowbit.loading import load
 from lowbit.models.create import create_model
 from lowbit.models.pretrained_cfg import pretrained_cfg
+from lowbit.slim.conversion import sub_network
+from lowbit.slim.layers import at_width
+from lowbit.slim.statistics import WidthStatistics
 from lowbit.train.process import make_accelerator
 from lowbit.train.state import rename
 from us3l import authors
 from us3l.config import Config
 from us3l.evaluation import open_pretrained
-from us3l.layers import at_width
 from us3l.load import PREFIXES, from_checkpoint, header
 from us3l.methods import build
 from us3l.names import net_of
-from us3l.slim import network, sub_network
-from us3l.statistics import WidthStatistics
+from us3l.network import network
 
 SIZE = (3, 8, 8)
 CFG = pretrained_cfg(plain(DIGITS), SIZE)

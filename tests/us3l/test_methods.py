@@ -9,12 +9,12 @@ import torch
 from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
+from lowbit.slim.layers import slimmable_layers
+from lowbit.slim.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from lowbit.train.protocol import Clock
 from us3l.commands.distill import teacher_of
 from us3l.config import Config
-from us3l.layers import slimmable_layers
 from us3l.methods import build, check, heads_of
-from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from us3l.objective import UniversallySlimmable
 from us3l.sampling import Sampling
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from lowbit.data.batch import Batch
 from lowbit.losses.cosine import cosine_loss
+from lowbit.slim.layers import SlimLinear, at_width, set_width_
 from lowbit.train.engine import Engine
 from lowbit.train.log import Meter
 from lowbit.train.process import make_accelerator
 from lowbit.train.protocol import Clock, Out, Pass, Stage
 from lowbit.train.run import Run
 from lowbit.train.schedule import constant
-from us3l.layers import SlimLinear, at_width, set_width_
 from us3l.objective import Plan, SubNet, UniversallySlimmable
 from us3l.sampling import Sampling
 

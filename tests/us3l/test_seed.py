@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lowbit.data.batch import Batch
+from lowbit.slim.layers import set_width_
 from lowbit.train.engine import Engine
 from lowbit.train.log import Meter
 from lowbit.train.process import make_accelerator
@@ -17,7 +18,6 @@ from lowbit.train.protocol import Clock, Stage
 from lowbit.train.run import Run
 from lowbit.train.schedule import constant
 from lowbit.train.state import saved_state
-from us3l.layers import set_width_
 
 HERE = Path(__file__)
 runs = SimpleNamespace(**runpy.run_path(str(HERE.with_name("tiny_runs.py"))))

@@ -11,7 +11,7 @@ from us3l import methods
 from us3l.commands.pretrain import check_config
 from us3l.config import Config, read_config
 from us3l.names import DISTILLED
-from us3l.slim import network
+from us3l.network import network
 from us3l.unused_keys import Command
 
 SHIPPED = Path(us3l.__file__).parent / "configs"

@@ -15,10 +15,10 @@ from torch.optim import SGD
 import lowbit
 from lowbit.data.batch import Batch
 from lowbit.models.create import create_model
+from lowbit.slim.conversion import slim_
+from lowbit.slim.layers import at_width
+from lowbit.slim.training import SlimmableTraining
 from lowbit.train.protocol import Clock
-from us3l.layers import at_width
-from us3l.slim import slim_
-from us3l.supervised import SlimmableTraining
 
 WIDTHS = (0.5, 1.0, 0.25)
 CLOCK = Clock(0, 0, 1, 0, 1, 0)

@@ -15,11 +15,11 @@ from lowbit.data.views import view_recipes
 from lowbit.evaluate.features import extract
 from lowbit.evaluate.knn import knn
 from lowbit.options import RunOptions
+from lowbit.slim.conversion import sub_network
+from lowbit.slim.statistics import WidthStatistics
 from lowbit.train.session import Session
 from us3l.config import Ofa
 from us3l.evaluation import fixed_pictures, open_pretrained
-from us3l.slim import sub_network
-from us3l.statistics import WidthStatistics
 
 Us3l = Callable[..., Result]
 LIMITS = ("--limit-train", 100, "--limit-eval", 50)

@@ -16,6 +16,8 @@ from lowbit.data.recipe import CIFAR10, cifar_train
 from lowbit.losses.queue import KeyQueue
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.heads import build_heads, predictor
+from lowbit.slim.conversion import slim_
+from lowbit.slim.layers import SlimConv2d, SlimLinear
 from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Run, fit
@@ -26,11 +28,9 @@ from us3l.config import Config
 from us3l.criteria import loss_of
 from us3l.feature_distillation import FeatureDistillation, pooled_cosine
 from us3l.group_decay import GroupDecay
-from us3l.layers import SlimConv2d, SlimLinear
 from us3l.methods import PROJECTORS, heads_of
 from us3l.objective import Plan, UniversallySlimmable
 from us3l.sampling import Sampling
-from us3l.slim import slim_
 
 DIM, PICTURES, BATCH = 6, 26, 9  # 3 batches of 9, 9, 8: two ranks hold different numbers of pictures
 WIDTHS = (1.0, 0.5, 0.25)

@@ -17,7 +17,7 @@ from lowbit.models.create import create_model
 from lowbit.models.heads import end_like_
 from lowbit.models.layouts import resnet_of
 from us3l.names import Net, net_of
-from us3l.slim import slimmable_
+from us3l.network import slimmable_
 
 ENCODER = "encoder_q."
 REPEATS = (1, 2, 3, 4, 3, 3, 1)  # blocks of MobileNet-V2's stages

@@ -15,9 +15,9 @@ from lowbit.cli.options import Decorator, apply_options, gathered, optim_options
 from lowbit.cli.parsing import SEED, Real
 from lowbit.cli.program import Group
 from lowbit.options import BatchOptions, LinearOptions, PretrainOptions, RunOptions
+from lowbit.slim.widths import parse_widths
 from us3l import __version__
 from us3l.options import CalibrateOptions, ExportOptions, WidthSweepOptions
-from us3l.widths import parse_widths
 
 if TYPE_CHECKING:
     from us3l.config import Config

@@ -18,16 +18,17 @@ from lowbit.evaluate.batchnorm import check_pictures
 from lowbit.models.pretrained_cfg import ENTRY, Cfg
 from lowbit.models.weight_file import Weights, read_weights
 from lowbit.models.weights import branch_of, load_
+from lowbit.slim.conversion import Size
+from lowbit.slim.layers import at_width
+from lowbit.slim.statistics import channels_of, width_of_statistics
+from lowbit.slim.widths import show_width
 from lowbit.train.bn_statistics import batchnorms
 from lowbit.train.session import Session
 from us3l import authors
 from us3l.config import Config, Ofa
-from us3l.layers import at_width
 from us3l.load import FORMAT, Us3lHeader
 from us3l.names import Net, net_of
-from us3l.slim import Size, network
-from us3l.statistics import channels_of, width_of_statistics
-from us3l.widths import show_width
+from us3l.network import network
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 LEAST = 0.01  # width of a net of which nobody says what was trained

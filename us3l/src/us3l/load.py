@@ -21,13 +21,14 @@ from lowbit.errors import InputError
 from lowbit.models.create import check_size
 from lowbit.models.pretrained_cfg import Cfg
 from lowbit.options import MOST_CLASSES
+from lowbit.slim.conversion import sub_network, without_statistics_
+from lowbit.slim.statistics import width_of_statistics
 from lowbit.train.configured import header_of
 from us3l import authors
 from us3l.config import Config
 from us3l.methods import encoder_of
 from us3l.names import Net
-from us3l.slim import kind_of, network, sub_network, without_statistics_
-from us3l.statistics import width_of_statistics
+from us3l.network import kind_of, network
 
 FORMAT = 1
 ENCODER = authors.ENCODER

@@ -21,14 +21,14 @@ from lowbit.models.create import create_model
 from lowbit.models.heads import HEADS, HeadPlan, Heads, attach_projector_, build_heads, predictor
 from lowbit.models.surgery import of_kind, run_blank
 from lowbit.options import OptimOptions
+from lowbit.slim.norms import SlimBatchNorm2d
 from us3l.config import Config
 from us3l.criteria import MAPS, loss_of
 from us3l.feature_distillation import FeatureDistillation
 from us3l.group_decay import GroupDecay
-from us3l.norms import SlimBatchNorm2d
+from us3l.network import slimmable_
 from us3l.objective import Plan, UniversallySlimmable
 from us3l.optim import AUTHORS, optimizer
-from us3l.slim import slimmable_
 from us3l.unused_keys import Command
 
 _THREE = HeadPlan(3, wide=False, output_bn=False, predictor=True, bias=(True, False))

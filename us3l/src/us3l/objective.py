@@ -35,10 +35,10 @@ from lowbit.losses.queue import KeyQueue
 from lowbit.losses.ranks import Ranks, ranks_of, shuffled_keys
 from lowbit.models.captured import Captured, run_captured
 from lowbit.models.momentum import momentum_copy, update_momentum_
+from lowbit.slim.layers import at_width
 from lowbit.train.protocol import Clock, Objective, Out, Pass
 from us3l.feature_distillation import FeatureDistillation
 from us3l.group_decay import GroupDecay
-from us3l.layers import at_width
 from us3l.sampling import Sampling, Uniform
 
 Outputs = tuple[Tensor, ...]  # of each view, (B, D)

@@ -17,6 +17,8 @@ from lowbit.cost import cost
 from lowbit.data.views import side_of, view_recipes
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import OptimOptions, RunOptions
+from lowbit.slim.statistics import WidthStatistics
+from lowbit.slim.widths import show_width
 from lowbit.train.bn_statistics import batchnorms
 from lowbit.train.configured import dataset_of, described, refuse
 from lowbit.train.process import on_main
@@ -27,8 +29,6 @@ from us3l.commands import FILES
 from us3l.config import Config
 from us3l.evaluation import Pretrained, fixed_pictures, open_pretrained
 from us3l.options import CalibrateOptions
-from us3l.statistics import WidthStatistics
-from us3l.widths import show_width
 
 
 def calibrate(options: RunOptions, config: Config, name: str, own: CalibrateOptions) -> list[Path] | None:

@@ -16,10 +16,10 @@ from lowbit.config.tree import dump_config
 from lowbit.demo import NEEDED, open_demo, run_stage, save_random_backbone, verdict_without_labels, write_demo
 from lowbit.evaluate.table import Row
 from lowbit.options import PretrainOptions, RunOptions
+from lowbit.slim.widths import show_width
 from us3l.commands import FILES, pretrain, sweep
 from us3l.config import read_config
 from us3l.options import WidthSweepOptions
-from us3l.widths import show_width
 
 CONFIG = "configs/base/digits.yaml"
 WIDTHS = (0.25, 0.5, 0.75, 1.0)

@@ -25,13 +25,13 @@ from lowbit.export.plain import save_plain
 from lowbit.models.create import picture_settings
 from lowbit.models.pretrained_cfg import ENTRY, Cfg, pretrained_cfg
 from lowbit.options import RunOptions
+from lowbit.slim.layers import set_width_, slimmable_layers
 from lowbit.train.configured import dataset_of, refuse
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
 from us3l.commands import FILES
 from us3l.config import Config
 from us3l.evaluation import CALIBRATION, Pretrained, fixed_pictures, open_pretrained
-from us3l.layers import set_width_, slimmable_layers
 from us3l.options import ExportOptions
 
 NAME, PACKED = "subnetwork", "packed.safetensors"

@@ -23,6 +23,8 @@ from lowbit.models.heads import linear_classifier
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import run_blank
 from lowbit.options import LinearOptions, OptimOptions, RunOptions
+from lowbit.slim.conversion import Size
+from lowbit.slim.layers import set_width_
 from lowbit.train.configured import dataset_of
 from lowbit.train.epochs import after_multiples
 from lowbit.train.run import Result
@@ -31,10 +33,9 @@ from us3l import load
 from us3l.commands import FILES
 from us3l.config import Config, without_effect
 from us3l.evaluation import fixed_pictures, open_pretrained
-from us3l.layers import set_width_
+from us3l.network import network
 from us3l.optim import AUTHORS, optimizer, rates
 from us3l.pictures import transforms_of
-from us3l.slim import Size, network
 
 DUE = after_multiples(20, first=False)  # the authors'
 WIDTH = "MODEL.OFA.WIDTH_MULT"

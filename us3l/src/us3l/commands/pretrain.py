@@ -14,6 +14,8 @@ from lowbit.evaluate.pretraining import Context, Monitored, open_pictures, run_p
 from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import OptimOptions, PretrainOptions, RunOptions
+from lowbit.slim.statistics import WidthStatistics
+from lowbit.slim.widths import show_width
 from lowbit.train.batch import BatchPlan, check_queue
 from lowbit.train.configured import batch_of, check_training, dataset_of, job_of
 from lowbit.train.copies import Copies
@@ -27,9 +29,7 @@ from us3l.commands import FILES
 from us3l.config import Config
 from us3l.evaluation import fixed_pictures
 from us3l.optim import AUTHORS, rates
-from us3l.statistics import WidthStatistics
 from us3l.unused_keys import Command, without_effect
-from us3l.widths import show_width
 
 ENCODER = "encoder_q"
 

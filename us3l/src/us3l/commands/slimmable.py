@@ -15,6 +15,9 @@ from lowbit.evaluate.linear import accuracy_line
 from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import BatchOptions, OptimOptions, RunOptions
+from lowbit.slim.layers import at_width
+from lowbit.slim.training import SlimmableTraining
+from lowbit.slim.widths import show_width
 from lowbit.train.configured import batch_of, dataset_of, job_of
 from lowbit.train.epochs import after_multiples, print_epoch_lines
 from lowbit.train.protocol import Clock, Objective
@@ -24,13 +27,10 @@ from us3l import load
 from us3l.commands import FILES
 from us3l.commands.pretrain import check_config
 from us3l.config import Config
-from us3l.layers import at_width
+from us3l.network import network
 from us3l.optim import AUTHORS, optimizer, rates
 from us3l.pictures import transforms_of
-from us3l.slim import network
-from us3l.supervised import SlimmableTraining
 from us3l.unused_keys import without_effect
-from us3l.widths import show_width
 
 DUE = after_multiples(20, first=False)
 

@@ -20,16 +20,16 @@ from lowbit.evaluate.sweep import SweepOptions, Variant
 from lowbit.evaluate.sweep_command import run_sweep, side_of_checkpoint
 from lowbit.evaluate.table import Row
 from lowbit.options import RunOptions
+from lowbit.slim.layers import at_width
+from lowbit.slim.statistics import channels_of
+from lowbit.slim.subnetworks import best_under, subnetworks
+from lowbit.slim.widths import show_width
 from lowbit.train.configured import dataset_of, refuse
 from lowbit.train.session import Session
 from us3l.commands import FILES
 from us3l.config import Config
 from us3l.evaluation import CALIBRATION, QUARTERS, Pretrained, fixed_pictures, open_pretrained
-from us3l.layers import at_width
 from us3l.options import WidthSweepOptions
-from us3l.statistics import channels_of
-from us3l.subnetworks import best_under, subnetworks
-from us3l.widths import show_width
 
 
 def sweep(options: RunOptions, own: WidthSweepOptions) -> list[Row] | None:

@@ -14,10 +14,10 @@ from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import reestimated_batchnorm
 from lowbit.models.surgery import of_kind
+from lowbit.slim.layers import at_width, slimmable_layers
+from lowbit.slim.norms import SlimBatchNorm2d
+from lowbit.slim.widths import Width, channels_at
 from lowbit.train.bn_statistics import batchnorms
-from us3l.layers import at_width, slimmable_layers
-from us3l.norms import SlimBatchNorm2d
-from us3l.widths import Width, channels_at
 
 TRIED = (20, 40, 1000)  # parts of 1 in which a width is looked for where a file does not say its own
 
@@ -74,7 +74,7 @@ def _copy_(buffers: Iterable[Tensor], values: Iterable[Tensor]) -> None:
 def width_of_statistics(net: nn.Module) -> float | None:
     """The width that the statistics of universal batch norms are of, by the channels that have moved; None: none have.
 
-    The authors' files do not say it: channels that did not run keep mean 0 and variance 1.
+    A file may not say it: channels that did not run keep mean 0 and variance 1.
 
     Raises:
         InputError: these channels are those of no width.

@@ -20,10 +20,10 @@ from lowbit.models.create import create_model
 from lowbit.models.heads import predictor
 from lowbit.models.surgery import replace_
 from lowbit.quant.layers import quantized_layers, to_plain_
+from lowbit.slim.conversion import slim_, slim_inputs_
+from lowbit.slim.layers import SlimConv2d, SlimLinear, at_width, set_width_, slimmable_layers
+from lowbit.slim.norms import SlimBatchNorm2d
 from lowbit.train.bn_statistics import reestimate_batchnorm_
-from us3l.layers import SlimConv2d, SlimLinear, at_width, set_width_, slimmable_layers
-from us3l.norms import SlimBatchNorm2d
-from us3l.slim import slim_, slim_inputs_
 
 WIDTHS = (0.25, 0.4, 0.75, 1.0)
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -4,9 +4,9 @@ Yu, Huang, "Universally Slimmable Networks and Improved Training Techniques", IC
 are nested, so one weight serves them all. Which part runs is a plain attribute, set from outside (`at_width`); what
 `forward` reads are numbers of channels, so that widths which round to the same numbers share one compiled graph. The
 gradient outside the part that runs is exactly zero, never None: momentum and weight decay move those channels on every
-pass, as in the authors' program.
+pass, as in their program.
 
-Deviation: a grouped convolution keeps the channels of a group and runs fewer groups (the authors' ignore groups unless
+Deviation: a grouped convolution keeps the channels of a group and runs fewer groups (theirs ignores groups unless
 the convolution is depthwise). A number of channels never exceeds the layer's.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lowbit.errors import InputError
 from lowbit.models.surgery import SHAPE, conv_like
 from lowbit.quant.conv import check_plain, convolve, with_tensors
-from us3l.widths import Width, channels_at, check_width
+from lowbit.slim.widths import Width, channels_at, check_width
 
 Pair = tuple[int, int]  # of a layer's input and output
 
@@ -33,8 +33,8 @@ class Slim:
 
     Attributes:
         full: channels of the input and of the output.
-        ratios: of their numbers (`us3l.widths.channels_at`); 0: all of them run at any width.
-        groups_of: names of their groups (`us3l.channels`), "" where there is none.
+        ratios: of their numbers (`lowbit.slim.widths.channels_at`); 0: all of them run at any width.
+        groups_of: names of their groups (`lowbit.slim.channels`), "" where there is none.
         width: of each; active_in, active_out: channels that run.
     """
 

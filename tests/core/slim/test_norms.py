@@ -14,17 +14,13 @@ from lowbit.errors import InputError
 from lowbit.export.packed import load_packed, save_packed
 from lowbit.models.create import create_model
 from lowbit.quant.layers import to_plain_
+from lowbit.slim.conversion import slim_
+from lowbit.slim.layers import at_width, set_width_
+from lowbit.slim.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from lowbit.train.bn_statistics import fixed_statistics, reestimate_batchnorm_
-from us3l.layers import at_width, set_width_
-from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
-from us3l.slim import slim_
 
 X = torch.randn(8, 32, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 + 1
 LIST = (1.0, 0.75, 0.5, 0.25)  # the authors'
-
-
-def test_two_ranks_with_unequal_batches_equal_one_process(processes: Any) -> None:
-    processes.start(world=2, norms=True).wait(0, 0)
 
 
 @pytest.mark.parametrize(

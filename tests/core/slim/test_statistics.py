@@ -9,19 +9,19 @@ from torch import nn
 
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
+from lowbit.models.create import create_model
+from lowbit.slim.conversion import slim_, sub_network, without_statistics_
+from lowbit.slim.layers import at_width
+from lowbit.slim.statistics import WidthStatistics, width_of_statistics
 from lowbit.train.process import make_accelerator
-from us3l.layers import at_width
-from us3l.names import net_of
-from us3l.slim import network, sub_network, without_statistics_
-from us3l.statistics import WidthStatistics, width_of_statistics
 
 X = torch.randn(3, 6, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 SIZE = (3, 8, 8)
 
 
-def small(kind: str = "us_") -> nn.Module:
+def small(switchable: tuple[float, ...] = ()) -> nn.Module:
     torch.manual_seed(0)
-    return network(net_of(f"{kind}cifar_resnet8_1x1"), SIZE, (1.0, 0.5), 0).double().eval()
+    return slim_(create_model("cifar_resnet8_1x1", num_classes=0), SIZE, switchable).double().eval()
 
 
 def test_once_a_sub_network_and_a_cumulative_average() -> None:
@@ -49,7 +49,7 @@ def test_once_a_sub_network_and_a_cumulative_average() -> None:
 
 def test_the_width_is_found_by_the_channels_that_have_moved() -> None:
     net = small()
-    assert width_of_statistics(net) is None and width_of_statistics(small("s_")) is None
+    assert width_of_statistics(net) is None and width_of_statistics(small((1.0, 0.5))) is None
     batch = [Batch((X[0],), torch.arange(6))]
     for width in (0.25, 0.75, 1.0):
         with WidthStatistics(net, lambda: batch, make_accelerator("no", cpu=True)).at(width):

@@ -3,7 +3,8 @@
 At the widest width cross-entropy with the label; at the others, with the probabilities that the widest net just gave
 (in-place distillation; Yu, Huang, ICCV 2019, Sec. 3.3), or with the label. Each width has batch norms of its own.
 
-Deviation: an optimizer step after each width, as US3L's other trainings; `step_per_batch` is the paper's single one.
+Deviation: an optimizer step after each width by default, as later nets of all widths are trained (Cao, Sun, Zhou, CVPR
+2023); `step_per_batch` is the paper's single one.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,10 +15,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
+from lowbit.slim.layers import at_width
+from lowbit.slim.widths import show_width
 from lowbit.train.protocol import Clock, Objective, Out, Pass
 from lowbit.train.supervised import batch_top1
-from us3l.layers import at_width
-from us3l.widths import show_width
 
 
 class SlimmableTraining(Objective):

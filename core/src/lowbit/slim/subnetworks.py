@@ -13,9 +13,9 @@ from torch import nn
 
 from lowbit.cost import cost
 from lowbit.errors import InputError
-from us3l.layers import at_width, slimmable_layers
-from us3l.norms import SwitchableBatchNorm2d
-from us3l.widths import channels_at, check_width
+from lowbit.slim.layers import at_width, slimmable_layers
+from lowbit.slim.norms import SwitchableBatchNorm2d
+from lowbit.slim.widths import channels_at, check_width
 
 DIGITS = 12  # of a width at most
 GUARDED = 5  # multiples of 8 for which rounding down stops at 0.9 of the value
@@ -44,7 +44,7 @@ def subnetworks(
     """All sub-networks of one width that differ, the narrowest first.
 
     Args:
-        net: of `us3l.slim.slim_`; of one that has a batch norm for each width of a list, those widths.
+        net: of `lowbit.slim.conversion.slim_`; of one that has a batch norm for each width of a list, those widths.
         input_size: (C, H, W) of a picture.
         lowest: smallest width.
         highest: largest.

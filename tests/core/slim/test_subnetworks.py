@@ -9,10 +9,10 @@ from lowbit.cost import cost
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet_wide import BasicBlock, WideCifarResNet
 from lowbit.models.create import create_model
-from us3l.layers import at_width, slimmable_layers
-from us3l.slim import slim_, slim_inputs_
-from us3l.subnetworks import Subnetwork, best_under, subnetworks
-from us3l.widths import channels_at
+from lowbit.slim.conversion import slim_, slim_inputs_
+from lowbit.slim.layers import at_width, slimmable_layers
+from lowbit.slim.subnetworks import Subnetwork, best_under, subnetworks
+from lowbit.slim.widths import channels_at
 
 
 def tiny(widths: tuple[int, ...] = (24, 40)) -> nn.Module:

@@ -2,57 +2,26 @@
 
 Yu, Huang, ICCV 2019; Cao, Sun, Zhou, CVPR 2023: ResNets and MobileNet-V2. The stem slims its outputs, the classifier
 its inputs; MobileNet-V2's last convolution keeps its outputs and an ordinary batch norm. Other nets of timm are taken
-where every sub-network holds (`us3l.channels`, then a blank forward at several widths), and refused where not.
+where every sub-network holds (`lowbit.slim.channels`, then a blank forward at several widths), and refused where not;
+of vision transformers the inputs of the blocks' linear layers are slimmed.
 """
 
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from lowbit.errors import InputError
-from lowbit.models.create import create_model
 from lowbit.models.surgery import of_kind, replace_, run_blank
 from lowbit.quant.layers import to_plain_
-from us3l.channels import channel_groups
-from us3l.layers import SlimConv2d, SlimLinear, at_width, set_width_
-from us3l.names import Kind, Net
-from us3l.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
-from us3l.widths import Width
+from lowbit.slim.channels import channel_groups
+from lowbit.slim.layers import SlimConv2d, SlimLinear, at_width, set_width_
+from lowbit.slim.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
+from lowbit.slim.widths import Width
 
 Size = tuple[int, int, int]  # (C, H, W) of a picture
 CHECKED = (0.15, 0.25, 0.4, 0.65, 0.9)  # widths of the blank forwards
-
-
-def network(of: Net, size: Size, widths: tuple[float, ...], classes: int) -> nn.Module:
-    """A net with a linear classifier of `classes` (0: none), drawn by torch's generator; arguments of `slimmable_`."""
-    return slimmable_(create_model(of.name, num_classes=classes), of, size, widths)
-
-
-def slimmable_(net: nn.Module, of: Net, size: Size, widths: tuple[float, ...]) -> nn.Module:
-    """Make timm's net, in place and whatever stands at its end, what the authors' name of it and its widths say.
-
-    Args:
-        net: of timm.
-        of: what MODEL.ARCH names.
-        size: of a picture.
-        widths: that it is trained at: one, a list, or both ends of a range.
-
-    Raises:
-        InputError: a net that cannot be slimmed.
-    """
-    if kind_of(of, widths) == "plain":
-        return net
-    if isinstance(net, VisionTransformer):
-        return slim_inputs_(net)
-    return slim_(net, size, widths if of.kind == "switchable" else ())
-
-
-def kind_of(of: Net, widths: tuple[float, ...]) -> Kind:
-    """A net under timm's name is slimmable, too, where it runs at other widths than 1."""
-    return "universal" if of.kind == "plain" and widths != (1.0,) else of.kind
 
 
 def sub_network(net: nn.Module, width: Width) -> nn.Module:

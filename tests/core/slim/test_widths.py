@@ -1,23 +1,9 @@
 """Rounding of channels, lists of widths."""
 
-from typing import Any
-
 import pytest
 
 from lowbit.errors import InputError
-from us3l.widths import channels_at, check_width, make_divisible, parse_widths, show_width
-
-
-def test_recorded_rounding(recorded: Any) -> None:
-    figures = recorded.json("make_divisible")
-    for channels, by_width in figures["channels_times_width"].items():
-        for width, wanted in by_width.items():
-            assert make_divisible(int(channels) * float(width)) == wanted, (channels, width)
-    for channels, by_width in figures["ratio6"].items():
-        for width, wanted in by_width.items():
-            assert channels_at(int(channels), float(width), 6) == wanted, (channels, width)
-    for value, wanted in figures["raw_value"].items():
-        assert make_divisible(float(value)) == wanted, value
+from lowbit.slim.widths import channels_at, check_width, make_divisible, parse_widths, show_width
 
 
 def test_the_rounding_against_its_definition() -> None:

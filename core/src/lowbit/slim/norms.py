@@ -4,8 +4,8 @@ Yu, Huang, ICCV 2019, Sec. 3 (universally slimmable: statistics are re-estimated
 al., "Slimmable Neural Networks", ICLR 2019, Sec. 3.1 (switchable).
 
 Deviations: torch's `track_running_stats = False` says that training leaves the statistics as they are; the buffers stay
-(the authors' nets have none then, and cannot be evaluated). Switchable norms round numbers of channels as all layers
-do; the authors' cut them off, which differs in MobileNet-V2's narrow layers alone.
+(universal nets of others have none then, and cannot be evaluated). Switchable norms round numbers of channels as all
+layers do; those of the paper's program cut them off, which differs in MobileNet-V2's narrow layers alone.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
+from lowbit.slim.layers import Slim
+from lowbit.slim.widths import channels_at, show_width
 from lowbit.train.bn import TORCHS, batch_norm_over_ranks, processes
-from us3l.layers import Slim
-from us3l.widths import channels_at, show_width
 
 
 def check_ordinary(norm: nn.BatchNorm2d) -> None:
@@ -56,7 +56,7 @@ class SlimBatchNorm2d(Slim, nn.BatchNorm2d):
 
     Args:
         norm: torch's or timm's, whose tensors are taken over.
-        ratio: of the number of channels (`us3l.widths.channels_at`).
+        ratio: of the number of channels (`lowbit.slim.widths.channels_at`).
 
     Attributes:
         drop, act: of timm's `BatchNormAct2d`; else None.
@@ -106,7 +106,7 @@ class SwitchableBatchNorm2d(Slim, nn.Module):
     Args:
         norm: torch's or timm's, of which each begins as a copy of the leading channels.
         widths: the list.
-        ratio: of the number of channels (`us3l.widths.channels_at`).
+        ratio: of the number of channels (`lowbit.slim.widths.channels_at`).
 
     Attributes:
         bn: of each width; index: of the one that runs.

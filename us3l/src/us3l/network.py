@@ -1,0 +1,37 @@
+"""From the authors' name of a net to the net: plain, slimmable, or with a batch norm for each width of a list."""
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from lowbit.models.create import create_model
+from lowbit.slim.conversion import Size, slim_, slim_inputs_
+from us3l.names import Kind, Net
+
+
+def network(of: Net, size: Size, widths: tuple[float, ...], classes: int) -> nn.Module:
+    """A net with a linear classifier of `classes` (0: none), drawn by torch's generator; arguments of `slimmable_`."""
+    return slimmable_(create_model(of.name, num_classes=classes), of, size, widths)
+
+
+def slimmable_(net: nn.Module, of: Net, size: Size, widths: tuple[float, ...]) -> nn.Module:
+    """Make timm's net, in place and whatever stands at its end, what the authors' name of it and its widths say.
+
+    Args:
+        net: of timm.
+        of: what MODEL.ARCH names.
+        size: of a picture.
+        widths: that it is trained at: one, a list, or both ends of a range.
+
+    Raises:
+        InputError: a net that cannot be slimmed.
+    """
+    if kind_of(of, widths) == "plain":
+        return net
+    if isinstance(net, VisionTransformer):
+        return slim_inputs_(net)
+    return slim_(net, size, widths if of.kind == "switchable" else ())
+
+
+def kind_of(of: Net, widths: tuple[float, ...]) -> Kind:
+    """A net under timm's name is slimmable, too, where it runs at other widths than 1."""
+    return "universal" if of.kind == "plain" and widths != (1.0,) else of.kind
