@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+import lowbit.curves
+
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("LOWBIT_SHARED", HERE.parent.parent / "shared"))
 
@@ -32,6 +34,23 @@ def one_thread() -> None:
     """The nets are small, and on a busy machine two threads wait for each other: they take six times as long."""
     if "torch" in sys.modules:  # else no test of this session uses it
         sys.modules["torch"].set_num_threads(1)
+
+
+PLOT = lowbit.curves.plot_run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves() -> Generator[None, None, None]:
+    """The curves of a run take a second to draw, and most runs are made for something else."""
+    lowbit.curves.plot_run = lambda folder: None
+    yield
+    lowbit.curves.plot_run = PLOT
+
+
+@pytest.fixture
+def curves_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test, in this process, end with their `curves.png`."""
+    monkeypatch.setattr(lowbit.curves, "plot_run", PLOT)
 
 
 def need(path: Path) -> Path:
@@ -224,7 +243,7 @@ def same_run() -> Callable[[Path, Path], None]:
     """Two run folders are equal: files, every tensor and value of checkpoints, lines of metrics; times excluded."""
     import torch
 
-    from lowbit.train.log import read_metrics
+    from lowbit.metrics import read_metrics
 
     def same(a: Path, b: Path) -> None:
         def files(folder: Path) -> set[str]:

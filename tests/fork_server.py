@@ -19,6 +19,8 @@ from typing import Any
 import torch
 import torch._dynamo  # the first optimizer imports it: 2 s that every run would spend
 
+import lowbit.curves
+
 Child = Callable[[dict[str, Any]], int | None]
 
 
@@ -58,6 +60,7 @@ def main(program: Path) -> None:
     sys.path.insert(0, str(program.parent))
     child: Child = importlib.import_module(program.stem).child
     torch.set_num_threads(1)
+    lowbit.curves.plot_run = lambda folder: None  # it takes seconds, and no test of these runs looks at it
     gc.freeze()  # a collection in a child would copy every page
     port = 20000 + os.getpid() % 20000
     for line in sys.stdin:

@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "options"),
     ("files", "paths"),
+    ("metrics",),
+    ("curves",),
     ("config",),
     ("data",),
     ("checkpoint",),

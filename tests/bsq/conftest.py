@@ -16,8 +16,8 @@ from torchvision.datasets import CIFAR10
 from bsq.activation import quantize_bsq_activations_
 from bsq.cli import cli
 from bsq.network import to_bits_
+from lowbit.metrics import read_metrics
 from lowbit.models.create import create_model
-from lowbit.train.log import read_metrics
 
 
 class Recorded:

@@ -23,7 +23,7 @@ import lowbit
 from bsq.bit_layer import BitLayer
 from bsq.network import nbit_dict
 from lowbit.checkpoint.read import read_checkpoint
-from lowbit.train.log import read_metrics
+from lowbit.metrics import read_metrics
 
 Bsq = Callable[..., Result]
 NETS = {  # side of the pictures, layers with weights, a pattern of some

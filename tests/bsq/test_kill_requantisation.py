@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lowbit.checkpoint.read import read_checkpoint
-from lowbit.train.log import read_metrics
+from lowbit.metrics import read_metrics
 
 NET = ("-d", "digits", "-a", "cifar_resnet8_1x1", "--limit-train", 160, "--limit-eval", 60, "-j", 0)
 SGD = ("--train-batch", 64, "--epochs", 2, "--schedule", 2, "--lr", 0.1, "--wd", 1e-4)  # 3 steps an epoch

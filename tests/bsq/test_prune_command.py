@@ -12,7 +12,7 @@ from click.testing import Result
 import lowbit
 from bsq.network import nbit_dict
 from lowbit.checkpoint.read import read_checkpoint
-from lowbit.train.log import read_metrics
+from lowbit.metrics import read_metrics
 
 Bsq = Callable[..., Result]
 NET = ("-d", "digits", "-a", "cifar_resnet8_1x1", "--limit-train", "160", "--limit-eval", "60")

@@ -16,7 +16,7 @@ from bsq.network import bit_layers, nbit_dict, prune_, requantize_, to_bits_
 from bsq.planes import Planes, from_float, reconstruct, to_planes
 from bsq.target import Aim, compression_now, meet_, shortened, widened
 from lowbit.evaluate.classify import Scores
-from lowbit.train.log import read_metrics
+from lowbit.metrics import read_metrics
 from lowbit.train.protocol import Clock
 
 Bsq = Callable[..., Result]

@@ -14,8 +14,8 @@ import timm
 import torch
 from click.testing import Result
 
+from lowbit.metrics import read_metrics
 from lowbit.train import signals
-from lowbit.train.log import read_metrics
 
 Bsq = Callable[..., Result]
 NET = ("-d", "digits", "-a", "cifar_resnet8_1x1", "--train-batch", "64")

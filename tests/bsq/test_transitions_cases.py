@@ -18,8 +18,8 @@ from bsq.network import bit_layers, prune_, requantize_, to_bits_
 from bsq.planes import Planes
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.evaluate.classify import Scores
+from lowbit.metrics import read_metrics
 from lowbit.train.folder import RunFolder
-from lowbit.train.log import read_metrics
 from lowbit.train.protocol import Clock
 
 Bsq = Callable[..., Result]

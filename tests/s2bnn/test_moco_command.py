@@ -11,8 +11,8 @@ from click.testing import Result
 from torch import Tensor
 
 from lowbit.loading import load
+from lowbit.metrics import read_metrics
 from lowbit.quant.binary import step_of
-from lowbit.train.log import read_metrics
 from s2bnn.options import LAUNCHER, METHODS, OVER, PretrainOptions, pretrain_options
 from s2bnn.pictures import PLAIN, PLUS
 

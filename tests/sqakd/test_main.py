@@ -14,7 +14,7 @@ from PIL import Image
 from lowbit.data.geometry import PaddedCrop, RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import ColorJitter
-from lowbit.train.log import read_metrics
+from lowbit.metrics import read_metrics
 from sqakd.options import TrainOptions, train_options
 from sqakd.pictures import dataset_of, recipes, shown_side
 

@@ -12,8 +12,8 @@ from click.testing import Result
 
 from lowbit.data.pictures import MemoryPictures
 from lowbit.loading import load
+from lowbit.metrics import read_metrics
 from lowbit.train import session as sessions
-from lowbit.train.log import read_metrics
 
 Line = tuple[object, ...]
 Sqakd = Callable[..., Result]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from click.testing import Result
 
-from lowbit.train.log import read_metrics
+from lowbit.metrics import read_metrics
 
 Line = tuple[object, ...]
 Same = Callable[[Path, Path], None]

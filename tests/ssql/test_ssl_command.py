@@ -16,7 +16,7 @@ from PIL import Image
 
 import lowbit.models.create
 from lowbit.data.pictures import balanced_subset
-from lowbit.train.log import read_metrics
+from lowbit.metrics import read_metrics
 
 Ssql = Callable[..., Result]
 Line = tuple[object, ...]

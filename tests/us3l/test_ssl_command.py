@@ -12,7 +12,7 @@ import torch
 from click.testing import Result
 
 import lowbit.models.create
-from lowbit.train.log import read_metrics
+from lowbit.metrics import read_metrics
 from lowbit.train.protocol import Clock
 from us3l.commands import pretrain
 from us3l.config import read_config

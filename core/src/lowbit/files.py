@@ -113,6 +113,17 @@ def replace_file(path: Path, data: bytes | memoryview, *, keep_previous: bool = 
     _sync_folder(path.parent)
 
 
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure of matplotlib as a PNG in one rename.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format="png")
+    replace_file(path, picture.getvalue())
+
+
 def finite(value: Any) -> Any:
     """`value` with None in the place of infinity and NaN, inside dicts, lists and tuples too."""
     if isinstance(value, float):

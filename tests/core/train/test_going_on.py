@@ -14,8 +14,8 @@ from torch.optim import SGD, Optimizer
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
+from lowbit.metrics import read_metrics
 from lowbit.train.folder import RunFolder
-from lowbit.train.log import read_metrics
 from lowbit.train.loop import Result, Run, fit
 from lowbit.train.optim import make_optimizer
 from lowbit.train.protocol import Clock, Objective, Stage

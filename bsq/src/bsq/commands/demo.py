@@ -19,6 +19,7 @@ from bsq.commands.export import export
 from bsq.options import ActOptions, NetOptions, PruneOptions, WidthOptions
 from lowbit.demo import NEEDED, explain_stop, prepare, probe_digits, run_stage, verdict
 from lowbit.errors import EXIT_DONE, EXIT_FAULT
+from lowbit.files import save_figure
 from lowbit.loading import load
 from lowbit.models.create import create_model
 from lowbit.options import RunOptions, SgdOptions
@@ -161,4 +162,4 @@ def draw(rows: Sequence[Mapping[str, Any]], layers: Sequence[Mapping[str, Any]],
     right.bar_label(bars)
     right.invert_yaxis()
     right.set(xlabel="magnitude bits after BSQ")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

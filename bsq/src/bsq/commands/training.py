@@ -13,11 +13,11 @@ from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
 from lowbit.files import replace_file
+from lowbit.metrics import read_metrics
 from lowbit.options import SgdOptions
 from lowbit.train.batch import of_job
 from lowbit.train.folder import RunFolder
 from lowbit.train.job import Job
-from lowbit.train.log import read_metrics
 from lowbit.train.optim import stated_schedule
 from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.run import Result

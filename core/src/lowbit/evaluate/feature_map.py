@@ -4,7 +4,6 @@ van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
 """
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from lowbit.data.pictures import Pictures
 from lowbit.errors import InputError
 from lowbit.evaluate.features import Features
 from lowbit.evaluate.table import write_csv
-from lowbit.files import replace_file
+from lowbit.files import save_figure
 
 PERPLEXITY = 30.0
 FEWEST = 5
@@ -46,7 +45,7 @@ def write_map(features: Features, pictures: Pictures, seed: int, folder: Path) -
     names = [pictures.classes[label] for label in features.label.tolist()]
     rows = [{"class": name, "x": x, "y": y} for name, (x, y) in zip(names, places.tolist(), strict=True)]
     write_csv(rows, folder / "features.csv")
-    replace_file(folder / "features.png", scatter(places, features.label.cpu().numpy(), pictures.classes))
+    scatter(places, features.label.cpu().numpy(), pictures.classes, folder / "features.png")
 
 
 def tsne(features: np.ndarray, seed: int) -> np.ndarray:
@@ -58,8 +57,8 @@ def tsne(features: np.ndarray, seed: int) -> np.ndarray:
     return places
 
 
-def scatter(places: np.ndarray, label: np.ndarray, classes: Sequence[str]) -> bytes:
-    """The map (N, 2) as a PNG; a legend for up to 20 classes."""
+def scatter(places: np.ndarray, label: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """Write the map (N, 2) as a PNG; a legend for up to 20 classes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 5.2), layout="constrained")
@@ -70,6 +69,4 @@ def scatter(places: np.ndarray, label: np.ndarray, classes: Sequence[str]) -> by
         axes.scatter(here[:, 0], here[:, 1], s=4, color=f"C{number % 10}", label=name)
     if len(classes) <= 20:
         axes.legend(markerscale=3, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    data = BytesIO()
-    figure.savefig(data, dpi=120, format="png")
-    return data.getvalue()
+    save_figure(figure, path)

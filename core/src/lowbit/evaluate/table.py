@@ -2,11 +2,11 @@
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lowbit.files import replace_file
+from lowbit.files import replace_file, save_figure
 
 Row = dict[str, Any]
 FIGURES = {
@@ -117,9 +117,7 @@ def plot(series: Mapping[str, Sequence[Row]], path: Path) -> None:
             axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 5 else 0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    picture = BytesIO()
-    figure.savefig(picture, dpi=120, format="png")
-    replace_file(path, picture.getvalue())
+    save_figure(figure, path)
 
 
 def bars(series: Mapping[str, Sequence[float]], names: Sequence[str], level: tuple[str, float], path: Path) -> None:
@@ -142,6 +140,4 @@ def bars(series: Mapping[str, Sequence[float]], names: Sequence[str], level: tup
     axes.set(ylabel="top-1, %", ylim=(max(0, min(map(min, series.values())) - 15), 103))
     axes.set_xticks(range(len(names)), names)
     axes.legend(loc="lower right", fontsize=8)
-    picture = BytesIO()
-    figure.savefig(picture, dpi=120, format="png")
-    replace_file(path, picture.getvalue())
+    save_figure(figure, path)

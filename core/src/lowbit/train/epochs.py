@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from lowbit.metrics import read_metrics
 from lowbit.train.folder import RunFolder
-from lowbit.train.log import read_metrics
 from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Probe
 from lowbit.train.session import Session

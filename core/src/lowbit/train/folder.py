@@ -24,6 +24,7 @@ CONFIG, LOG = "config.json", "train.log"
 RUN_FILES = (
     CONFIG,
     "metrics.jsonl",
+    "curves.png",
     LOG,
     "result.json",
     "backbone.safetensors",

@@ -22,6 +22,7 @@ from typing import Any
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lowbit import curves
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.data.loader import Loader
 from lowbit.errors import InputError
@@ -225,7 +226,13 @@ class Job:
         return fit(self.stages, loader or self.loader, run)
 
     def write_result(self, folder: RunFolder | None, result: Result, values: Mapping[str, Any]) -> None:
-        """Write `result.json` of a run that is over, or that `--max-steps` ended; `values`: the command's own."""
+        """Write `result.json` and `curves.png` of a run that is over, or that `--max-steps` ended.
+
+        Args:
+            folder: of the run.
+            result: of `fit`.
+            values: the command's own.
+        """
         common = {
             **result.eval,
             "train_loss": result.train.get("loss"),
@@ -238,6 +245,8 @@ class Job:
             "pictures": len(self.loader.pictures),
         }
         self.session.write_result(folder, {**common, **values})
+        if folder is not None and self.session.accelerator.is_main_process:
+            curves.plot_run(folder.path)
 
     def export(self, folder: RunFolder | None, result: Result, write: Callable[[Path], object]) -> None:
         """Of a run that is over, and has a folder: what the command makes of its net, written there by one process.

@@ -1,7 +1,6 @@
 """What a run says: running means, `metrics.jsonl`, a progress bar on stderr, trackers."""
 
 import contextlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from lowbit.errors import InputError
-from lowbit.files import finite, replace_file
+from lowbit.metrics import MetricsFile
 
 log = logging.getLogger(__name__)
 
@@ -72,61 +70,6 @@ class Meter:
         """Put back what `state` gave."""
         self.recent = {name: (list(v.to(self.device)), list(w)) for name, (v, w) in state["recent"].items()}
         self.epoch = {name: (pair[0], pair[1]) for name, pair in state["epoch"].items()}
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every line of a `metrics.jsonl` up to one that is damaged, such as a last line torn by a kill."""
-    lines: list[dict[str, Any]] = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                line = json.loads(text)
-            except (json.JSONDecodeError, RecursionError):
-                break
-            if not isinstance(line, dict):
-                break
-            lines.append(line)
-    return lines
-
-
-class MetricsFile:
-    """`metrics.jsonl`, one object a line, written through; a checkpoint holds the number of its lines.
-
-    Attributes:
-        lines: lines written by this run so far.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.lines = 0
-
-    def cut(self, lines: int) -> None:
-        """Keep the first `lines` lines (those that the checkpoint knew), so that no line stands twice."""
-        self.lines = 0
-        if self.path is not None and self.path.exists():
-            try:
-                kept = self.path.read_bytes().splitlines(keepends=True)[:lines]
-            except OSError as error:
-                raise InputError(f"{self.path} cannot be read: {error.strerror}; move it away, then resume") from error
-            replace_file(self.path, b"".join(kept))
-            self.lines = len(kept)
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Append one line.
-
-        Raises:
-            InputError: the disk is full.
-        """
-        self.lines += 1
-        if self.path is None:
-            return
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(finite(line), allow_nan=False) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"cannot write {self.path}: {error.strerror}; make room, then go on with --resume auto"
-            ) from error
 
 
 class Reporter:
