@@ -26,9 +26,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cost",),
     ("slim",),
     ("export",),
-    ("loading",),
+    ("loading", "installation"),
+    ("description",),
+    ("prediction",),
     ("demo",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 METHODS = ("ssql", "us3l", "sqakd", "s2bnn", "bsq")

@@ -24,9 +24,14 @@ class Stopped(Exception):  # noqa: N818 (not an error)
 MOST = 300  # characters of a message
 
 
+def printable(text: object) -> str:
+    """Any text without what a terminal would obey: names in files may hold control characters."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
 def one_line(text: object, most: int = MOST) -> str:
     """Any text as one line of at most `most` characters; a longer one loses its middle: its end says what to do."""
-    line = "".join(c if c.isprintable() else "?" for c in " ".join(str(text).split()))
+    line = printable(" ".join(str(text).split()))
     if len(line) <= most:
         return line
     end = most // 3

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -122,6 +122,20 @@ def save_figure(figure: Any, path: Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, dpi=120, format="png")
     replace_file(path, picture.getvalue())
+
+
+def check_output_file(path: Path, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
+    """Refuse a place that a file (`--output`) cannot go to, before anything is computed.
+
+    Raises:
+        InputError: a folder, a folder that is missing, one of the files that are read, or a file that is there already.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--output {path}: name a file in a folder that exists")
+    if path.exists() and any(path.samefile(other) for other in inputs if other.exists()):
+        raise InputError(f"--output {path} is one of the files that are read: name another")
+    if path.exists() and not overwrite:
+        raise InputError(f"--output {path} exists: name another file, or replace it with --overwrite")
 
 
 def finite(value: Any) -> Any:

@@ -4,18 +4,20 @@ Methods register a function (checkpoint dict -> net, or None if it is not theirs
 `lowbit.methods`; core knows none of them by name.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from lowbit.checkpoint.read import is_safetensors, read_checkpoint
 from lowbit.errors import InputError
-from lowbit.export.packed import load_packed
+from lowbit.export.packed import open_packed
 from lowbit.models.create import check_size, create_model
-from lowbit.models.pretrained_cfg import ENTRY, set_pretrained_cfg_
+from lowbit.models.pretrained_cfg import ENTRY, NAMES, set_pretrained_cfg_
 from lowbit.models.resized import resize_
 from lowbit.models.weight_file import BINARIZATION, CLASSES, SIZES, Weights, read_weights
 from lowbit.models.weights import backbone_of, branch_of, load_
@@ -24,6 +26,39 @@ from lowbit.quant.binary import binarize_
 
 GROUP = "lowbit.methods"
 LARGER = 64  # times a slimmed net at most: at an eighth of the width
+CODED = "coded"  # in `Opened.said` of a packed file: {key of a tensor: its bits, ...}
+CLASSIFIER = "classifier"  # as `type` in checkpoints of methods that also write encoders
+
+
+class Opened(NamedTuple):
+    """A net out of a file.
+
+    Attributes:
+        model: as `load` gives it.
+        kind: "checkpoint", "packed" or "float" (an export to safetensors).
+        said: what the file says beside its tensors.
+    """
+
+    model: nn.Module
+    kind: str
+    said: Mapping[str, Any]
+
+    @property
+    def outputs(self) -> int:
+        """Classes that the net tells apart; 0: it has no classifier (a backbone, or an encoder with its projector)."""
+        if self.said.get("type", CLASSIFIER) != CLASSIFIER or not hasattr(self.model, "get_classifier"):
+            return 0
+        last: Any = self.model.get_classifier()  # type: ignore[operator]  # timm's
+        last = last[0] if isinstance(last, tuple) else last
+        found = getattr(last, "out_features", getattr(last, "out_channels", 0))
+        return found if isinstance(found, int) else 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the net's outputs; their numbers where the file states none."""
+        names = (getattr(self.model, "pretrained_cfg", None) or {}).get(NAMES) or ()
+        outputs = self.outputs
+        return tuple(names) if len(names) == outputs else tuple(str(number) for number in range(outputs))
 
 
 def load(path: Path | str) -> nn.Module:
@@ -35,23 +70,34 @@ def load(path: Path | str) -> nn.Module:
     Raises:
         InputError: missing, damaged, or of no installed method; no code of the file is run.
     """
+    return open_file(path).model
+
+
+def open_file(path: Path | str) -> Opened:
+    """Likewise, with what else the file says.
+
+    Raises:
+        InputError: as `load`.
+    """
     path = Path(path)
     if is_safetensors(path):
         weights = read_weights(path)
         with torch.random.fork_rng(devices=[]):  # building a net draws weights
             if not weights.ours:
-                return load_packed(path)
-            return _described(_network(weights), weights.said.get(ENTRY), path)
+                model, head = open_packed(path)
+                return Opened(model, "packed", {**head["recipe"], "format": head["format"], CODED: head["coded"]})
+            return Opened(_described(_network(weights), weights.said.get(ENTRY), path), "float", weights.said)
     checkpoint = read_checkpoint(path)
     methods = entry_points(group=GROUP)
     for method in methods:
         try:
             with torch.random.fork_rng(devices=[]):
-                model: nn.Module | None = method.load()(checkpoint)
+                net: nn.Module | None = method.load()(checkpoint)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        if model is not None:
-            return _described(model.eval(), checkpoint.get(ENTRY), path)
+        if net is not None:
+            model, said = _described(net.eval(), checkpoint.get(ENTRY), path), Weights(str(path), checkpoint).said
+            return Opened(model, "checkpoint", said)
     package = checkpoint.get("package")
     needed = f"install the package lowbit-{package}" if package else "it names no package; name another file"
     raise InputError(

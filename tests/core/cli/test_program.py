@@ -30,7 +30,7 @@ def toy() -> None:
 
 
 @toy.command("go")
-@click.argument("end", type=click.Choice(["input", "late", "stop", "fault", "done"]))
+@click.argument("end", type=click.Choice(["input", "late", "stop", "fault", "pair", "done"]))
 def go(end: str) -> None:
     """Remark on a key, then end in some way."""
     logging.getLogger("toy").warning("a remark")
@@ -47,6 +47,8 @@ def go(end: str) -> None:
         raise InputError("a wrong value")
     if end == "stop":
         raise Stopped("saved")
+    if end == "pair":
+        raise RuntimeError("operator torchvision::nms does not exist")
     if end == "fault":
         raise ZeroDivisionError
 
@@ -59,7 +61,11 @@ def go(end: str) -> None:
         ("stop", ["a remark", "stopped: saved"]),
         ("fault", ["a remark"]),
         ("done", ["a remark"]),
-        ("other", ["error: Invalid value for '{input|late|stop|fault|done}'"]),
+        (
+            "pair",
+            ["error: torch and torchvision do not fit (operator torchvision::nms does not exist): `lowbit doctor`"],
+        ),
+        ("other", ["error: Invalid value for '{input|late|stop|fault|pair|done}'"]),
     ],
 )
 def test_nothing_is_said_before_a_refusal(end: str, lines: list[str]) -> None:

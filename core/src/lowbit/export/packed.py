@@ -58,12 +58,21 @@ def save_packed(model: nn.Module, path: Path | str, recipe: Mapping[str, Any]) -
     return write_codes(Path(path), head, coded, floats)
 
 
-@torch.no_grad()
 def load_packed(path: Path | str) -> nn.Module:
     """The net of a packed file, in evaluation mode: plain layers holding exactly the packed net's weights.
 
     Raises:
         InputError: not a packed file, damaged, or of a net that is not known here.
+    """
+    return open_packed(path)[0]
+
+
+@torch.no_grad()
+def open_packed(path: Path | str) -> tuple[nn.Module, dict[str, Any]]:
+    """The net of a packed file, as `load_packed` gives it, and the head of the file (`lowbit.export.codes`).
+
+    Raises:
+        InputError: as `load_packed`.
     """
     head, tensors = read_codes(Path(path))
     recipe, sizes = head.get("recipe", {}), head.get("sizes", {})
@@ -77,7 +86,7 @@ def load_packed(path: Path | str) -> nn.Module:
         state = model.state_dict()
         for key, value in decode(head, tensors, state).items():
             state[key].copy_(value)
-        return set_pretrained_cfg_(model.eval(), recipe.get(ENTRY))
+        return set_pretrained_cfg_(model.eval(), recipe.get(ENTRY)), head
 
 
 def _coded(model: nn.Module) -> dict[str, Codes]:

@@ -53,14 +53,24 @@ def set_pretrained_cfg_(model: nn.Module, said: Any) -> nn.Module:
     """
     if said is None:
         return model
-    if not isinstance(said, Mapping) or not _is_right(said):
-        raise InputError(f"its {ENTRY} is damaged ({said!r:.80}); name another file")
+    said = checked_cfg(said)
     own = getattr(model, "pretrained_cfg", None) or {}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
     if hasattr(model, "num_classes"):
         values["num_classes"] = model.num_classes
     model.pretrained_cfg = {**own, **values}  # type: ignore[assignment]
     return model
+
+
+def checked_cfg(said: Any) -> Cfg:
+    """What a file says, as it is.
+
+    Raises:
+        InputError: it is not what we write.
+    """
+    if not isinstance(said, Mapping) or not _is_right(said):
+        raise InputError(f"its {ENTRY} is damaged ({said!r:.80}); name another file")
+    return dict(said)
 
 
 def _is_right(said: Mapping[str, Any]) -> bool:
