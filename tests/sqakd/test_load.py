@@ -17,11 +17,13 @@ from lowbit.quant.layers import quantized_layers
 from lowbit.quant.learned_layers import layer_points
 from sqakd import authors
 from sqakd.load import open_net
-from sqakd.options import TrainOptions
+from sqakd.options import TrainOptions, timm_name
 
 VGG = {"conv2d.": "conv.", "classifier.": "fc.", "block": "layer"}
 NETS = {"resnet20": "cifar_resnet20_pad", "resnet32": "cifar_resnet32_pad", "vgg8_bn": "cifar_vgg8",
         "vgg13_bn": "cifar_vgg13"}  # fmt: skip
+NETS_OF_TORCHVISION = {"tiny_mobilenetv2": "mobilenet_v2", "tiny_shufflenetv2": "shufflenet_v2_x0_5",
+                       "tiny_squeezenet": "squeezenet1_0"}  # fmt: skip
 QUANTIZED = {"resnet20": 18, "resnet32": 30, "vgg8_bn": 4, "vgg13_bn": 8}
 
 
@@ -47,9 +49,21 @@ def test_tiny_imagenet_nets(recorded: Any) -> None:
     assert authors.parse(tensors(recorded, "tiny_resnet18_imagenet", "state_dict.")) is None  # torchvision's keys
     with pytest.raises(InputError, match="start from float weights"):
         authors.parse(tensors(recorded, "tiny_vgg11_bn_lsq_w4a4", "state_dict."))
-    for name, count in (("resnet18", 19), ("tiny_vgg11", 7)):
+    for name, count in (("resnet18", 19), ("tiny_vgg11", 7), ("tiny_mobilenetv2", 51)):
         with torch.device("meta"):
             assert len(layer_points(create_model(name))) == count
+
+
+@pytest.mark.parametrize("name", NETS_OF_TORCHVISION)
+def test_a_net_of_torchvision(name: str, tmp_path: Path) -> None:
+    """A checkpoint as their `main` writes it on several devices."""
+    net = create_model(name, num_classes=3)
+    state = {f"module.{key}": value for key, value in net.state_dict().items()}
+    torch.save({"epoch": 1, "arch": NETS_OF_TORCHVISION[name], "state_dict": state, "best_prec1": 9.0}, tmp_path / "x")
+    assert timm_name("main", NETS_OF_TORCHVISION[name]) == name
+    for found in (load(tmp_path / "x"), open_net(tmp_path / "x").model):
+        assert found.num_classes == 3
+        assert all(torch.equal(*pair) for pair in zip(found.parameters(), net.parameters(), strict=True))
 
 
 @pytest.fixture(scope="module")

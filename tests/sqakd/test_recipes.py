@@ -1,17 +1,24 @@
 """The recipes: every experiment of the authors' scripts on these nets, each a command line that this program takes."""
 
+import math
 import re
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import Result
 
+from lowbit.models.create import create_model
+from lowbit.train.log import read_metrics
 from sqakd.cli import cli
-from sqakd.commands.recipe import command_of, names
+from sqakd.commands.recipe import command_of, listed, names
 from sqakd.options import TrainOptions
 
 SAME = ("batch_size", "lr_m", "lr_q", "weight_decay", "epochs", "kd_alpha", "kd_gamma", "smoothing", "distill")
+SAID = dict(line.split(": ", 1) for line in listed())
 
 
 def options_of(line: list[str]) -> TrainOptions:
@@ -37,6 +44,8 @@ def test_every_recipe_is_a_command_line(name: str) -> None:
     assert own.command == line[0] and own.distill == ("SQAKD" in name or name.endswith("_kd"))
     assert (own.quantizer == "") == name.endswith("/fp") and own.arch.startswith(("cifar_", "tiny_", "resnet18"))
     assert own.hessian_every == (10 if "EWGS" in name else 0)
+    said = SAID[name]
+    assert ("with labels" in said, "without labels" in said) == (own.kd_gamma > 0, own.kd_gamma == 0)
 
 
 def test_the_same_as_the_scripts(recorded: Any) -> None:
@@ -45,30 +54,92 @@ def test_the_same_as_the_scripts(recorded: Any) -> None:
     known = {"gpu_id", "num_workers", "program", "workers", "loss-scale", "backward_method"}
     matched = set()
     for key, flags in recorded.json("configs").items():
-        if "gamma0.7_alpha0.3" in key:  # named after labels that its flags leave out
+        if "program" not in flags or "gamma0.7_alpha0.3" in key:  # named after labels that its flags leave out
+            continue
+        if flags.get("distill") not in (None, "kd", "True"):
             continue
         line = [flags["program"].removesuffix(".py")]
         for flag, value in flags.items():
             if flag not in known:
                 line += [f"-{flag}" if len(flag) == 1 else f"--{flag}", str(value)]
         if line[0] == "main" and "not-quant" not in flags:  # what they edited into get_config.py
-            bits = re.findall(r"a(\d)w\d", key)[0]
-            line += ["--quantizer", "pact", "--wbits", bits, "--abits", bits]
+            quantizer, bits = re.findall(r"pact|lsq|dorefa", key)[0], re.findall(r"a(\d)w\d", key)[0]
+            line += ["--quantizer", quantizer, "--wbits", bits, "--abits", bits]
         theirs = options_of(line)
         fields = (*SAME, "arch", "quantizer", "wbits", "abits")
         found = {name for name, own in ours if all(getattr(own, f) == getattr(theirs, f) for f in fields)
                  and (own.start is None) == (theirs.start is None)}  # fmt: skip
         assert found, (key, theirs)
         matched |= found
-    assert len(matched) > 30
+    assert len(matched) > 45
 
 
 def test_a_recipe_is_printed_and_run(sqakd: Callable[..., Result]) -> None:
-    listed = sqakd("recipe").stdout.splitlines()
-    assert len(listed) == len(names()) == 62
+    lines = sqakd("recipe").stdout.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == names() and len(lines) == 91
     name = "run_cifar10_resnet20/EWGS+SQAKD_W2A2"
     said = sqakd("recipe", name, "--print", "--epochs", 3).stdout
     assert said.startswith("sqakd train_quant --arch resnet20_quant") and "--epochs 3" in said and "1200" not in said
     tried = ("--dataset", "digits", "--limit-train", 80, "--batch_size", 20, "--dry-run")
     assert "steps: 4,800" in sqakd("recipe", "run_cifar10_resnet20/fp", *tried).stdout
     assert "was not found" in sqakd("recipe", "run_cifar10_resnet20/W2A2", code=2).stderr
+
+
+@pytest.fixture(scope="session")
+def float_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A file of drawn weights of a net of ten classes, as anybody saves it."""
+
+    @cache
+    def path(arch: str) -> Path:
+        torch.manual_seed(0)
+        file = tmp_path_factory.mktemp("float") / "net.pth"
+        torch.save(create_model(arch, num_classes=10).state_dict(), file)
+        return file
+
+    return path
+
+
+SHORT = ("--dataset", "digits", "--limit-train", 16, "--limit-eval", 10, "--calibration", 8, "--max-steps", 2,
+         "--print-freq", 1, "-j", 0)  # fmt: skip
+SMALL = "cifar_resnet8_1x1"
+OWN = {  # recipes that run with their own net, one of each net. False: heavy
+    "run_cifar10_resnet20/EWGS+SQAKD_W2A2": True, "run_cifar10_vgg8/EWGS_W2A2": False,
+    "run_cifar100_resnet32/EWGS+SQAKD_W4A4": False, "run_cifar100_vgg13/EWGS_W1A1": False,
+    "run_tinyimagenet_resnet18/pact_a4w4_kd": False, "run_tinyimagenet_vgg11/lsq_a8w8_kd": False,
+    "run_tinyimagenet_mobilenetV2/pact_a4w4_kd": False, "run_tinyimagenet_shufflenetv2/dorefa_a8w8_kd": True,
+    "run_tinyimagenet_squeezenet/lsq_a4w4": True,
+}  # fmt: skip
+
+
+def kind_of(name: str) -> tuple[Any, ...]:
+    """What a recipe computes but for its net and constants; one of each kind runs with SMALL."""
+    own = options_of(command_of(name))
+    return own.command, own.quantizer, own.wbits, own.distill, own.start is None
+
+
+RUN = {*{kind_of(name): name for name in reversed(names())}.values(), *OWN}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if OWN.get(n) else pytest.mark.heavy) for n in sorted(RUN)])
+def test_recipes_run(
+    sqakd: Callable[..., Result], float_weights: Callable[[str], Path], name: str, tmp_path: Path
+) -> None:
+    """Two steps on the digits, from drawn weights; the plan first, which writes nothing."""
+    own = options_of(command_of(name))
+    arch = own.arch if name in OWN else SMALL
+    given = ["--arch", arch, "--batch-size" if own.command == "main" else "--batch_size", 8]
+    given += ["--image-size", 32] if arch == "tiny_squeezenet" else []
+    given += ["--pretrain_path", float_weights(arch)] if own.start else []
+    given += ["--teacher_arch", arch, "--teacher_path", float_weights(arch)] if own.distill else []
+    output = "--save_root_path" if own.command == "main" else "--log_dir"
+    line = ("recipe", name, *SHORT, *given, output, tmp_path / "run")
+    plan = sqakd(*line, "--dry-run").stdout
+    assert f"labels: {'read' if own.kd_gamma else 'not read'}" in plan and not (tmp_path / "run").exists()
+    sqakd(*line)
+    steps = [step for step in read_metrics(tmp_path / "run/metrics.jsonl") if step["event"] == "step"]
+    assert [math.isfinite(step["loss"]) for step in steps] == [True, True]
+    assert ("kl" in steps[0], "ce" in steps[0]) == (own.kd_alpha > 0, own.kd_gamma > 0)
+
+
+def test_every_net_runs() -> None:
+    assert {options_of(command_of(name)).arch for name in OWN} == {options_of(command_of(n)).arch for n in names()}

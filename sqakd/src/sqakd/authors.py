@@ -21,6 +21,10 @@ LEARNED = {
     "lA": "input_quantizer.interval.low", "uA": "input_quantizer.interval.high",
     "output_scale": "weight_quantizer.output_scale",
 }  # fmt: skip
+TORCHVISION = {  # nets that have torchvision's keys, by one that no other has
+    "features.18.0.weight": "tiny_mobilenetv2", "stage4.0.branch1.0.weight": "tiny_shufflenetv2",
+    "features.12.squeeze.weight": "tiny_squeezenet",
+}  # fmt: skip
 LEFT_OUT = ("lA_t", "uA_t", "init", "bkwd_scaling_factorW", "bkwd_scaling_factorA")  # without effect in a forward
 RENAMED = {r"^linear\.": "fc.", r"^classifier\.": "fc.", r"^block(\d)": r"layer\1", r"\.conv2d\.": ".conv."}
 
@@ -47,6 +51,9 @@ def parse(tensors: Mapping[str, Tensor]) -> Theirs | None:
     root = next(root for root in roots if not root or any(key.startswith(root) for key in tensors))
     state = {key.removeprefix(root): value for key, value in tensors.items() if key.startswith(root)}
     state = without_prefix(state, "module.")
+    arch = next((TORCHVISION[key] for key in TORCHVISION if key in state), None)
+    if arch is not None:
+        return Theirs(arch, state, [])
     arch = _arch(state)
     if arch is None:
         return None

@@ -204,13 +204,13 @@ def _run(options: RunOptions, own: TrainOptions, default: str | None = None) -> 
 def recipe(name: str | None, more: tuple[str, ...], only: bool) -> None:
     """Run an experiment of the authors' scripts, OPTIONs replaced; the plain command line is printed first.
 
-    Without NAME the recipes are listed.
+    Without NAME the recipes are listed, with what they train with.
     """
     from lowbit.train import console
-    from sqakd.commands.recipe import command_of, names
+    from sqakd.commands.recipe import command_of, listed
 
     line = command_of(name, more) if name else []
-    console.say(*([shlex.join(["sqakd", *line])] if line else names()))
+    console.say(*([shlex.join(["sqakd", *line])] if line else listed()))
     if line and not only:
         cli.commands[line[0]].main(line[1:], f"sqakd {line[0]}", standalone_mode=False)
 

@@ -11,7 +11,8 @@ TINY = "main"  # of the authors' programs
 NETS = {
     "cifar": {"resnet20": "cifar_resnet20_pad", "resnet32": "cifar_resnet32_pad", "vgg8_bn": "cifar_vgg8",
               "vgg13_bn": "cifar_vgg13"},
-    "tiny": {"resnet18_imagenet": "resnet18", "vgg11_bn": "tiny_vgg11"},
+    "tiny": {"resnet18_imagenet": "resnet18", "vgg11_bn": "tiny_vgg11", "mobilenet_v2": "tiny_mobilenetv2",
+             "shufflenet_v2_x0_5": "tiny_shufflenetv2", "squeezenet1_0": "tiny_squeezenet"},
 }  # fmt: skip
 FLOAT_BITS = 17  # and more: float
 ENDS = ("float", "8", "same")  # bits of the first and last layer

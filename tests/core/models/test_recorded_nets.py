@@ -17,6 +17,7 @@ NETS: dict[str, tuple[str, str, dict[str, str], str, int]] = {
     "cifar_vgg13": ("vgg13_bn_fp", "vgg13_bn.fp.logits", VGG, "float32", 32),
     "tiny_vgg11": ("tiny_vgg11_bn", "tiny.vgg11_bn.logits64", VGG, "float32", 64),
     "resnet18": ("tiny_resnet18_imagenet", "tiny.resnet18_imagenet.logits64", {}, "float32", 64),
+    "tiny_mobilenetv2": ("tiny_mobilenet_v2", "tiny.mobilenet_v2.logits64", {}, "float32", 64),
 }
 
 

@@ -17,6 +17,7 @@ import lowbit.models.cifar_resnet_wide
 import lowbit.models.cifar_vgg
 import lowbit.models.reactnet
 import lowbit.models.resnet_w4
+import lowbit.models.torchvision_nets
 import lowbit.models.xnor_resnet  # noqa: F401  (they register their nets)
 from lowbit.errors import InputError
 

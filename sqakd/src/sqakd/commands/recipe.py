@@ -1,4 +1,7 @@
-"""`sqakd recipe`: the experiments of the authors' run scripts, a YAML file each, as command lines of this program."""
+"""`sqakd recipe`: the experiments of the authors' run scripts, a YAML file each, as command lines of this program.
+
+`command` and `description`, which says whether labels are read, are no flags; all other entries are.
+"""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -15,16 +18,26 @@ def names() -> list[str]:
     return sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.yaml"))
 
 
+def listed() -> list[str]:
+    """A line of each recipe: its name, and what it trains with."""
+    return [f"{name}: {_entries(name)['description']}" for name in names()]
+
+
 def command_of(name: str, more: Sequence[str] = ()) -> list[str]:
     """The command line of a recipe, after the program's name; `more`: options, which replace those of one name.
 
     Raises:
         InputError: no such recipe.
     """
+    values = _entries(name)
+    given_too = {text.partition("=")[0] for text in more}
+    flags = {f"--{flag}": value for flag, value in values.items() if flag not in ("command", "description")}
+    own = (text for flag, value in flags.items() if flag not in given_too for text in (flag, str(value)))
+    return [str(values["command"]), *own, *more]
+
+
+def _entries(name: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for _, given in chain(locate(f"configs/{name}.yaml", SHIPPED, SHIPPED), SHIPPED):
         values |= given
-    given_too = {text.partition("=")[0] for text in more}
-    flags = {f"--{flag}": value for flag, value in values.items() if flag != "command"}
-    own = (text for flag, value in flags.items() if flag not in given_too for text in (flag, str(value)))
-    return [str(values["command"]), *own, *more]
+    return values
