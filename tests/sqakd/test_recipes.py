@@ -11,8 +11,8 @@ import pytest
 import torch
 from click.testing import Result
 
+from lowbit.metrics import read_metrics
 from lowbit.models.create import create_model
-from lowbit.train.log import read_metrics
 from sqakd.cli import cli
 from sqakd.commands.recipe import command_of, listed, names
 from sqakd.options import TrainOptions
@@ -41,7 +41,7 @@ def options_of(line: list[str]) -> TrainOptions:
 def test_every_recipe_is_a_command_line(name: str) -> None:
     line = command_of(name)
     own = options_of(line)
-    assert own.command == line[0] and own.distill == ("SQAKD" in name or name.endswith("_kd"))
+    assert own.command == line[0] and bool(own.distill) == ("SQAKD" in name or name.endswith("_kd"))
     assert (own.quantizer == "") == name.endswith("/fp") and own.arch.startswith(("cifar_", "tiny_", "resnet18"))
     assert own.hessian_every == (10 if "EWGS" in name else 0)
     said = SAID[name]
