@@ -17,14 +17,11 @@ from lowbit.cli.program import Group
 from lowbit.errors import InputError
 from lowbit.options import DATASETS, MAX_SIDE, QUANTIZERS, WORKERS, RunOptions
 from sqakd import __version__
+from sqakd.kd.flags import distill_flags
 from sqakd.options import ENDS, TrainOptions, train_options
 
 POSITIVE, PART, FILE = Real(0, min_open=True), Real(0, 1, max_open=True), UserPath()
 RESULTS = "./results/ResNet20_CIFAR10"
-OF_FEATURES = {  # of the compared methods, which read features; `kd` has none
-    "--kd_beta": None, "--kd_theta": None, "--feat_dim": 128, "--mode": "exact", "--nce_k": 16384, "--nce_t": 0.1,
-    "--nce_m": 0.5, "--head": "linear", "--hint_layer": 2, "--st_method": "Last", "--init_epochs": 30,
-}  # fmt: skip
 IGNORED = {"--num_classes": 10, "--gpu_id": "0"}
 IGNORED_BY_MAIN = {
     "--start-epoch": 0, "--dali_cpu": False, "--prof": -1, "--deterministic": False, "--local_rank": 0,
@@ -106,20 +103,6 @@ def quantizer_flags(quantizer: str, bits: int) -> list[Decorator]:
     ]  # fmt: skip
 
 
-def distill_flags(gamma: str, alpha: str) -> list[Decorator]:
-    """The teacher and the weights of the losses."""
-    return [
-        click.option("--distill", cls=Switch, type=click.Choice(["kd", "True", "False"]), alone="kd", default="False",
-                     metavar="[kd]", help="Learn from the teacher's outputs (SQAKD)."),
-        click.option("--teacher_path", type=FILE, help="Its checkpoint: ours, the authors', or any weights."),
-        click.option("--teacher_arch", show_default="--arch", help="Its net."),
-        click.option("--kd_T", "kd_t", type=POSITIVE, default=4.0, show_default=True, help="Temperature."),
-        click.option(gamma, "kd_gamma", type=Real(0), show_default="0 with --distill, else 1",
-                     help="Weight of cross-entropy; 0: no labels are read."),
-        click.option(alpha, "kd_alpha", type=Real(0), show_default="1", help="Weight of the divergence."),
-    ]  # fmt: skip
-
-
 shared = partial(run_options, output_flags=("--log_dir", "--output"))
 WORKERS_TOO = click.option("--num_workers", "workers", type=WORKER_COUNT, default=WORKERS, hidden=True)
 
@@ -127,16 +110,17 @@ WORKERS_TOO = click.option("--num_workers", "workers", type=WORKER_COUNT, defaul
 @cli.command("train_fp", epilog=ignored_note(IGNORED))
 @gathered("own", partial(train_options, "train_fp"), [
     *common("resnet20_fp", epochs=400, dataset="cifar10"), *rate_flags("m", "sgd", 0.1),
+    *distill_flags("--kd_gamma", "--kd_alpha"),
 ])  # fmt: skip
 @WORKERS_TOO
 @shared(output_note=f"default: {RESULTS}/fp, and none with --evaluate")
 @ignored_options(IGNORED)
 def train_fp(options: RunOptions, own: TrainOptions) -> None:
-    """Train a float net with labels: the teacher, and what its student starts from."""
+    """Train a float net: with labels, the teacher; or with --distill NAME a student of any net by another."""
     _run(options, own, f"{RESULTS}/fp")
 
 
-@cli.command("train_quant", epilog=ignored_note({**IGNORED, **OF_FEATURES}))
+@cli.command("train_quant", epilog=ignored_note(IGNORED))
 @gathered("own", partial(train_options, "train_quant"), [
     *common("resnet20_quant", epochs=400, dataset="cifar10"), *rate_flags("m", "adam", 1e-3),
     *rate_flags("q", "adam", 1e-5), *quantizer_flags("ewgs", 1),
@@ -150,9 +134,9 @@ def train_fp(options: RunOptions, own: TrainOptions) -> None:
 ])  # fmt: skip
 @WORKERS_TOO
 @shared(output_note=f"default: {RESULTS}/W1A1, and none with --evaluate")
-@ignored_options({**IGNORED, **OF_FEATURES})
+@ignored_options(IGNORED)
 def train_quant(options: RunOptions, own: TrainOptions) -> None:
-    """Train a low-bit net on small pictures: with labels (QAT), or with --distill kd by its teacher (SQAKD)."""
+    """Train a low-bit net on small pictures: with labels (QAT), or by a teacher (--distill kd: SQAKD)."""
     _run(options, own, f"{RESULTS}/W1A1")
 
 

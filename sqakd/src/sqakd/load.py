@@ -21,6 +21,7 @@ from sqakd.options import TrainOptions
 from sqakd.quantize import Quantizers, quantize_
 
 FORMAT = 1
+METHOD = "method."  # before the keys of what a distillation method trains beside the net
 Config = Annotated[LearnedConfig, BeforeValidator(lambda said: LearnedConfig(**said))]
 
 
@@ -80,7 +81,8 @@ def _ours(said: SqakdHeader) -> nn.Module:
         return quantize_(model, said.by_layer)
 
     check_size(made, said.numbers)
-    return load_state_(made(), said.state_dict).eval()
+    own = {key: value for key, value in said.state_dict.items() if not key.startswith(METHOD)}
+    return load_state_(made(), own).eval()
 
 
 def open_net(

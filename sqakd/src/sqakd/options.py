@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.errors import InputError
+from sqakd.kd.registry import DistillOptions, distillation
 
 TINY = "main"  # of the authors' programs
 NETS = {
@@ -23,7 +24,7 @@ MAY_DIFFER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class TrainOptions(DistillOptions):
     """Of the three trainings; names and defaults are those of `train_quant` where it has them.
 
     Attributes:
@@ -36,7 +37,6 @@ class TrainOptions:
         quantizer: of `lowbit.options.QUANTIZERS`; "": float. wbits, abits: 0: float.
         delta_w, delta_a: of EWGS. hessian_every: epochs; 0: constant. released: of `LearnedConfig`.
         include, exclude: patterns of layers. first_last: of ENDS. start: file of the float weights.
-        distill, teacher_path, teacher_arch, kd_t, kd_gamma, kd_alpha: of the objective.
         sync_bn: batch norm over all processes. calibration: pictures that batch norm is re-estimated on; 0: it is not.
         evaluate: train nothing. print_freq: steps between log lines.
     """
@@ -76,12 +76,6 @@ class TrainOptions:
     exclude: tuple[str, ...] = ()
     first_last: str = "float"
     start: Path | None = None
-    distill: bool = False
-    teacher_path: Path | None = None
-    teacher_arch: str | None = None
-    kd_t: float = 4.0
-    kd_gamma: float = 1.0
-    kd_alpha: float = 0.0
     sync_bn: bool = False
     calibration: int = 1024
     evaluate: bool = False
@@ -98,7 +92,6 @@ class TrainOptions:
         return {name: value for name, value in self.described.items() if name not in MAY_DIFFER}
 
 
-SQAKD = (("kd_gamma", 0.0), ("kd_alpha", 1.0))  # the paper's
 FIELDS = {field.name for field in fields(TrainOptions)}
 
 
@@ -127,17 +120,7 @@ def train_options(command: str, **given: Any) -> TrainOptions:
         made |= _quantization(command, given)
     else:
         made |= {"quantizer": "", "wbits": 0, "abits": 0}
-    made["distill"] = given.get("distill") in ("kd", "True")
-    if made["distill"]:
-        if made.get("teacher_path") is None:
-            raise InputError("--distill kd learns from a teacher: name its checkpoint, --teacher_path FILE")
-        made |= {name: default if made[name] is None else made[name] for name, default in SQAKD}
-        if not made["kd_gamma"] and not made["kd_alpha"]:
-            raise InputError("--distill kd with a weight of 0 and no labels has no loss: give --kd_alpha (--alpha) 1")
-    else:
-        made |= {"kd_gamma": 1.0 if made.get("kd_gamma") is None else made["kd_gamma"], "kd_alpha": 0.0}
-        if not made["kd_gamma"]:
-            raise InputError("--kd_gamma (--gamma) 0 without --distill kd has no loss: give 1")
+    made |= distillation(given, low_bit=bool(made["quantizer"]))
     for name in ("lr_q", "optimizer_q", "weight_decay_q"):  # the authors' `main` has one optimizer for all
         if name in made and made[name] is None:
             made[name] = made[f"{name[:-2]}_m" if name != "weight_decay_q" else "weight_decay"]

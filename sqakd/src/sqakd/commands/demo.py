@@ -72,7 +72,7 @@ def _trained(name: str, own: TrainOptions, folder: Path, options: RunOptions) ->
 def _row(quantizer: str, teacher: Path, folder: Path, options: RunOptions) -> dict[str, Any]:
     """Both trainings of a quantizer, and the bytes of the net without labels."""
     qat = replace(LOW, quantizer=quantizer, delta_w=1e-3, delta_a=1e-3, start=teacher)
-    sqakd = replace(qat, distill=True, teacher_path=teacher, kd_gamma=0.0, kd_alpha=1.0)
+    sqakd = replace(qat, distill="kd", teacher_path=teacher, kd_gamma=0.0, kd_alpha=1.0)
     both = {"qat": qat, "sqakd": sqakd}
     found = {name: _trained(f"{quantizer}-{name}", own, folder, options) for name, own in both.items()}
     path = folder / f"{quantizer}-sqakd"

@@ -27,15 +27,12 @@ from lowbit.models.surgery import run_blank
 from lowbit.options import RunOptions
 from lowbit.quant.initialize import initialize_
 from lowbit.train.batch import of_job
-from lowbit.train.epochs import after_every
 from lowbit.train.job import Job
-from lowbit.train.protocol import Stage
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from sqakd import load
 from sqakd.commands import FILES
-from sqakd.objective import Sqakd
-from sqakd.optim import optimizers, rates
+from sqakd.kd.build import make_stages
 from sqakd.options import TINY, TrainOptions
 from sqakd.pictures import dataset_of, recipes, shown_side
 from sqakd.quantize import Quantizers, quantize_, quantizers_of
@@ -88,26 +85,30 @@ def train(options: RunOptions, own: TrainOptions) -> Result | None:
         task = prepare(session, own)
         world, parts = session.accelerator.num_processes, options.accumulate
         batch = of_job(own.batch_size, world, accumulate=parts, option="--batch_size")
-        objective = Sqakd(
-            task.model, partial(optimizers, own), task.teacher, alpha=own.kd_alpha, gamma=own.kd_gamma,
-            temperature=own.kd_t, smoothing=own.smoothing, hessian_every=own.hessian_every,
-        )  # fmt: skip
-        session.place(objective, sync_batchnorm=own.sync_bn)
-        loader = session.loader(task.train, task.views, batch, labels=objective.needs_labels)
+        stages = make_stages(own, task.model, task.teacher, task.train.labels, task.side)
+        for stage in stages:
+            session.place(stage.objective, sync_batchnorm=own.sync_bn)
+        labels = any(stage.objective.needs_labels for stage in stages)
+        loader = session.loader(task.train, task.views, batch, labels=labels)
         cfg = pretrained_cfg(task.shown, (3, task.side, task.side), task.train.classes)
         facts = {"arch": task.arch, "classes": task.classes, "quantized": len(task.quantizers)}
         best = None if task.test is None else "top1" if task.held is None else "val_top1"
         job = Job(
-            session, own.command, [Stage(objective, own.epochs, rates(own))], loader, batch, best=best,
+            session, own.command, stages, loader, batch, best=best,
             header=load.header(task.arch, task.classes, task.quantizers, cfg), shared=own.compared, facts=facts,
             described=own.described, prefixes={"student.": ""}, log_every=own.print_freq,
         )  # fmt: skip
         job.check()
         seen = task.seen(session, own)
-        if job.planned({"dataset": session.dataset, "labels": "read" if objective.needs_labels else "not read"}):
+        if job.planned({"dataset": session.dataset, "labels": "read" if labels else "not read"}):
             return None
         with job.open() as folder:
-            result = job.fit(folder, [] if not seen else [evaluate_student(session, due=after_every(1), **seen)])
+            result = job.fit(
+                folder,
+                []
+                if not seen
+                else [evaluate_student(session, due=lambda clock: clock.stage + 1 == len(stages), **seen)],
+            )
             job.write_result(folder, result, {})
             if not task.quantizers:
                 save = partial(save_backbone, task.model, arch=task.arch, cfg=cfg)
@@ -151,7 +152,7 @@ def prepare(session: Session, own: TrainOptions, path: str | None = None) -> Tas
     Raises:
         InputError: weights of another net, pictures without classes that are needed, patterns that fit no layer.
     """
-    options, labels = session.options, own.kd_gamma > 0 or own.evaluate
+    options, labels = session.options, own.reads_labels or own.evaluate
     session.pictures("train", labels=labels)
     train, held = session.train_and_held()
     test = session.pictures("test") if train.classes else None
