@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Top to bottom; one tuple is one layer, whose members do not import each other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "options"),
+    ("errors", "options", "outcome"),
     ("files", "paths"),
     ("metrics",),
     ("curves",),
@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("demo",),
     ("cli",),
     ("__main__",),
+    ("functions",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 METHODS = ("ssql", "us3l", "sqakd", "s2bnn", "bsq")

@@ -15,6 +15,7 @@ from typing import Any
 from lowbit.checkpoint.write import BEST, CHECKPOINT, NAMES, Names
 from lowbit.errors import InputError, Stopped
 from lowbit.files import open_regular, previous, write_json
+from lowbit.outcome import note_figures, note_folder
 from lowbit.train import lock
 from lowbit.train.lock import FolderLock, refuse_busy
 from lowbit.train.place import check_files, check_place
@@ -89,6 +90,7 @@ class RunFolder:
             InputError: another run holds it, or it cannot be made.
         """
         self.path, self.names = Path(path), names
+        note_folder(self.path, names)
         self._lock: FolderLock | None = None
         self._log: logging.Handler | None = None
         self._before: set[str] | None = None  # names in a folder that held no run when it was opened
@@ -252,6 +254,7 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write `result.json`."""
+        note_figures(result)
         write_json(self.path / "result.json", dict(result))
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lowbit.files import write_json
 from lowbit.options import RunOptions
+from lowbit.outcome import note_figures
 from lowbit.train import console
 from lowbit.train.folder import RunFolder
 
@@ -38,5 +39,6 @@ def write_report(
         with RunFolder.open(options.output, config, overwrite=options.overwrite, files=files) as folder:
             write_json(folder.path / "report.json", found)
             more(folder.path, found, lines)
+    note_figures(found)
     console.say(*lines)
     return dict(found)

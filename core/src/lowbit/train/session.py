@@ -19,6 +19,7 @@ from lowbit.data.pictures import Pictures, balanced_subset, val_split
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError, Stopped
 from lowbit.options import RunOptions
+from lowbit.outcome import note_figures
 from lowbit.train import console
 from lowbit.train.batch import BatchPlan
 from lowbit.train.bn import sync_batchnorm_
@@ -199,6 +200,7 @@ class Session:
 
     def say_facts(self, facts: Mapping[str, Any]) -> None:
         """The lines of a dry run: a name and a value each, then the folder."""
+        note_figures(facts)
         for name, value in {**facts, "output": self.options.output}.items():
             shape = ",.0f" if isinstance(value, int) or (isinstance(value, float) and abs(value) >= 10) else ".3g"
             self.say(f"{name}: {value:{shape}}" if isinstance(value, float | int) else f"{name}: {value}")
@@ -270,5 +272,7 @@ class Session:
 
     def write_result(self, folder: RunFolder | None, values: Mapping[str, Any]) -> None:
         """Write `result.json`, by one process."""
+        result = {**values, "seed": self.options.seed}
+        note_figures(result)
         if folder is not None and self.accelerator.is_main_process:
-            folder.write_result({**values, "seed": self.options.seed})
+            folder.write_result(result)
