@@ -56,6 +56,21 @@ def test_each_method_has_its_extra_and_its_place_in_the_workspace() -> None:
     assert set(root["project"]["optional-dependencies"]) == methods | {"all"}
 
 
+@pytest.mark.parametrize("name", [name for name in projects() if name != "."])
+def test_what_an_index_shows_of_a_package(name: str) -> None:
+    """Licence, people, words to search by; its README is shown away from the repository, so no link is relative."""
+    project = projects()[name]["project"]
+    assert project["license"] == "Apache-2.0" and project["license-files"] == ["LICENSE"] and project["authors"]
+    assert (ROOT / name / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert len(project["keywords"]) > 3 and "Typing :: Typed" in project["classifiers"]
+    assert all(url.startswith("https://") for url in project["urls"].values())
+    package = project["name"].removeprefix("lowbit-")
+    assert (ROOT / name / "src" / package / "py.typed").exists()
+    text = re.sub(r"```.*?```", "", (ROOT / name / project["readme"]).read_text(encoding="utf-8"), flags=re.S)
+    links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)", text)  # pictures lie beside the README
+    assert not [link for link in links if not link.startswith(("https://", "#"))]
+
+
 def test_nothing_private_is_tracked() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
