@@ -1,7 +1,6 @@
 """The authors' command lines for pretraining, in a folder laid out as theirs, cut to two steps of small pictures.
 
-What is replaced: `cd FOLDER/stepN; python main_moco.py` by `s2bnn main_moco --method M --step N`; their batch; `-j 48`,
-with which the lines run, too, in seven minutes on two cores.
+What is replaced: `cd FOLDER/stepN; python main_moco.py` by `s2bnn main_moco --method M --step N`; their batch.
 """
 
 from collections.abc import Callable
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.heavy
 FOLDERS = dict(zip(METHODS, ("Contrastive_only", "Contrastive+Distillation", "Distillation_only"), strict=True))
 LINE = (
     "--lr 0.0003 --batch-size 256 --dist-url tcp://localhost:10001 --multiprocessing-distributed --world-size 1 "
-    "--rank 0 DATA --mlp --moco-t 0.2 --aug-plus --cos -j 2"
+    "--rank 0 DATA --mlp --moco-t 0.2 --aug-plus --cos -j 48"
 )
 SMALL = "--epochs 1 --max-steps 2 -b 4 --moco-k 8 --image-size 64"
 TEACHER, BEFORE = "moco_v2_800ep_pretrain.pth.tar", "../step1/checkpoint_0000.pth.tar"

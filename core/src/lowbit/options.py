@@ -13,7 +13,8 @@ MOST_SEED = 2**63 - 1
 MOST_WORKERS = 512
 MAX_SIDE = 4096  # of pictures, in pixels
 MOST_CLASSES = 10**6
-WORKERS = min(4, os.cpu_count() or 1)
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # that we may use
+WORKERS = min(4, CORES)
 LOOPS = ("epochs", "train_batch")  # of `SgdOptions`
 
 

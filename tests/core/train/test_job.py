@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
 from torch import nn
 from torch.optim import SGD
 
@@ -243,3 +244,21 @@ def test_a_run_refused_after_its_folder_was_opened_does_not_claim_it(
         assert not (tmp_path / "out").exists()
     monkeypatch.setattr(Job, "fit", fit)
     assert command(tmp_path / "out") is not None
+
+
+@pytest.mark.parametrize(("world", "started"), [(1, 3), (2, 2)])
+def test_more_workers_than_cores_are_not_started(
+    world: int, started: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said once, and not of pictures in memory, which need none."""
+    monkeypatch.setattr("lowbit.train.session.CORES", 3)
+    monkeypatch.setattr("lowbit.train.session.local_processes", lambda: world)
+    (tmp_path / "train/a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "train/a/0.png")
+    caplog.set_level("INFO")
+    for dataset, wanted, number, lines in (("digits", 48, started, 0), ("folder", 2, 2, 0), ("folder", 48, started, 1)):
+        with Session("toy", RunOptions(data=tmp_path, workers=wanted), dataset) as session:
+            session.pictures("train")
+            assert [session.loader_options()["workers"] for _ in range(2)] == [number] * 2
+        assert len(caplog.records) == lines
+    assert f"--workers 48: each loader starts {started}" in caplog.text

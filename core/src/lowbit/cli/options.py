@@ -203,7 +203,7 @@ def _data_options(seed: int, argument: bool, pretrained: str) -> list[Decorator]
             type=WORKER_COUNT,
             default=WORKERS,
             show_default="4, or the cores if fewer",
-            help="Loader processes (folders).",
+            help="Loader processes (folders); at most the cores.",
         ),
         click.option("--seed", "--manualSeed", type=SEED, default=seed, show_default=True, help="For everything."),
         click.option(

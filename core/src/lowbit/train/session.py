@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,16 +15,16 @@ from lowbit.checkpoint.read import newest_good, read_checkpoint
 from lowbit.checkpoint.write import NAMES, Names
 from lowbit.data.datasets import load_dataset
 from lowbit.data.loader import EvalLoader, Loader
-from lowbit.data.pictures import Pictures, balanced_subset, val_split
+from lowbit.data.pictures import MemoryPictures, Pictures, balanced_subset, val_split
 from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError, Stopped
-from lowbit.options import RunOptions
+from lowbit.options import CORES, RunOptions
 from lowbit.outcome import note_figures
 from lowbit.train import console
 from lowbit.train.batch import BatchPlan
 from lowbit.train.bn import sync_batchnorm_
 from lowbit.train.folder import RunFolder
-from lowbit.train.process import finish, make_accelerator, on_main, start_trackers
+from lowbit.train.process import finish, local_processes, make_accelerator, on_main, start_trackers
 from lowbit.train.resume import check_release
 
 log = logging.getLogger(__name__)
@@ -166,13 +166,21 @@ class Session:
         """Evaluation batches of this command, whole ones for each process."""
         return EvalLoader(pictures, recipe, batch_size=batch_size, **self.loader_options())
 
+    @cached_property
+    def workers(self) -> int:
+        """Processes that read for each loader: those of `--workers`, at most this process's share of the cores."""
+        wanted, share = self.options.workers, -(-CORES // local_processes())
+        if wanted > share and not all(isinstance(pictures, MemoryPictures) for pictures in self._sets.values()):
+            log.info("--workers %d: each loader starts %d, as many as there are cores for it", wanted, share)
+        return min(wanted, share)
+
     def loader_options(self) -> dict[str, Any]:
         """What all loaders of this command have in common; pictures are prepared in single precision."""
         return {
             "rank": self.accelerator.process_index,
             "world": self.accelerator.num_processes,
             "device": self.accelerator.device,
-            "workers": self.options.workers,
+            "workers": self.workers,
             "max_corrupt": self.options.max_corrupt,
             "channels_last": self.options.channels_last,
         }
