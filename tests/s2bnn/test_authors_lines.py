@@ -1,4 +1,4 @@
-"""The authors' command lines for pretraining, in a folder laid out as theirs, cut to two steps of small pictures.
+"""The authors' command lines, in a folder laid out as theirs, cut to two steps of small pictures.
 
 What is replaced: `cd FOLDER/stepN; python main_moco.py` by `s2bnn main_moco --method M --step N`; their batch.
 """
@@ -20,11 +20,12 @@ from s2bnn.options import METHODS
 
 pytestmark = pytest.mark.heavy
 FOLDERS = dict(zip(METHODS, ("Contrastive_only", "Contrastive+Distillation", "Distillation_only"), strict=True))
-LINE = (
-    "--lr 0.0003 --batch-size 256 --dist-url tcp://localhost:10001 --multiprocessing-distributed --world-size 1 "
-    "--rank 0 DATA --mlp --moco-t 0.2 --aug-plus --cos -j 48"
+LAUNCHED = (
+    "--batch-size 256 --dist-url tcp://localhost:10001 --multiprocessing-distributed --world-size 1 --rank 0 DATA"
 )
-SMALL = "--epochs 1 --max-steps 2 -b 4 --moco-k 8 --image-size 64"
+LINE = f"--lr 0.0003 {LAUNCHED} --mlp --moco-t 0.2 --aug-plus --cos -j 48"
+PROBE = f"--lr 0.1 -j 24 {LAUNCHED} --pretrained ../step2/checkpoint_0000.pth.tar"
+SMALL = "--epochs 1 --max-steps 2 -b 4 --image-size 64"
 TEACHER, BEFORE = "moco_v2_800ep_pretrain.pth.tar", "../step1/checkpoint_0000.pth.tar"
 
 
@@ -48,14 +49,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_steps_and_one(
     method: str, root: Path, s2bnn: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Step 1, step 2 from its copy, and step 2 alone; each leaves the file that the next line names."""
+    """Step 1, step 2 from its copy, step 2 alone, linear evaluation; each leaves the file that the next line names."""
     learns = "" if method == METHODS[0] else f" --wd 0 --teacher-path ../../{TEACHER}"
     for folder, step, before in (("step1", 1, ""), ("step2", 2, f" --model-path {BEFORE}"), ("one", 2, "")):
         here = root / FOLDERS[method] / folder
         here.mkdir(parents=True)
         monkeypatch.chdir(here)
         line = (LINE + learns + before).replace("DATA", str(root / "imagenet"))
-        said = s2bnn("main_moco", "--method", method, "--step", step, *line.split(), *SMALL.split())
+        said = s2bnn("main_moco", "--method", method, "--step", step, *line.split(), *SMALL.split(), "--moco-k", 8)
         assert said.stderr.count("accelerate launch") == 1
         assert step_of(load(here / "checkpoint_0000.pth.tar")) == step and (here / "checkpoint.pth.tar").exists()
     theirs, ours = (
@@ -63,3 +64,7 @@ def test_two_steps_and_one(
         for name in ("step1", "step2")
     )
     assert list(theirs) == list(ours) and ("encoder_k.fc.0.weight" in ours) == (method != METHODS[2])
+    if method == METHODS[2]:
+        line = f"{PROBE} --output ../lincls".replace("DATA", str(root / "imagenet"))
+        s2bnn("main_lincls", *line.split(), *SMALL.split())
+        assert step_of(load(Path("../lincls/checkpoint.pth.tar"))) == 2

@@ -31,7 +31,7 @@ from lowbit.train.process import make_accelerator
 from lowbit.train.protocol import Clock, Pass, Stage
 from lowbit.train.run import Run
 from lowbit.train.schedule import constant
-from s2bnn.authors import used
+from s2bnn.load import used
 from s2bnn.objective import S2bnn
 from s2bnn.optim import optimizer, pretrain_rate
 from s2bnn.options import METHODS, pretrain_options

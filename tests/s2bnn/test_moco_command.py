@@ -13,8 +13,8 @@ from torch import Tensor
 from lowbit.loading import load
 from lowbit.metrics import read_metrics
 from lowbit.quant.binary import step_of
+from s2bnn.commands.main_moco import PLAIN, PLUS
 from s2bnn.options import LAUNCHER, METHODS, OVER, PretrainOptions, pretrain_options
-from s2bnn.pictures import PLAIN, PLUS
 
 S2bnn = Callable[..., Result]
 ARCH = "cifar_resnet8_1x1"
@@ -78,7 +78,7 @@ def test_every_flag_arrives(understood: Any) -> None:
         METHODS[1], 2, (3, 5), 0.2, arch="resnet18", student=ARCH, epochs=7, batch_size=32, lr=0.1, momentum=0.8,
         print_freq=4, teacher_path=Path("t"), model_path=Path("m"), moco_dim=9, moco_k=10, moco_m=0.5, moco_t=0.3,
         teacher_t=0.4, mlp=True, aug_plus=True, cos=True, over=OVER[1], kl=True, keep=0, probe_every=2, image_size=96,
-        sync_bn=True, dataset="digits", opt="sgd", warmup_epochs=1, launched=("--dist-url", "--gpu"),
+        sync_bn=True, dataset="digits", opt="sgd", warmup_epochs=1,
     )  # fmt: skip
     assert understood("d", "--method", METHODS[0], "--step", 0, "--true-cosine")[1].true_cosine
 

@@ -1,11 +1,13 @@
 """Teachers out of every kind of file: which net, which output of it, and what is refused before anything starts."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import Result
 from torch import Tensor, nn
 
 from lowbit.errors import InputError
@@ -141,3 +143,22 @@ def test_timms_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lowbit.models.create.create_model", refused)
     with pytest.raises(InputError, match=r"--timm-teacher: .*no network"):
         open_teacher(own(None, timm_teacher=True), SIZE)
+
+
+def test_swavs_wide_resnet_is_a_teacher(
+    s2bnn: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`resnet50_w4` by its name, here narrow, out of SwAV's layout: 1.5 GB as it is (its shapes: tests of core)."""
+    monkeypatch.setattr("lowbit.models.resnet_w4.WIDTHS", (1, 1, 2, 2))
+    net: Any = create_model("resnet50_w4", num_classes=0)
+    state = {f"module.{key}": value for key, value in net.state_dict().items()}
+    torch.save({**state, "module.prototypes.weight": torch.ones(9, 16)}, tmp_path / "swav.pth")
+    line = (
+        "main_moco", "here", "--dataset", "digits", "--limit-train", 16, "--epochs", 1, "-b", 8, "--max-steps", 1,
+        "--probe-every", 0, "--student", ARCH, "--moco-dim", 16, "--method", METHODS[2], "--step", 1, "-a",
+        "resnet50_w4", "--teacher-path", tmp_path / "swav.pth", "--output", tmp_path / "run",
+    )  # fmt: skip
+    s2bnn(*line)
+    said = json.loads((tmp_path / "run/config.json").read_text())
+    assert said["teacher"] == f"resnet50_w4, pooled features of {net.num_features} channels"
+    assert said["projector"] == f"linear, from --moco-dim 16 to the teacher's {net.num_features} channels"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,15 @@ from s2bnn.options import (
     LAUNCHER,
     METHODS,
     OVER,
+    SIMSIAM,
     FileOptions,
     LinclsOptions,
     PretrainOptions,
-    lincls_options,
     pretrain_options,
 )
 
 option = functools.partial(click.option, show_default=True)
+log = logging.getLogger(__name__)
 POSITIVE, PART = Real(0, min_open=True), Real(0, 1)
 UNUSED = {"-a/--arch": "resnet50"}  # by the authors' main_lincls
 
@@ -37,10 +39,14 @@ def cli() -> None:
 main = cli.script  # the console script
 
 
-def launched() -> tuple[str, ...]:
-    """Flags of the authors' launcher that the command line states."""
+def answer_launcher() -> None:
+    """A log line where the command line states flags of the authors' launcher."""
     flags = {flag.lstrip("-").replace("-", "_"): flag for flag in LAUNCHER}
-    return tuple(flags[name] for name in stated(flags))
+    if given := [flags[name] for name in stated(flags)]:
+        log.info(
+            "%s: without effect; accelerate starts the processes: accelerate launch --num_processes 8 -m s2bnn ... "
+            "(several machines: --num_machines, --machine_rank, --main_process_ip)", ", ".join(given),
+        )  # fmt: skip
 
 
 def train_options(*, epochs: int, lr: float, schedule: Any, weight_decay: Any) -> list[Decorator]:
@@ -67,15 +73,8 @@ def train_options(*, epochs: int, lr: float, schedule: Any, weight_decay: Any) -
     ]  # fmt: skip
 
 
-def _pretrain(**values: Any) -> PretrainOptions:
-    return pretrain_options(launched=launched(), **values)
-
-
-STEP = option("--step", type=click.IntRange(0, 2), required=True, help="0: real-valued, 1: binary activations, "
-                    "2: binary activations and weights.")  # fmt: skip
 STUDENT = option("--student", metavar="NAME", help="timm's name of the net, where the file does not say.")
-STEP_OF_FILE = option("--step", type=click.IntRange(0, 2), help="Where the file does not say it (0: real-valued, "
-                            "1: binary activations, 2: both).")  # fmt: skip
+STEP_OF_FILE = option("--step", type=click.IntRange(0, 2), help="What of it is binary, where the file does not say.")
 
 
 def file_options(required: bool, *more: Decorator) -> Decorator:
@@ -87,9 +86,9 @@ def file_options(required: bool, *more: Decorator) -> Decorator:
 @cli.command("main_moco", epilog=f"Answered with one line: {', '.join(LAUNCHER)}: accelerate launch starts processes.")
 @run_options(output=Path(), data_argument=True)
 @ignored_options(LAUNCHER)
-@gathered("own", _pretrain, [
+@gathered("own", pretrain_options, [
     option("--method", type=click.Choice(METHODS), required=True, help="The losses."),
-    STEP,
+    option("--step", type=click.IntRange(0, 2), required=True, help="0: real-valued, 1: binary activations, 2: both."),
     option("--student", default="reactnet_a", help="Any timm name."),
     option("-a", "--arch", default="resnet50", help="Of the teacher: any timm name."),
     option("--teacher-path", type=UserPath(), help="The teacher's weights: MoCo, SwAV, DINO, torchvision, ..."),
@@ -118,6 +117,7 @@ def main_moco(options: RunOptions, own: PretrainOptions) -> None:
     """Train a binary network without labels, by contrast or from a teacher's outputs, on DATA/train."""
     from s2bnn.commands.main_moco import main_moco
 
+    answer_launcher()
     main_moco(options, own)
 
 
@@ -146,13 +146,15 @@ def export(options: RunOptions, own: FileOptions, form: str) -> None:
     export(options, own, form)
 
 
-def _lincls(**values: Any) -> LinclsOptions:
-    return lincls_options(stated(values), launched=launched(), **values)
+def lincls_options(protocol: str, **more: Any) -> LinclsOptions:
+    """With the defaults of the protocol for what the command line does not state."""
+    own = {name: value for name, value in SIMSIAM.items() if protocol == "simsiam" and not stated([name])}
+    return LinclsOptions(protocol=protocol, **{**more, **own})
 
 
 @cli.command("main_lincls", epilog=ignored_note(UNUSED))
 @ignored_options(LAUNCHER)
-@gathered("own", _lincls, [
+@gathered("own", lincls_options, [
     *train_options(epochs=100, lr=30.0, schedule=(60, 80), weight_decay=0.0),
     *optim_flags("sgd", "step at --schedule"),
     option("--pretrained", "weights", type=UserPath(), metavar="FILE", help="What is evaluated: a checkpoint of "
@@ -170,6 +172,7 @@ def main_lincls(options: RunOptions, own: LinclsOptions) -> None:
     """Train a classifier on a frozen net, of --pretrained FILE."""
     from s2bnn.commands.main_lincls import main_lincls
 
+    answer_launcher()
     here = options.output or (None if own.evaluate else Path())
     main_lincls(dataclasses.replace(options, output=here), own)
 

@@ -1,20 +1,23 @@
 """Checkpoints of S2-BNN, ours and the authors', to nets; what ours say about themselves.
 
 Of `main_moco`, `lowbit.load(path)` gives the encoder with its projector in the classifier's place, of `main_lincls` the
-classifier, both with as much of them binary as the file says. The authors' files do not say it: `lowbit.load` reads
-them as of step 2, as those that they published are, and says so; the commands ask for `--step`.
+classifier, both with as much of them binary as the file says.
+
+The authors' files hold their ReActNet-A under `module.encoder_q.<key>`, beside `encoder_k.*` and `queue`, or under
+`module.<key>` with a classifier; each block also holds the point-wise convolutions that it does not use, with batch
+norm. Their `arch` is always "resnet50" and says nothing. Weights of step 1 and of step 2 have the same keys and shapes,
+and no file says which they are: `lowbit.load` refuses them, the commands and `open_student` are told the step.
 """
 
-import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from lowbit.checkpoint.check import behind, load_state_, without_prefix
+from lowbit.checkpoint.check import behind, load_state_
 from lowbit.checkpoint.header import Header, PictureSize, read_header
 from lowbit.errors import InputError, naming
 from lowbit.models.create import check_size, classifiers, create_model
@@ -23,14 +26,13 @@ from lowbit.models.pretrained_cfg import ENTRY, set_pretrained_cfg_
 from lowbit.models.weight_file import BINARIZATION, Weights, read_weights
 from lowbit.models.weights import branch_of, load_
 from lowbit.quant.binary import STEPS, binarize_
-from s2bnn import authors
 
 FORMAT = 1
-ENCODER = authors.ENCODER
+ENCODER = "encoder_q."
 PREFIXES = {"keys.queue": "queue"}  # the authors' name of the queue; all other keys are the objective's own
-PUBLISHED = 2  # step of the files that the authors published
-
-log = logging.getLogger(__name__)
+NETS = ("reactnet_a", "reactnet_a_64", "reactnet_a_32")  # whose weights have equal names and shapes
+FIRST = ("feature.0.conv1.weight", "feature.1.binary_3x3.weight")  # of theirs
+UNUSED = re.compile(r"feature\.\d+\.(binary_pw|binary_pw_down[12]|bn2|bn2_[12])\.\w+")
 
 
 class S2bnnHeader(Header):
@@ -47,40 +49,42 @@ def header(arch: str, step: int, cfg: Mapping[str, Any], kind: str, classes: int
     return {"format": FORMAT, "package": "s2bnn", **facts, ENTRY: cfg}
 
 
+def is_reactnet(keys: Collection[str]) -> bool:
+    """Whether a file's tensors, by their dotted places, are a ReActNet's."""
+    return all(any(key == first or key.endswith("." + first) for key in keys) for first in FIRST)
+
+
+def used(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of a net, whose keys are `own`, without those that the authors' blocks do not use."""
+    return {key: value for key, value in state.items() if key in own or not UNUSED.fullmatch(key)}
+
+
 def from_checkpoint(checkpoint: Mapping[str, Any]) -> nn.Module | None:
     """Entry point of `lowbit.methods`: the encoder or the classifier, or None if the checkpoint is not S2-BNN's.
 
     Raises:
-        InputError: it is, and is damaged.
+        InputError: it is, and is damaged, or is the authors', which does not say its step.
     """
     said = read_header(checkpoint, "s2bnn", FORMAT, S2bnnHeader)
-    if said is not None:
-        inner = behind(said.state_dict, ENCODER) if said.classes is None else said.state_dict
-        return _network(said.arch, said.binarization, inner, said.classes)
-    state = checkpoint.get("state_dict", checkpoint)
-    if "package" in checkpoint or not isinstance(state, Mapping) or not authors.is_reactnet(state):
+    if said is None:
+        state = checkpoint.get("state_dict", checkpoint)
+        if "package" not in checkpoint and isinstance(state, Mapping) and is_reactnet(state):
+            raise InputError(
+                "it is of the authors' program and does not say whether its weights are binary: `s2bnn export FILE "
+                "--step 2 --format float` (or --step 1) makes a file that does"
+            )
         return None
-    if not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError("the checkpoint's state_dict holds other things than tensors; name another file")
-    state = without_prefix(state, authors.PREFIX)
-    log.warning("a ReActNet-A of the authors: their files do not say the step, it is read as of step %d", PUBLISHED)
-    own = create_model(authors.NETS[0], num_classes=0).state_dict().keys()
-    return _network(authors.NETS[0], PUBLISHED, authors.used(behind(state, ENCODER) or dict(state), own))
-
-
-def _network(arch: str, step: int, state: Mapping[str, Tensor], classes: int | None = None) -> nn.Module:
-    """A net of exactly these tensors; without `classes` it ends as they do."""
+    state = behind(said.state_dict, ENCODER) if said.classes is None else said.state_dict
 
     def made() -> nn.Module:
-        net = binarize_(create_model(arch, num_classes=classes or 1), step)
-        return end_like_(net, state) if classes is None else net
+        net = binarize_(create_model(said.arch, num_classes=said.classes or 1), said.binarization)
+        return end_like_(net, state) if said.classes is None else net
 
-    check_size(made, sum(value.numel() for value in state.values()))
+    check_size(made, said.numbers)
     return load_state_(made(), state)
 
 
-@dataclass(frozen=True)
-class Student:
+class Student(NamedTuple):
     """A net out of any file.
 
     Attributes:
@@ -112,8 +116,8 @@ def open_student(
     weights = read_weights(path)
     with naming(path):
         record = read_header(weights.content, "s2bnn", FORMAT, S2bnnHeader)
-    theirs = not weights.ours and authors.is_reactnet(weights.tensors)
-    known = (arch if arch in authors.NETS else authors.NETS[0]) if theirs else None
+    theirs = not weights.ours and is_reactnet(weights.tensors)
+    known = (arch if arch in NETS else NETS[0]) if theirs else None
     name = weights.choose_arch(arch, known, "--student")
     step = _step_of(weights, None if record is None else record.binarization, step)
 
@@ -126,8 +130,7 @@ def open_student(
     if classes is None and branch.plain:
         ends = (branch.state.get(f"{start}weight") for start in classifiers(model))
         model = made(next((len(end) for end in ends if end is not None and end.dim() == 2), 0))
-    branch = branch._replace(state=authors.used(branch.state, model.state_dict())) if theirs else branch
-    load_(model, weights, branch)
+    load_(model, weights, branch._replace(state=used(branch.state, model.state_dict())))
     said = weights.said if weights.ours else {}
     with naming(path):
         return Student(set_pretrained_cfg_(model.eval(), said.get(ENTRY)), name, step, said)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lowbit.checkpoint.check import behind
 from lowbit.errors import InputError
 from lowbit.losses.queue import KeyQueue
 from lowbit.models.create import create_model
@@ -18,8 +19,7 @@ from lowbit.models.weight_file import BINARIZATION, read_weights
 from lowbit.models.weights import branch_of
 from lowbit.quant.binary import binarize_, blind_layers
 from lowbit.train.state import rename, saved_state
-from s2bnn import authors
-from s2bnn.load import ENCODER, PREFIXES
+from s2bnn.load import ENCODER, PREFIXES, used
 from s2bnn.objective import S2bnn
 from s2bnn.optim import optimizer
 from s2bnn.options import PretrainOptions
@@ -82,7 +82,7 @@ def start_from_(objective: S2bnn, path: Path, student: str) -> None:
     """
     try:
         weights = read_weights(path)
-        weights.choose_arch(student, student if authors.is_reactnet(weights.tensors) else None, "--student")
+        weights.choose_arch(student, flag="--student")
         prefix, net = branch_of(weights, objective.encoder_q).prefix, objective.encoder_q.state_dict().keys()
         given = _tensors(weights.tensors, prefix, net)
         own = dict(rename(saved_state(objective), PREFIXES))
@@ -104,21 +104,19 @@ def _tensors(tensors: Mapping[str, Tensor], prefix: str, net: Collection[str]) -
     """Those of an objective by its own keys, out of a file whose student stands behind a prefix; `net`: its keys."""
     if not prefix.endswith(ENCODER):
         raise InputError("it is no checkpoint of main_moco (no encoder_q): name one of the step before")
-    root = prefix.removesuffix(ENCODER)
-    found = {key.removeprefix(root): value for key, value in tensors.items() if key.startswith(root)}
+    found = behind(tensors, prefix.removesuffix(ENCODER))
     for place in (ENCODER, COPY):
-        inside = {key.removeprefix(place): found.pop(key) for key in list(found) if key.startswith(place)}
-        used = authors.used(inside, net) if authors.is_reactnet(inside) else inside
-        found |= {place + re.sub(r"^fc\.(weight|bias)$", r"fc.0.\1", key): value for key, value in used.items()}
+        kept = used(behind(found, place), net)
+        found = {key: value for key, value in found.items() if not key.startswith(place)}
+        found |= {place + re.sub(r"^fc\.(weight|bias)$", r"fc.0.\1", key): value for key, value in kept.items()}
     return found
 
 
 def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
     """Refuse what is not the student, or of another shape."""
-    lacking = next((key for key in own if key.startswith(ENCODER) and key not in given), None)
-    if lacking is not None:
-        raise InputError(f"it lacks {lacking}: give the --student and --mlp that it was trained with")
     for key, tensor in own.items():
+        if key not in given and key.startswith(ENCODER):
+            raise InputError(f"it lacks {key}: give the --student and --mlp that it was trained with")
         if key in given and given[key].shape != tensor.shape:
             shapes = f"{tuple(given[key].shape)}, here {tuple(tensor.shape)}"
             raise InputError(f"its {key} has the shape {shapes}: give the --moco-dim and --moco-k that it has")

@@ -1,6 +1,5 @@
 """What the command lines of S2-BNN say beside the shared options, as values (no torch)."""
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from lowbit.options import OptimOptions
 METHODS = ("contrastive", "contrastive+distillation", "distillation")
 OVER = ("channels", "queue")  # what the softmax of the distillation runs over
 MAY_DIFFER = (
-    "dataset", "epochs", "batch_size", "print_freq", "launched", "arch", "teacher_path", "timm_teacher", "model_path",
+    "dataset", "epochs", "batch_size", "print_freq", "arch", "teacher_path", "timm_teacher", "model_path",
     "keep", "probe_every", "weights", "evaluate",
 )  # fmt: skip
 LAUNCHER = {
@@ -25,7 +24,6 @@ class TrainOptions(OptimOptions):
 
     Attributes:
         schedule: 0-based epochs. image_size: in pixels; None: 224, or their own in memory.
-        launched: flags of the authors' launcher that were given, which have no effect.
     """
 
     dataset: str = "folder"
@@ -38,16 +36,6 @@ class TrainOptions(OptimOptions):
     print_freq: int = 10
     image_size: int | None = None
     sync_bn: bool = False
-    launched: tuple[str, ...] = ()
-
-    @property
-    def remark(self) -> str:
-        """The answer to the launcher's flags, for the log."""
-        said = (
-            f"{', '.join(self.launched)}: without effect; accelerate starts the processes: accelerate launch "
-            "--num_processes 8 -m s2bnn ... (several machines: --num_machines, --machine_rank, --main_process_ip)"
-        )
-        return said if self.launched else ""
 
     @property
     def compared(self) -> dict[str, Any]:
@@ -121,14 +109,7 @@ class LinclsOptions(TrainOptions):
     protocol: str = "moco"
 
 
-SIMSIAM = {"epochs": 90, "batch_size": 4096, "lr": 0.1, "opt": "lars", "sched": "cosine"}
-
-
-def lincls_options(stated: Collection[str], *, protocol: str, **more: Any) -> LinclsOptions:
-    """With the defaults of the protocol for fields that the command line has not `stated`."""
-    if protocol == "simsiam":
-        more |= {name: value for name, value in SIMSIAM.items() if name not in stated}
-    return LinclsOptions(protocol=protocol, **more)
+SIMSIAM: dict[str, Any] = {"epochs": 90, "batch_size": 4096, "lr": 0.1, "opt": "lars", "sched": "cosine"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,9 +75,7 @@ def of_job(pictures: int, world: int, *, accumulate: int = 1, option: str = "--t
     return BatchPlan(total=pictures, per_process=-(-pictures // world), parts=accumulate, option=option)
 
 
-def per_node(
-    pictures: int, world: int, local: int, *, accumulate: int = 1, option: str = "--batch-size", remark: str = ""
-) -> BatchPlan:  # fmt: skip
+def per_node(pictures: int, world: int, local: int, *, accumulate: int = 1, option: str = "--batch-size") -> BatchPlan:
     """A batch that is stated for each machine, and split over its processes.
 
     Args:
@@ -86,7 +84,6 @@ def per_node(
         local: processes of a machine, the same number on each (LOCAL_WORLD_SIZE of torchrun and accelerate).
         accumulate: parts that each process splits its pictures into.
         option: that states it.
-        remark: as in `BatchPlan`.
 
     Raises:
         InputError: the processes are not whole machines, or the pictures cannot be split evenly.
@@ -96,7 +93,7 @@ def per_node(
     if pictures < 1 or pictures % local:
         raise InputError(f"{option}={pictures} is of a machine with {local} process(es): give a multiple of {local}")
     each = pictures // local
-    return BatchPlan(total=each * world, per_process=each, parts=accumulate, option=option, remark=remark)
+    return BatchPlan(total=each * world, per_process=each, parts=accumulate, option=option)
 
 
 def per_process(

@@ -24,8 +24,7 @@ from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe, dataset_channels, from_timm
 from lowbit.data.views import labelled_views, side_of
 from lowbit.errors import InputError
-from lowbit.evaluate.classify import Scores, classify
-from lowbit.evaluate.linear import LinearEvaluation, accuracy_line
+from lowbit.evaluate.linear import LinearEvaluation, figures_of
 from lowbit.evaluate.pretrained import check_unchanged, load_pretrained_
 from lowbit.models.create import create_model, create_pretrained, picture_settings
 from lowbit.models.heads import linear_classifier
@@ -47,12 +46,11 @@ from s2bnn.load import Student, open_student
 from s2bnn.optim import optimizer, rate
 from s2bnn.options import LinclsOptions
 
-STD = 0.01  # of a new classifier's weights
 EVAL_BATCH = 256  # pictures, the authors'
 CONTENT = "content of --pretrained"  # among the options of a run, which a resumed one has to share
 
 
-def main_lincls(options: RunOptions, own: LinclsOptions) -> Result | Scores | None:
+def main_lincls(options: RunOptions, own: LinclsOptions) -> Result | dict[str, float] | None:
     """Train and evaluate, or with `own.evaluate` only evaluate. None after a dry run.
 
     Raises:
@@ -62,8 +60,8 @@ def main_lincls(options: RunOptions, own: LinclsOptions) -> Result | Scores | No
     if own.evaluate:
         return _evaluate(options, own)
     with Session("s2bnn", options, own.dataset, [own.weights], files=FILES) as session:
-        world, accumulate = session.accelerator.num_processes, options.accumulate
-        batch = per_node(own.batch_size, world, local_processes(), accumulate=accumulate, remark=own.remark)
+        world, parts = session.accelerator.num_processes, options.accumulate
+        batch = per_node(own.batch_size, world, local_processes(), accumulate=parts)
         train, held = session.train_and_held()
         student, given = _starting(options, own, session.resumed())
         side, classes = side_of(train, own.image_size), len(train.classes)
@@ -112,10 +110,9 @@ def _starting(
 def _new_classifier_(net: Any, classes: int, seed: int) -> nn.Module:
     """The net with a last layer of weights from N(0, 0.01) and biases 0."""
     net.reset_classifier(classes)
-    _, head = linear_classifier(net)
-    with torch.no_grad():
-        head.weight.normal_(0, STD, generator=torch.Generator().manual_seed(seed))
-        head.bias.zero_()
+    head = linear_classifier(net)[1]
+    nn.init.normal_(head.weight, std=0.01, generator=torch.Generator().manual_seed(seed))
+    nn.init.zeros_(head.bias)
     return net
 
 
@@ -128,7 +125,7 @@ def recipes(own: LinclsOptions, pictures: Pictures, side: int, student: Student,
     return labelled_views(own.dataset, pictures, side, channels)
 
 
-def _evaluate(options: RunOptions, own: LinclsOptions) -> Scores | None:
+def _evaluate(options: RunOptions, own: LinclsOptions) -> dict[str, float] | None:
     """Top-1, top-5 and loss of a classifier of a linear evaluation, ours or the authors'."""
     path = options.resume or own.weights
     if path in (None, "auto"):
@@ -147,7 +144,6 @@ def _evaluate(options: RunOptions, own: LinclsOptions) -> Scores | None:
             return None
         with session.open_folder("main_lincls", asdict(own), facts) as folder:
             loader = session.eval_loader(test, shown, EVAL_BATCH)
-            scores = classify(session.place(student.model), loader, session.accelerator)
-            session.say(accuracy_line(scores))
-            session.write_result(folder, {**scores.results(), **facts})
-    return scores
+            values = figures_of(session, session.place(student.model), loader)
+            session.write_result(folder, {**values, **facts})
+    return values

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowbit.checkpoint.header import picture_size
+from lowbit.checkpoint.header import PictureSize, picture_size
 from lowbit.cost import cost
 from lowbit.errors import naming
 from lowbit.files import replace_file
@@ -25,17 +25,16 @@ TOTALS = ("real_macs", "binary_macs", "ops", "parameters", "binary_parameters", 
 OF_LAYER = ("name", "kind", "parameters", "bits", "input_bits", "macs", "binary_macs", "bytes")
 
 
-def describe(net: Student, size: tuple[int, int, int]) -> dict[str, Any]:
+def describe(net: Student, size: PictureSize) -> dict[str, Any]:
     """Everything that the report shows, as plain values, of a picture of `size` (C, H, W).
 
     Raises:
         InputError: the net does not take such pictures.
     """
     found = cost(net.model, size)
-    totals = {name: getattr(found, name) for name in TOTALS}
-    layers = [{name: getattr(layer, name) for name in OF_LAYER} for layer in found.layers]
     facts = {"student": net.arch, "step": net.step, "meaning": STEPS[net.step], "input_size": list(size)}
-    return {**facts, **totals, "bytes_float": 4 * found.parameters, "layers": layers}
+    totals = {**{name: getattr(found, name) for name in TOTALS}, "bytes_float": 4 * found.parameters}
+    return {**facts, **totals, "layers": [{name: getattr(layer, name) for name in OF_LAYER} for layer in found.layers]}
 
 
 def table(report: Mapping[str, Any]) -> Iterator[str]:
