@@ -15,7 +15,7 @@ from lowbit.losses.contrastive import crossed_nt_xent, nt_xent
 from lowbit.losses.cosine import SiameseLoss, cosine_loss, squared_distance_loss
 from lowbit.losses.distillation import crossed_mse, similarity_distillation
 from lowbit.losses.queue import KeyQueue
-from us3l.feature_distillation import FeatureDistillation, pooled_cosine
+from us3l.losses import FeatureDistillation, pooled_cosine
 
 Arrays = dict[str, Tensor]
 

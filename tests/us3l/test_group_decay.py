@@ -79,3 +79,14 @@ def test_which_parameters(golden: Callable[[str], Path]) -> None:
 def test_a_decay_that_would_turn_into_growth_is_refused() -> None:
     with pytest.raises(InputError, match=r"0\.2.*8"):
         GroupDecay(1e-4, 0.2, "linear", 8)
+
+
+def test_the_inputs_of_matrices_where_these_are_slimmed() -> None:
+    """Of vision transformers: groups of columns, all else has lambda."""
+    decay = GroupDecay(0.5, 0.1, "linear", 4, of_inputs=True)
+    shapes = {"matrix": (3, 9), "bias": (8,), "patches": (8, 3, 2, 2)}
+    parameters = {name: nn.Parameter(torch.ones(shape)) for name, shape in shapes.items()}
+    add_(decay, 10, 10, **parameters)
+    columns = torch.tensor([1.0, 1.0, 0.9, 0.9, 0.8, 0.8, 0.7, 0.7, 0.7])
+    torch.testing.assert_close(parameters["matrix"].grad, columns.expand(3, 9))
+    assert all(torch.equal(parameters[name].grad, torch.ones(shapes[name])) for name in ("bias", "patches"))

@@ -125,3 +125,35 @@ def test_each_training_is_killed_and_resumed(
     same_run(tmp_path / "whole", tmp_path / "broken")
     result = json.loads((tmp_path / "whole/result.json").read_text())
     assert result["steps"] == 3 and result["finished"]
+
+
+@pytest.fixture(scope="module")
+def of_nothing_trained(digits_run: tuple[Path, Result], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Line]:
+    """Command lines of the commands that cannot go on, of a checkpoint of three widths."""
+    checkpoint, config = digits_run[0] / "checkpoint.pth.tar", tmp_path_factory.mktemp("config") / "own.yaml"
+    config.write_text("MODEL: {INPUTSHAPE: [8, 8]}\nTRAIN: {DATASET: digits}\n")
+    return {
+        "calibrate": ("--config", config, f"MODEL.PRETRAINED={checkpoint}", "--widths", "0.25,1"),
+        "sweep": (checkpoint, "--widths", "0.25,1", "--probe-epochs", 2, "--limit-eval", 20),
+        "export": (checkpoint, "--width", 0.5),
+    }
+
+
+@pytest.mark.parametrize("command", ["calibrate", "sweep", "export"])
+def test_what_cannot_be_resumed_is_killed_and_run_again(
+    command: str, of_nothing_trained: dict[str, Line], processes: Any, us3l: Us3l, tmp_path: Path
+) -> None:
+    """Killed where its files are written and its result is due; the files are those of an undisturbed run."""
+    line = (command, *of_nothing_trained[command], "--limit-train", 40, "--output")
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    killed = processes.start((*line, broken), kill=("end", 0))
+    us3l(*line, whole)
+    killed.wait(-signal.SIGKILL)
+    assert not (broken / "result.json").exists()
+    assert "--overwrite" in us3l(*line, broken, code=2).stderr
+    us3l(*line, broken, "--overwrite")
+    told = {"config.json", "result.json", "train.log"}
+    files = {path.name: path.read_bytes() for path in whole.iterdir() if path.name not in told}
+    assert files == {path.name: path.read_bytes() for path in broken.iterdir() if path.name not in told}
+    first, second = (json.loads((folder / "result.json").read_text()) for folder in (whole, broken))
+    assert {**first, "seconds": 0} == {**second, "seconds": 0} and len(files) > 1

@@ -23,9 +23,9 @@ from lowbit.train.bn_statistics import reestimate_batchnorm_
 from lowbit.train.process import make_accelerator
 from lowbit.train.session import Session
 from us3l import config as us3l_config
+from us3l.commands.linear import transforms_of
 from us3l.config import Ofa
 from us3l.evaluation import fixed_pictures, open_pretrained
-from us3l.pictures import transforms_of
 
 SHIPPED = Path(us3l_config.__file__).parent / "configs"
 NAMES = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.glob("*/*linear_eval*.yaml"))

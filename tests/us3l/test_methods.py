@@ -1,5 +1,6 @@
 """From configs to objectives: keys of the authors' files, heads by role, widths, and what is refused."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,15 @@ def test_widths_batch_norm_and_momentum() -> None:
 
 
 def test_a_vision_transformer_under_moco_v3() -> None:
-    """Its blocks' inputs are slimmed; a step of three widths trains all of it."""
-    objective = build(config_of("MoCo_v3", "us_test_vit", **SEVERAL), (3, 160, 160))
+    """Its blocks' inputs are slimmed, and decayed by group; a step of three widths trains all of it."""
+    own = SEVERAL | {"REGULARIZER": True, "SETTING": {"MOMENTUM_COSINE": True, "MOMENTUM": 0.9}}
+    objective = build(config_of("MoCo_v3", "us_test_vit", **own), (3, 160, 160))
+    assert objective.plan.decay is not None and objective.plan.decay.of_inputs
+    heads: list[Any] = [objective.encoder_q.head, objective.predictor, objective.predictor_new]
+    assert all(isinstance(head[-1], torch.nn.BatchNorm1d) and not head[-1].affine for head in heads)
+    momentum: Any = objective.plan.momentum
+    rising = [momentum(Clock(0, epoch, 4, 0, 1, seed=0)) for epoch in range(5)]
+    assert rising == pytest.approx([1 - 0.1 * (math.cos(math.pi * epoch / 4) + 1) / 2 for epoch in range(5)])
     layers = slimmable_layers(objective.encoder_q)
     assert len(layers) == 4 * len(objective.encoder_q.blocks) and all(name.startswith("blocks.") for name in layers)
     views, clock, carry = torch.randn(2, 2, 3, 160, 160), Clock(0, 0, 1, 0, 1, seed=0), None

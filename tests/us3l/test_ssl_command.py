@@ -81,7 +81,22 @@ def test_what_runs_otherwise_than_it_says_is_reported(us3l: Us3l, small: Path, t
     said = us3l(*line, *keys, "MODEL.OFA.DISTILL_CRITERION=MSELoss", "--max-steps", 1).stderr.splitlines()
     assert sum("US_SimSiam" in one and "SimSiam is run" in one for one in said) == 1
     assert sum("TRAIN.USE_AMP: the CPU computes in float32" in one for one in said) == 1
-    assert sum("no effect in this command: " in one for one in said) == 1  # USE_DDP, and SETTING's of another method
+    (found,) = [
+        one.partition("no effect in this command, set by ")[2] for one in said if "no effect in this command" in one
+    ]
+    by_file, by_line = found.split("; by ")
+    assert by_file.startswith(f"config {small}: ") and "SSL.SETTING.MOCO_K" in by_file
+    assert by_line == "the command line: TRAIN.USE_DDP"
+
+
+@pytest.mark.parametrize(("method", "acts"), [("BYOL", True), ("MoCo", False), ("MoCo_v3", False)])
+def test_a_method_of_one_loss_distils_by_it_and_says_so(
+    method: str, acts: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = (f"SSL.TYPE={method}", "TRAIN.LOSS.CRITERION.NAME=", "MODEL.OFA.DISTILL_CRITERION=MSELoss")
+    with caplog.at_level("WARNING"):
+        read_config("ssl", "configs/base/digits.yaml", keys)
+    assert any("the command line: MODEL.OFA.DISTILL_CRITERION" in one for one in caplog.messages) != acts
 
 
 def test_a_dry_run_says_the_plan_and_writes_nothing(us3l: Us3l, small: Path, tmp_path: Path) -> None:

@@ -18,11 +18,15 @@ Us3l = Callable[..., Result]
 
 
 @pytest.fixture
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An epoch of each training on a part of the digits, two widths."""
     few = {"limit_train": 32, "limit_eval": 20}
     monkeypatch.setattr("lowbit.demo.prepare", lambda *given: dataclasses.replace(prepare(*given), **few))
-    monkeypatch.setattr(demo, "KEYS", ("TRAIN.EPOCHS=1", "SSL.SETTING.DIM=16", "SSL.SETTING.HIDDEN_DIM=16"))
+    config = tmp_path / "short.yaml"
+    config.write_text(
+        f"BASE_CONFIG: {demo.CONFIG}\nTRAIN: {{EPOCHS: 1}}\nSSL: {{SETTING: {{DIM: 16, HIDDEN_DIM: 16}}}}\n"
+    )
+    monkeypatch.setattr(demo, "CONFIG", str(config))
     monkeypatch.setattr(demo, "WIDTHS", (0.25, 1.0))
     monkeypatch.setattr(demo, "PROBE", {**demo.PROBE, "probe_epochs": 2})
 

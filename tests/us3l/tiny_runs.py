@@ -23,11 +23,10 @@ from lowbit.train.folder import RunFolder
 from lowbit.train.loop import Run, fit
 from lowbit.train.process import finish, make_accelerator
 from lowbit.train.protocol import Stage
-from lowbit.train.schedule import cosine
+from lowbit.train.schedule import constant, cosine
 from us3l.config import Config
-from us3l.criteria import loss_of
-from us3l.feature_distillation import FeatureDistillation, pooled_cosine
 from us3l.group_decay import GroupDecay
+from us3l.losses import FeatureDistillation, loss_of, pooled_cosine
 from us3l.methods import PROJECTORS, heads_of
 from us3l.objective import Plan, UniversallySlimmable
 from us3l.sampling import Sampling
@@ -81,7 +80,7 @@ def tiny(method: str, ofa: dict[str, Any] | None = None, features: bool = False,
         loss_of(config.criterion if method in ("MoCo", "MoCo_v3") else "CosineSimilarity", 0.5, keys),
         weight=0.7,
         heads=heads_of(config),
-        momentum=None if method in ("SimCLR", "SimSiam") else 0.9,
+        momentum=None if method in ("SimCLR", "SimSiam") else constant(0.9),
     )
     made = replace(made, **plan)
     heads = {name: predictor(DIM, 8) for name in dict.fromkeys(made.heads) if name}
@@ -98,7 +97,7 @@ def without_norm() -> UniversallySlimmable:
         nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten(), SlimLinear(nn.Linear(32, DIM), (True, False)),
     )  # fmt: skip
     loss = loss_of("CosineSimilarity", 1.0)
-    plan = Plan(Sampling(), loss, loss, heads=("predictor", "predictor_new"), momentum=0.9, decay=decay())
+    plan = Plan(Sampling(), loss, loss, heads=("predictor", "predictor_new"), momentum=constant(0.9), decay=decay())
     heads = {name: nn.Sequential(nn.Linear(DIM, 8), nn.ReLU(), nn.Linear(8, DIM)) for name in plan.heads}
     return UniversallySlimmable(encoder, plan, sgd, heads=heads).double()
 

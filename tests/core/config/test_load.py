@@ -292,10 +292,10 @@ def test_unused_keys_are_listed_once_and_only_where_they_are_set(
         unused=["TRAIN.RESUME", "TRAIN.RATE"],
     )
     assert len(caplog.messages) == 1
-    assert "TRAIN.RESUME, TRAIN.RATE.BASE, TRAIN.RATE.TYPE" in caplog.messages[0]
+    assert caplog.messages[0].endswith("mine.yaml: TRAIN.RESUME, TRAIN.RATE.BASE; by the command line: TRAIN.RATE.TYPE")
     caplog.clear()
     load("SEED: 1\n", "TRAIN.EPOCHS=3", unused=lambda config: ["SEED"] if config.TRAIN.EPOCHS == 3 else [])
-    assert caplog.messages[0].endswith("in this command: SEED")
+    assert caplog.messages[0].endswith("mine.yaml: SEED")
 
 
 def test_unused_keys_are_told_by_the_first_process_alone(

@@ -21,10 +21,10 @@ def test_a_number_of_channels_never_exceeds_the_layers() -> None:
 
 
 def test_lists_of_widths() -> None:
-    assert parse_widths("0.5,0.25,0.5") == [0.25, 0.5]
+    assert parse_widths("0.5,0.25,0.5") == (0.25, 0.5)
     assert parse_widths("0.25:1.0:0.05") == pytest.approx([0.25 + 0.05 * i for i in range(16)])
     assert parse_widths("0.25:1.0:0.05")[-1] == 1.0
-    assert parse_widths("0.3, 0.5:0.8:0.2") == [0.3, 0.5, 0.7]
+    assert parse_widths("0.3, 0.5:0.8:0.2") == (0.3, 0.5, 0.7)
     assert [show_width(w) for w in (0.25, 1.0, {"a": 0.5, "b": 1.0}, {"a": 0.5})] == [
         "0.25", "1", "0.5..1 by layer", "0.5 by layer"
     ]  # fmt: skip

@@ -11,7 +11,7 @@ import click
 
 from lowbit.cli.config import config_options
 from lowbit.cli.evaluation import KEEP_GLOBAL_BATCH, LINEAR, PROBES, file_flags, parsed, pretraining_flags
-from lowbit.cli.options import Decorator, apply_options, gathered, optim_options, run_options
+from lowbit.cli.options import Decorator, gathered, optim_options, run_options
 from lowbit.cli.parsing import SEED, Real
 from lowbit.cli.program import Group
 from lowbit.options import BatchOptions, LinearOptions, PretrainOptions, RunOptions
@@ -44,15 +44,16 @@ def config_of(command: "Command", training: bool = True) -> Decorator:
     return config_options(read, training)
 
 
-def pretraining_options(command: "Command") -> Decorator:
-    """The options of `ssl` and `distill`."""
-    own = gathered("own", PretrainOptions, pretraining_flags("of the widest and the narrowest net "))
-    optim = optim_options("TRAIN.OPTIMIZER.NAME, else sgd", "TRAIN.LR_SCHEDULER.TYPE")
-    return apply_options([config_of(command), own, optim])
+OPTIM = optim_options("TRAIN.OPTIMIZER.NAME, else sgd", "TRAIN.LR_SCHEDULER.TYPE")
+FILE = file_flags("MODEL.OFA.CALIBRATION_PICTURES", "timm's or the authors' name")
+PRETRAINING = gathered("own", PretrainOptions, pretraining_flags("of the widest and the narrowest net "))
+WIDTHS = "Such as 0.25,0.5 or 0.25:1.0:0.05 (first, last, step)"
 
 
 @cli.command("ssl")
-@pretraining_options("ssl")
+@config_of("ssl")
+@PRETRAINING
+@OPTIM
 def ssl(**given: Any) -> None:
     """Pretrain without labels at random widths: SimCLR, BYOL, SimSiam, MoCo and others, as SSL.TYPE says."""
     from us3l.commands.pretrain import pretrain
@@ -61,7 +62,9 @@ def ssl(**given: Any) -> None:
 
 
 @cli.command("distill")
-@pretraining_options("distill")
+@config_of("distill")
+@PRETRAINING
+@OPTIM
 def distill(**given: Any) -> None:
     """Learn without labels from a frozen teacher, DISTILL.TEACHER_PRETRAINED: SEED and its kin."""
     from us3l.commands.distill import distill
@@ -72,7 +75,7 @@ def distill(**given: Any) -> None:
 @cli.command("slimmable")
 @config_of("slimmable")
 @gathered("own", BatchOptions, [KEEP_GLOBAL_BATCH])
-@optim_options("TRAIN.OPTIMIZER.NAME, else sgd", "TRAIN.LR_SCHEDULER.TYPE")
+@OPTIM
 def slimmable(**given: Any) -> None:
     """Train a switchable net with labels at the widths of MODEL.OFA.WIDTH_MULT_LIST."""
     from us3l.commands.slimmable import slimmable
@@ -80,18 +83,10 @@ def slimmable(**given: Any) -> None:
     slimmable(**given)
 
 
-FILE = file_flags("MODEL.OFA.CALIBRATION_PICTURES", "timm's or the authors' name")
-WIDTHS = "Such as 0.25,0.5 or 0.25:1.0:0.05 (first, last, step)"
-
-
-def _widths(text: str) -> tuple[float, ...]:
-    return tuple(parse_widths(text))
-
-
 @cli.command("linear")
 @config_of("linear")
 @gathered("own", LinearOptions, LINEAR)
-@optim_options("TRAIN.OPTIMIZER.NAME, else sgd", "TRAIN.LR_SCHEDULER.TYPE")
+@OPTIM
 def linear(**given: Any) -> None:
     """Evaluate a net at MODEL.OFA.WIDTH_MULT: a probe (TRAIN.LINEAR_EVAL: True), or fine-tuning (False)."""
     from us3l.commands.linear import linear
@@ -102,7 +97,7 @@ def linear(**given: Any) -> None:
 @cli.command("calibrate")
 @config_of("calibrate", training=False)
 @gathered("own", CalibrateOptions, [
-    click.option("--widths", callback=parsed(_widths, ()), help=f"{WIDTHS}; default: MODEL.OFA.WIDTH_MULT."),
+    click.option("--widths", callback=parsed(parse_widths, ()), help=f"{WIDTHS}; default: MODEL.OFA.WIDTH_MULT."),
 ])  # fmt: skip
 def calibrate(**given: Any) -> None:
     """Write MODEL.PRETRAINED with batch-norm statistics of a width, or of several: a file each."""
@@ -114,7 +109,7 @@ def calibrate(**given: Any) -> None:
 @cli.command("sweep")
 @gathered("own", WidthSweepOptions, [
     *FILE,
-    click.option("--widths", callback=parsed(_widths, ()), help=f"{WIDTHS}; default: those trained, or quarters."),
+    click.option("--widths", callback=parsed(parse_widths, ()), help=f"{WIDTHS}; default: those trained, or quarters."),
     click.option("--distinct", is_flag=True, help="All sub-networks that differ, in the place of --widths."),
     click.option("--best-under", type=Real(0, min_open=True), metavar="MACS", help="The largest sub-network of at most "
                  "so many million multiply-accumulates, in the place of --widths."),

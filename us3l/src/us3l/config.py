@@ -1,9 +1,7 @@
 """US3L's tree of keys: the authors' YAML keys with their defaults, checked, and the few that are ours.
 
 Cao, Sun, Zhou, "Three Guidelines You Should Know for Universally Slimmable Self-Supervised Learning", CVPR 2023 (arXiv
-2303.06870). Ours: `MODEL.OFA.STEP_PER`, `MODEL.OFA.CALIBRATION_PICTURES`, `TRAIN.GLOBAL_BATCH`, the method `MoCo_v3`.
-
-Deviations: choices are those of the working parts. `US_SimSiam`, which no class of theirs has, is SimSiam.
+2303.06870). Deviations: choices are those of the working parts. `US_SimSiam`, which no class of theirs has, is SimSiam.
 """
 
 from typing import Annotated, Any, Literal
@@ -133,6 +131,7 @@ class Setting(root.Setting):
 
     PREDICTOR: bool = True  # SimCLR: sub-networks have a distillation head
     NEW_DISTILL_HEAD: bool = True  # BYOL, SimSiam_Momentum: sub-networks have a predictor of their own
+    MOMENTUM_COSINE: bool = False  # ours: the momentum rises to 1 along a cosine
 
 
 class Ssl(Node):

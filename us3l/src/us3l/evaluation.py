@@ -37,27 +37,16 @@ CALIBRATION = "MODEL.OFA.CALIBRATION_PICTURES"
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A slimmable net, and what its file says.
+    """A slimmable net, and what its file says."""
 
-    Attributes:
-        model: a timm net, slimmable unless `net.kind` is plain, in evaluation mode.
-        net: which one it is.
-        size: (C, H, W) of the pictures that it was trained on (where the file does not say: timm's for the net).
-        config: that the checkpoint was trained with; None where the file does not say.
-        widths: trained: one, a list, or both ends of a range; None where the file does not say.
-        width: that the batch-norm statistics are of; None: of none, or each width has its own.
-        classes: of its last layer; 0: it has none.
-        shown: how pictures are shown to it, and its classes' names (`lowbit.models.pretrained_cfg`); None: not said.
-    """
-
-    model: nn.Module
+    model: nn.Module  # a timm net, slimmable unless `net.kind` is plain, in evaluation mode
     net: Net
-    size: Size
-    config: Config | None = None
-    widths: tuple[float, ...] | None = None
-    width: float | None = None
-    classes: int = 0
-    shown: Cfg | None = None
+    size: Size  # (C, H, W) of the pictures that it was trained on; where the file does not say, timm's for the net
+    config: Config | None = None  # that the checkpoint was trained with; None: the file does not say
+    widths: tuple[float, ...] | None = None  # trained: one, a list, or both ends of a range; None: not said
+    width: float | None = None  # that the batch-norm statistics are of; None: of none, or each width has its own
+    classes: int = 0  # of its last layer; 0: it has none
+    shown: Cfg | None = None  # how pictures are shown to it, and its classes' names; None: not said
 
     @property
     def trained(self) -> tuple[tuple[float, ...], bool]:
@@ -83,11 +72,7 @@ class Pretrained:
             return channels_of(self.model) == wanted
 
     def check_width(self, width: float, option: str) -> None:
-        """Refuse a width that was not trained.
-
-        Args:
-            width: of an evaluation.
-            option: that says it, for the message.
+        """Refuse a width that was not trained, which `option` says.
 
         Raises:
             InputError: it is outside the range, or not in the list.
@@ -119,8 +104,8 @@ def open_pretrained(
         theirs = None if "package" in weights.content else authors.parse(weights.content)
         shown = said.net if said else theirs.net if theirs else None
         name = weights.choose_arch(wanted and wanted.name, shown and shown.name, "MODEL.ARCH or --arch")
-        certain = shown if said or (theirs and theirs.certain) else None
-        net = Net(name, certain.kind if certain else wanted.kind if wanted else "universal")
+        certain = shown if said or (theirs and theirs.certain) else wanted
+        net = Net(name, certain.kind if certain else "universal")
         if wanted is not None and wanted.kind not in ("plain", net.kind):
             raise InputError(f"it is {net.kind}, and MODEL.ARCH or --arch says {wanted.kind}: name it as it is")
         classes = (said.classes or 0) if said and classifier else 0

@@ -7,10 +7,12 @@ output channels, the last one with the rest, and
     lambda_i = lambda (1 - alpha(t) i)  (linear)   or   lambda alpha(t)^i  (exp),    i = 0 .. K - 1.
 
 alpha(t) is 0 up to the warm-up, then rises to alpha at half of the epochs. It replaces weight decay, of twice lambda.
+Of vision transformers the inputs of linear layers are slimmed, so groups are blocks of a matrix's inputs.
 
 Deviations from the authors' program: the gradient 2 lambda_i p is added before the optimizer steps, not a term to the
 loss, which under DDP reaches heads that the pass did not use and stops it; vectors of the parameters' own type.
-As theirs: every pass decays all channels, used or not; a pass at full width leaves the heads out; a matrix has lambda.
+As theirs: every pass decays all channels, used or not; a pass at full width leaves the heads out; parameters without
+such channels (matrices; of transformers all but these) have lambda.
 """
 
 from dataclasses import dataclass, field
@@ -27,21 +29,14 @@ LEFT_OUT, HEADS = ("encoder_k.", "proj_conv."), ("predictor.", "predictor_new.")
 
 @dataclass
 class GroupDecay:
-    """The regularization of one objective.
+    """The regularization of one objective."""
 
-    Attributes:
-        strength: lambda, half of the weight decay that it stands for.
-        alpha: how much less a group has than the one before it.
-        kind: of the two formulas.
-        bins: K, groups of a parameter.
-        warmup: epochs of equal groups.
-    """
-
-    strength: float
-    alpha: float = 0.2
+    strength: float  # lambda, half of the weight decay that it stands for
+    alpha: float = 0.2  # how much less a group has than the one before it
     kind: Literal["linear", "exp"] = "exp"
-    bins: int = 4
-    warmup: int = 0
+    bins: int = 4  # K, groups of a parameter
+    warmup: int = 0  # epochs of equal groups
+    of_inputs: bool = False  # groups are of a matrix's inputs
     _lambdas: tuple[float, ...] = field(default=(), init=False, repr=False)
     _factors: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)  # by name, for these lambdas
 
@@ -80,9 +75,10 @@ class GroupDecay:
         torch._foreach_addcmul_(*map(list, zip(*triples, strict=True)))
 
     def _factor(self, p: Tensor, lambdas: tuple[float, ...]) -> Tensor:
-        """2 lambda of each output channel, in a shape that multiplies p."""
-        if p.dim() not in (1, 4):
+        """2 lambda of each channel, in a shape that multiplies p."""
+        dim = 1 if self.of_inputs else 0
+        if p.dim() not in ((2,) if self.of_inputs else (1, 4)):
             return torch.tensor(2 * self.strength, dtype=p.dtype, device=p.device)
-        size, last = len(p) // self.bins, self.bins - 1  # fewer channels than groups: all are in the last one
-        values = [2 * lambdas[min(channel // size, last) if size else last] for channel in range(len(p))]
-        return torch.tensor(values, dtype=p.dtype, device=p.device).view(-1, *[1] * (p.dim() - 1))
+        size, last = p.shape[dim] // self.bins, self.bins - 1  # fewer channels than groups: all are in the last one
+        values = [2 * lambdas[min(channel // size, last) if size else last] for channel in range(p.shape[dim])]
+        return torch.tensor(values, dtype=p.dtype, device=p.device).view(-1, *[1] * (p.dim() - 1 - dim))

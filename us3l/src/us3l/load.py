@@ -36,20 +36,13 @@ PREFIXES = {"keys.queue": "queue"}  # the authors' names of MoCo's queue; all ot
 
 
 class Us3lHeader(Header):
-    """What ours say.
+    """What ours say."""
 
-    Attributes:
-        config: of the run. input_size: of the pictures, always.
-        classes: of a classifier; 0: a backbone; None: an encoder with its projector.
-        widths: trained: one, a list, or both ends of a range.
-        width: that the batch-norm statistics are of; None: there are none, or each width has its own.
-    """
-
-    input_size: PictureSize
+    input_size: PictureSize  # of the pictures, always
     config: Annotated[Config, BeforeValidator(lambda said: Config.model_validate_json(json.dumps(said)))]
-    classes: Annotated[int, Field(strict=True, ge=0, le=MOST_CLASSES)] | None = None
-    widths: Annotated[list[Share], Field(min_length=1)]
-    width: Annotated[Share, Field(strict=True)] | None = None
+    classes: Annotated[int, Field(strict=True, ge=0, le=MOST_CLASSES)] | None = None  # None: with a projector; 0: none
+    widths: Annotated[list[Share], Field(min_length=1)]  # trained: one, a list, or both ends of a range
+    width: Annotated[Share, Field(strict=True)] | None = None  # of the statistics; None: of none, or one for each width
 
     @model_validator(mode="after")
     def _one_net(self) -> Self:
@@ -67,12 +60,9 @@ class Us3lHeader(Header):
 
 
 def header(
-    config: Config,
-    cfg: Cfg,
-    classes: int | None = None,
-    width: float | None = None,
+    config: Config, cfg: Cfg, classes: int | None = None, width: float | None = None,
     widths: Sequence[float] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """See `lowbit.train.configured.header_of`.
 
     Args:

@@ -4,7 +4,7 @@ Projectors are the authors': three layers of `HIDDEN_DIM`, of which a slimmable 
 has. SimCLR's have biases in both hidden layers, the others' in the first alone; SimSiam's ends in batch norm.
 
 Deviations: heads that no pass uses are not made; statistics of batch norm are tracked by every method at a single width
-(theirs: by some). MoCo at several widths asks for one key with all of them, MoCo v3 has its own loss in all passes.
+(theirs: by some).
 """
 
 import logging
@@ -21,11 +21,12 @@ from lowbit.models.create import create_model
 from lowbit.models.heads import HEADS, HeadPlan, Heads, attach_projector_, build_heads, predictor
 from lowbit.models.surgery import of_kind, run_blank
 from lowbit.options import OptimOptions
+from lowbit.slim.conversion import slims_inputs
 from lowbit.slim.norms import SlimBatchNorm2d
+from lowbit.train.schedule import constant, cosine
 from us3l.config import Config
-from us3l.criteria import MAPS, loss_of
-from us3l.feature_distillation import FeatureDistillation
 from us3l.group_decay import GroupDecay
+from us3l.losses import MAPS, FeatureDistillation, loss_of
 from us3l.network import slimmable_
 from us3l.objective import Plan, UniversallySlimmable
 from us3l.optim import AUTHORS, optimizer
@@ -42,23 +43,19 @@ PROJECTORS = {
 log = logging.getLogger(__name__)
 
 
-def decay_of(config: Config) -> GroupDecay | None:
+def decay_of(config: Config, encoder: nn.Module) -> GroupDecay | None:
     """Group regularization; `L2Reg` has equal groups."""
     ofa = config.MODEL.OFA
     if not ofa.REGULARIZER:
         return None
     alpha = ofa.REGULARIZER_DECAY_ALPHA if ofa.REGULARIZER_CRITERION == "GroupReg" else 0.0
     kind = ofa.REGULARIZER_DECAY_TYPE if alpha else "linear"
-    warmup = ofa.REGULARIZER_WARMUP_EPOCHS
-    return GroupDecay(ofa.REGULARIZER_LAMBDA, alpha, kind, ofa.REGULARIZER_DECAY_BINS, warmup)
+    bins, warmup = ofa.REGULARIZER_DECAY_BINS, ofa.REGULARIZER_WARMUP_EPOCHS
+    return GroupDecay(ofa.REGULARIZER_LAMBDA, alpha, kind, bins, warmup, of_inputs=slims_inputs(encoder))
 
 
 def encoder_of(config: Config, size: tuple[int, int, int]) -> nn.Module:
-    """A net drawn from `SEED` with the projector of `SSL.TYPE` at its end, slimmable where it runs at other widths.
-
-    Args:
-        config: resolved.
-        size: (C, H, W) of the pictures.
+    """A net drawn from `SEED` with the projector of `SSL.TYPE`, slimmable where it runs at other widths, for (C, H, W).
 
     Raises:
         InputError: an unknown net, one without a linear classifier, for other pictures, or that cannot be slimmed.
@@ -134,7 +131,7 @@ def build(
         config: resolved.
         size: (C, H, W) of the pictures.
         optim: what replaces the authors' optimizer.
-        teacher: of `us3l.commands.distill.teacher_of`, for the command `distill`.
+        teacher: of `us3l.commands.distill.teacher_of`, for that command.
 
     Raises:
         InputError: see `check` and `encoder_of`, a method of the other command, or a student that cannot be compared.
@@ -156,18 +153,20 @@ def build(
     keys = KeyQueue(setting.DIM, setting.MOCO_K, generator) if known.queue else None
     distillation = ofa.DISTILL_CRITERION if len(known.criteria) > 1 else config.criterion
     temperature = ofa.DISTILL_STUDENT_TEMP if method == "SEED" else setting.T
+    momentum = cosine(setting.MOMENTUM, 1.0) if setting.MOMENTUM_COSINE else constant(setting.MOMENTUM)
     plan = Plan(
         config.sampling,
         loss_of(config.criterion, temperature, keys, ofa.DISTILL_TEACHER_TEMP),
         loss_of(distillation, setting.T, keys) if ofa.DISTILL else None,
         weight=ofa.DISTILL_LAMBDA,
         heads=heads_of(config),
-        momentum=setting.MOMENTUM if known.copies else None,
+        momentum=momentum if known.copies else None,
         moves_per_pass=ofa.MOMENTUM_UPDATE,
         step_per_batch=ofa.STEP_PER == "batch",
-        decay=decay_of(config),
+        decay=decay_of(config, encoder),
     )
-    made = {name: predictor(setting.DIM, setting.HIDDEN_DIM) for name in dict.fromkeys(plan.heads) if name}
+    ends = {"output_bn": method == "MoCo_v3"}  # Chen, Xie, He, ICCV 2021: all layers of both heads have batch norm
+    made = {name: predictor(setting.DIM, setting.HIDDEN_DIM, **ends) for name in dict.fromkeys(plan.heads) if name}
     features = features_of(config, encoder, size) if ofa.DISTILL_FEATURE and config.distils else None
     command: Command = "ssl" if teacher is None else "distill"
     optimize = partial(optimizer, config, command=command, optim=optim)

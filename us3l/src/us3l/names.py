@@ -8,21 +8,14 @@ TWO_VIEWS = ("CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "InfoNCEv2_d
 
 
 class Method(NamedTuple):
-    """What is known of a method without its config.
+    """What is known of a method without its config."""
 
-    Attributes:
-        criteria: base losses; the first is the one that belongs to it.
-        head: the submodule that makes the predictions of the base loss; "": the outputs are.
-        own_head: the key of SSL.SETTING by which narrower passes have a head of their own; "": they never have.
-        copies: it has a momentum copy. queue: of keys. teacher: it is a method of `distill`.
-    """
-
-    criteria: tuple[str, ...]
-    head: str = ""
-    own_head: str = ""
-    copies: bool = False
-    queue: bool = False
-    teacher: bool = False
+    criteria: tuple[str, ...]  # base losses; the first is the one that belongs to it
+    head: str = ""  # the submodule that makes the predictions of the base loss; "": the outputs are
+    own_head: str = ""  # the key of SSL.SETTING by which narrower passes have a head of their own; "": they never have
+    copies: bool = False  # it has a momentum copy
+    queue: bool = False  # of keys
+    teacher: bool = False  # it is a method of `distill`
 
 
 METHODS = {

@@ -19,7 +19,7 @@ def slimmable_(net: nn.Module, of: Net, size: Size, widths: tuple[float, ...]) -
     Args:
         net: of timm.
         of: what MODEL.ARCH names.
-        size: of a picture.
+        size: (C, H, W) of a picture.
         widths: that it is trained at: one, a list, or both ends of a range.
 
     Raises:

@@ -7,17 +7,13 @@ Cao, Sun, Zhou, "Three Guidelines You Should Know for Universally Slimmable Self
     narrower:  L = distillation(h(f_w), t),    with a head h of its own, + a loss on feature maps
 
 so that sub-networks learn from one target that is stable in time. Methods differ by data: heads by role (g, h), losses,
-whether there is a momentum copy; MoCo asks with view 1 for the key of view 2 among a queue of keys, at each width.
+whether there is a momentum copy; MoCo asks with view 1 for the key of view 2 among a queue of keys, at each width. With
+a frozen teacher in the copy's place it is SEED (Fang et al., ICLR 2021, arXiv 2101.04731), of one view that both nets
+are shown, and the authors' two plainer ways.
 
-Deviations from the authors' program: `Plan.step_per_batch` accumulates the gradients of all widths (as Yu and Huang,
-ICCV 2019); `Plan.moves_per_pass` (their MOMENTUM_UPDATE, which also gives all passes the base head) moves the copy
-again before each further pass, but does not run it again, since they drop what it gives; without distillation each
-width has its own target from the copy at that width, whatever that key says (theirs, where it is False, uses f itself);
-MoCo at several widths is ours.
-
-With a frozen teacher in the copy's place it is SEED (Fang et al., "SEED: Self-supervised Distillation For Visual
-Representation", ICLR 2021, arXiv 2101.04731) and the authors' two plainer ways: a student of one width. SEED asks like
-MoCo, of one view that both nets are shown, as in its paper (theirs: two); its queue wraps inside a batch.
+Deviations from the authors' program: `Plan.step_per_batch` (as Yu and Huang, ICCV 2019); `Plan.moves_per_pass` (their
+MOMENTUM_UPDATE) does not run the copy again, whose outputs they drop; without distillation each width has its own
+target, from the copy at that width; MoCo at several widths is ours; SEED takes one view (theirs: two), as its paper.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,12 +33,12 @@ from lowbit.models.captured import Captured, run_captured
 from lowbit.models.momentum import momentum_copy, update_momentum_
 from lowbit.slim.layers import at_width
 from lowbit.train.protocol import Clock, Objective, Out, Pass
-from us3l.feature_distillation import FeatureDistillation
+from lowbit.train.schedule import Schedule
 from us3l.group_decay import GroupDecay
+from us3l.losses import FeatureDistillation, Loss
 from us3l.sampling import Sampling, Uniform
 
 Outputs = tuple[Tensor, ...]  # of each view, (B, D)
-Loss = Callable[[Any, Any, Ranks], Tensor]  # of predictions and targets, both `Outputs`, on these ranks
 
 
 def uniform_of(generator: torch.Generator) -> Uniform:
@@ -61,40 +57,26 @@ class SubNet(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a method and its config decide.
+    """What a method and its config decide."""
 
-    Attributes:
-        sampling: widths of a step.
-        base: loss of the widest pass.
-        distillation: loss of narrower ones, the copy being at full width; None: all have the base loss, and targets of
-            the copy at their own width.
-        weight: of the distillation.
-        heads: submodules that make the predictions of the base loss and of the distillation; "": the outputs are.
-        momentum: m of the copy; None: there is none.
-        moves_per_pass: the copy moves before each pass, not once per batch.
-        step_per_batch: the gradients of all widths make one optimizer step.
-        decay: group regularization.
-    """
-
-    sampling: Sampling
-    base: Loss
-    distillation: Loss | None
-    weight: float = 1.0
-    heads: tuple[str, str] = ("", "")
-    momentum: float | None = None
-    moves_per_pass: bool = False
-    step_per_batch: bool = False
+    sampling: Sampling  # widths of a step
+    base: Loss  # of the widest pass
+    distillation: Loss | None  # of narrower ones, the copy being at full width; None: all have `base`, the copy theirs
+    weight: float = 1.0  # of the distillation
+    heads: tuple[str, str] = ("", "")  # submodules that predict for the two losses; "": the outputs do
+    momentum: Schedule | None = None  # m of the copy; None: there is none
+    moves_per_pass: bool = False  # the copy moves before each pass, not once per batch
+    step_per_batch: bool = False  # the gradients of all widths make one optimizer step
     decay: GroupDecay | None = None
 
     def passes(self, clock: Clock) -> list[Pass]:
         """One for each width of a batch, the widest first; the same on all ranks."""
-        made = []
         widths = self.sampling.widths(clock.epoch, clock.epochs, uniform_of(clock.generator("widths")))
-        for number, (width, name) in enumerate(zip(widths, self.sampling.names(widths), strict=True)):
-            last = number == len(widths) - 1
-            net = SubNet(width, name, number == 0 or self.distillation is None, last)
-            made.append(Pass(net, ("main",) if last or not self.step_per_batch else ()))
-        return made
+        nets = [
+            SubNet(width, name, number == 0 or self.distillation is None, number == len(widths) - 1)
+            for number, (width, name) in enumerate(zip(widths, self.sampling.names(widths), strict=True))
+        ]
+        return [Pass(net, ("main",) if net.last or not self.step_per_batch else ()) for net in nets]
 
 
 class UniversallySlimmable(Objective):
@@ -104,7 +86,7 @@ class UniversallySlimmable(Objective):
         encoder_q: slimmable, (B, C, H, W) -> (B, D); or any net, at width 1 alone.
         plan: of the method.
         optimize: builds the optimizer of this objective's trained parameters.
-        heads: `predictor` and `predictor_new`, as far as the plan names them.
+        heads: those that the plan names.
         features: distillation of feature maps, in narrower passes.
         keys: MoCo's queue, or SEED's.
         teacher: frozen here, in evaluation mode, and not in checkpoints; where it has a queue, it sees the same view.
@@ -125,7 +107,7 @@ class UniversallySlimmable(Objective):
             self.encoder_k = momentum_copy(encoder_q)
         elif teacher is not None:
             self.encoder_k, self.rebuilt = teacher.requires_grad_(False), ("encoder_k",)
-        self.proj_conv, self.keys = features, keys
+        self.proj_conv, self.keys, self._features = features, keys, () if features is None else features.names
         self.n_views = 2 if keys is None or teacher is None else 1
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -139,7 +121,7 @@ class UniversallySlimmable(Objective):
     def before_batch(self, clock: Clock) -> None:
         """The copy moves before its outputs are taken and before this batch's first step."""
         if self.plan.momentum is not None:
-            update_momentum_(self.encoder_k, self.encoder_q, self.plan.momentum)
+            update_momentum_(self.encoder_k, self.encoder_q, self.plan.momentum(clock))
 
     def forward(self, batch: Batch, clock: Clock, pas: Pass, carry: Any) -> Out:
         """`loss`; the targets are carried from the widest pass to the others, and to the queue."""
@@ -166,7 +148,7 @@ class UniversallySlimmable(Objective):
     def _targets(
         self, batch: Batch, clock: Clock, layout: Ranks, width: float, f: Outputs, maps: Captured
     ) -> tuple[Outputs, Captured]:
-        """Outputs and feature maps that a pass at this width, with these own ones, is compared with."""
+        """Outputs and maps that a pass at this width, with these own ones, is compared with."""
         if self.plan.momentum is None and not self.rebuilt:
             return tuple(z.detach() for z in f), {name: [x.detach() for x in pair] for name, pair in maps.items()}
         full = 1.0 if self.plan.distillation or self.rebuilt else width
@@ -174,10 +156,6 @@ class UniversallySlimmable(Objective):
             if self.keys is None or self.rebuilt:
                 return run_captured(self.encoder_k, self._features, batch.views)
             return (shuffled_keys(self.encoder_k, batch.views[1], layout, clock.generator("shuffle")),), {}
-
-    @property
-    def _features(self) -> Sequence[str]:
-        return () if self.proj_conv is None else self.proj_conv.names
 
     def before_step(self, clock: Clock, pas: Pass) -> None:
         """Group regularization."""

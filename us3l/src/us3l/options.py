@@ -7,35 +7,24 @@ from lowbit.options import FileOptions, ProbedFileOptions
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateOptions:
-    """Of `calibrate`; widths: a file each; none: `MODEL.OFA.WIDTH_MULT`."""
+    """Of `calibrate`."""
 
-    widths: tuple[float, ...] = ()
+    widths: tuple[float, ...] = ()  # a file each; none: `MODEL.OFA.WIDTH_MULT`
 
 
 @dataclass(frozen=True, kw_only=True)
 class WidthSweepOptions(ProbedFileOptions):
-    """Of `sweep`.
+    """Of `sweep`."""
 
-    Attributes:
-        widths: the variants; none: those of a list that was trained, else quarters. distinct: all sub-networks.
-        best_under: multiply-accumulates, in millions: the largest sub-network of at most so many is evaluated.
-        probe_per_width: also train a probe at each.
-    """
-
-    widths: tuple[float, ...] = ()
-    distinct: bool = False
-    best_under: float | None = None
-    probe_per_width: bool = False
+    widths: tuple[float, ...] = ()  # none: those of a list that was trained, else quarters
+    distinct: bool = False  # all sub-networks
+    best_under: float | None = None  # the largest sub-network of at most so many million multiply-accumulates
+    probe_per_width: bool = False  # also train a probe at each
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(FileOptions):
-    """Of `export`.
+    """Of `export`."""
 
-    Attributes:
-        width: of the sub-network; None: that of the file's statistics, else the widest.
-        kind: "plain", or "packed": one file of `lowbit.export.packed`.
-    """
-
-    width: float | None = None
-    kind: str = "plain"
+    width: float | None = None  # of the sub-network; None: that of the file's statistics, else the widest
+    kind: str = "plain"  # or "packed": one file of `lowbit.export.packed`

@@ -21,22 +21,14 @@ STAGES = 4
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the widths of a step are chosen.
+    """How the widths of a step are chosen."""
 
-    Attributes:
-        low, high: ends of the range, 0 < low <= high <= 1.
-        n: widths of a step, 2 or more.
-        sandwich: the two ends are always among them; else all are drawn.
-        schedule: "A": in four stages the range opens from `high` alone, a third of it at a time; "": all of it always.
-        fixed: these widths in every step (one width, or those of a switchable net); then nothing is drawn.
-    """
-
-    low: float = 0.25
+    low: float = 0.25  # ends of the range, 0 < low <= high <= 1
     high: float = 1.0
-    n: int = 3
-    sandwich: bool = True
-    schedule: Literal["", "A"] = ""
-    fixed: tuple[float, ...] = ()
+    n: int = 3  # widths of a step, 2 or more
+    sandwich: bool = True  # the two ends are always among them; else all are drawn
+    schedule: Literal["", "A"] = ""  # A: in four stages the range opens from `high` alone, a third of it at a time
+    fixed: tuple[float, ...] = ()  # these widths in every step (one, or a switchable net's); nothing is drawn
 
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high <= 1:

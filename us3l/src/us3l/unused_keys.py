@@ -18,7 +18,8 @@ SWITCHED = {  # section: its keys, by the switch under which a command reads the
     "listed": {OFA: "WIDTH_MULT_LIST"},
     "single": {OFA: "WIDTH_MULT"},
     "several": {OFA: "STEP_PER MOMENTUM_UPDATE"},
-    "distilled": {OFA: "DISTILL_CRITERION DISTILL_LAMBDA DISTILL_FEATURE"},
+    "distilled": {OFA: "DISTILL_LAMBDA DISTILL_FEATURE"},
+    "criterion": {OFA: "DISTILL_CRITERION"},
     "features": {
         OFA: "DISTILL_FEATURE_CRITERION DISTILL_FEATURE_LAMBDA DISTILL_FEATURE_NAME DISTILL_FEATURE_DIM",
     },
@@ -29,7 +30,7 @@ SWITCHED = {  # section: its keys, by the switch under which a command reads the
     "two temperatures": {OFA: "DISTILL_STUDENT_TEMP DISTILL_TEACHER_TEMP"},
     "one temperature": {SETTING: "T"},
     "queue": {SETTING: "MOCO_K"},
-    "copy": {SETTING: "MOMENTUM"},
+    "copy": {SETTING: "MOMENTUM MOMENTUM_COSINE"},
     "layers": {SETTING: "MLP"},
     "PREDICTOR": {SETTING: "PREDICTOR"},
     "NEW_DISTILL_HEAD": {SETTING: "NEW_DISTILL_HEAD"},
@@ -72,6 +73,7 @@ def switched_on(command: Command, config: "Config", sched: str | None) -> set[st
         "single": not several and not listed,
         "several": several,
         "distilled": distilled,
+        "criterion": distilled and len(known.criteria) > 1,  # methods of one loss distil by it
         "features": distilled and ofa.DISTILL_FEATURE,
         "regularized": ofa.REGULARIZER,
         "two temperatures": config.method == "SEED",

@@ -67,8 +67,9 @@ def load_config(
     except ValidationError as error:
         raise InputError(explain(error, tree, origins)) from None
     quiet = {layers[0][0], *(f"the option for {key}" for key in flags or {})}
-    given_keys = (key for key, origin in origins.items() if origin not in quiet)
-    warn_unused(name, given_keys, unused(config) if callable(unused) else unused)
+    arguments = {origin for origin, _ in layers if origin.startswith("argument ")}
+    by = {k: "the command line" if o in arguments else f"config {name}" for k, o in origins.items() if o not in quiet}
+    warn_unused(by, unused(config) if callable(unused) else unused)
     return config
 
 

@@ -4,7 +4,7 @@ import functools
 import logging
 import operator
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -30,14 +30,14 @@ def used_values(config: BaseModel, unused: Collection[str]) -> dict[str, Any]:
     return {key: functools.reduce(operator.getitem, key.split("."), plain) for key in used}
 
 
-def warn_unused(name: object, given: Iterable[str], unused: Collection[str]) -> None:
+def warn_unused(given: Mapping[str, str], unused: Collection[str]) -> None:
     """List the keys without effect that were given, in one warning; by the first process of a run alone.
 
     Args:
-        name: of the config.
-        given: the keys that its files and arguments set.
+        given: the keys that were set, and who set each: "config NAME", or "the command line".
         unused: keys and sections without effect.
     """
-    found = [key for key in given if is_unused(key, unused)]
-    if found and os.environ.get("RANK", "0") == "0":  # the processes of a run have not met yet; they read the same
-        log.warning("config %s sets keys that have no effect in this command: %s", name, ", ".join(found))
+    found = {who: [key for key in given if given[key] == who and is_unused(key, unused)] for who in given.values()}
+    said = [f"{who}: {', '.join(keys)}" for who, keys in found.items() if keys]
+    if said and os.environ.get("RANK", "0") == "0":  # the processes of a run have not met yet; they read the same
+        log.warning("keys that have no effect in this command, set by %s", "; by ".join(said))

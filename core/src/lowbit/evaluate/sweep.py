@@ -54,7 +54,7 @@ class Variant(NamedTuple):
 
     name: str
     enter: Callable[[], AbstractContextManager[Any] | None]
-    macs: float | None = None
+    macs: int | None = None
     key: Hashable = None
 
     @property

@@ -18,6 +18,11 @@ REESTIMATED = "_bn"  # end of the keys of figures with batch-norm statistics re-
 TITLES = {"": "", REESTIMATED: ", batch norm re-estimated"}
 
 
+def millions(count: float) -> str:
+    """A number of MACs in millions, to four digits or more: `0.1159`, `35.04`, `12,346`."""
+    return f"{count / 1e6:.4g}" if count < 1e9 else f"{count / 1e6:,.0f}"
+
+
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """The figures of a sweep as a Markdown table; a column of MACs where rows have them."""
     titles = {key + suffix: title + more for key, title in FIGURES.items() for suffix, more in TITLES.items()}
@@ -28,7 +33,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     yield "|---" * len(columns) + "|"
     for row in rows:
         figures = (f"{row[key]:.2f}" if key in row else "" for key in shown)
-        macs = (f"{row['macs'] / 1e6:.1f}" if "macs" in row else "" for _ in cost)
+        macs = (millions(row["macs"]) if "macs" in row else "" for _ in cost)
         yield f"| {' | '.join([row['variant'], *macs, *figures])} |"
 
 
@@ -50,7 +55,7 @@ def side_by_side(series: Mapping[str, Sequence[Row]], shown: Sequence[str], vari
     yield f"| {' | '.join(columns)} |"
     yield "|---" * len(columns) + "|"
     for rows in zip(*series.values(), strict=True):
-        macs = [f"{rows[0]['macs'] / 1e6:.2f}"] if cost else []
+        macs = [millions(rows[0]["macs"])] if cost else []
         yield f"| {' | '.join([rows[0]['variant'], *macs, *(f'{row[key]:.2f}' for key in shown for row in rows)])} |"
 
 

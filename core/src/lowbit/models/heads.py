@@ -91,12 +91,7 @@ def projector(
         parts += [nn.BatchNorm1d(hidden)] if layers == 3 else []
         parts.append(nn.ReLU())
         features = hidden
-    last = nn.Linear(features, dim)
-    parts.append(last)
-    if output_bn:
-        last.bias.requires_grad_(False)
-        parts.append(nn.BatchNorm1d(dim, affine=False))
-    return nn.Sequential(*parts)
+    return nn.Sequential(*parts, *_last(features, dim, output_bn))
 
 
 def projector_like(state: Mapping[str, Tensor]) -> nn.Sequential:
@@ -115,9 +110,17 @@ def projector_like(state: Mapping[str, Tensor]) -> nn.Sequential:
     return projector(first.shape[1], first.shape[0], last.shape[0], len(numbers), ends, bias)
 
 
-def predictor(dim: int, hidden: int) -> nn.Sequential:
-    """Two layers with batch norm between them, (B, dim) -> (B, dim)."""
-    return nn.Sequential(nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, dim))
+def predictor(dim: int, hidden: int, output_bn: bool = False) -> nn.Sequential:
+    """Two layers with batch norm between them, (B, dim) -> (B, dim); it may end in one without parameters."""
+    first = [nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
+    return nn.Sequential(*first, *_last(hidden, dim, output_bn))
+
+
+def _last(hidden: int, dim: int, output_bn: bool) -> list[nn.Module]:
+    """A head's last layer."""
+    layer = nn.Linear(hidden, dim)
+    layer.bias.requires_grad_(not output_bn)
+    return [layer, nn.BatchNorm1d(dim, affine=False)] if output_bn else [layer]
 
 
 def build_heads(

@@ -16,7 +16,7 @@ from lowbit.errors import InputError
 from lowbit.models.surgery import of_kind, replace_, run_blank
 from lowbit.quant.layers import to_plain_
 from lowbit.slim.channels import channel_groups
-from lowbit.slim.layers import SlimConv2d, SlimLinear, at_width, set_width_
+from lowbit.slim.layers import SlimConv2d, SlimLinear, at_width, set_width_, slimmable_layers
 from lowbit.slim.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from lowbit.slim.widths import Width
 
@@ -90,6 +90,11 @@ def slim_inputs_(net: nn.Module) -> nn.Module:
         except InputError as error:
             raise InputError(f"{_name(net)} cannot be made slimmable: blocks.{name}: {error}") from error
     return replace_(net, new)
+
+
+def slims_inputs(net: nn.Module) -> bool:
+    """Whether a net is one of `slim_inputs_`."""
+    return any(getattr(layer, "leading", False) for layer in slimmable_layers(net).values())
 
 
 def _name(net: nn.Module) -> str:

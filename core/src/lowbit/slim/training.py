@@ -7,7 +7,7 @@ Deviation: an optimizer step after each width by default, as later nets of all w
 2023); `step_per_batch` is the paper's single one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,9 +15,15 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lowbit.data.batch import Batch
+from lowbit.data.loader import EvalLoader
+from lowbit.evaluate.classify import classify
+from lowbit.evaluate.linear import accuracy_line
 from lowbit.slim.layers import at_width
 from lowbit.slim.widths import show_width
+from lowbit.train.epochs import Due
 from lowbit.train.protocol import Clock, Objective, Out, Pass
+from lowbit.train.run import Probe
+from lowbit.train.session import Session
 from lowbit.train.supervised import batch_top1
 
 
@@ -67,3 +73,29 @@ class SlimmableTraining(Objective):
         at, detached = show_width(pas.variant), logits.detach()
         parts = {f"loss_{at}": loss.detach(), f"top1_{at}": batch_top1(detached, batch.label)}
         return Out(loss, parts, detached.softmax(1) if carry is None else carry)
+
+
+def evaluate_widths(session: Session, test: EvalLoader, widths: Sequence[float], due: Due) -> Probe:
+    """For `Run.probes`: `top1_W`, `top5_W`, `loss_W` of a `student` at each width, and their line; `top1`: the first's.
+
+    Args:
+        session: of the command.
+        test: what is evaluated.
+        widths: of its list.
+        due: after which epochs.
+    """
+
+    def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
+        if not due(clock):
+            return {}
+        values: dict[str, float] = {}
+        student = objective.get_submodule("student")
+        for width in widths:
+            at = show_width(width)
+            with at_width(student, width):
+                scores = classify(student, test, session.accelerator)
+            session.say(f"{accuracy_line(scores)} at width {at}")
+            values |= {f"top1_{at}": scores.top1, f"top5_{at}": scores.top5, f"loss_{at}": scores.loss}
+        return {"top1": values[f"top1_{show_width(widths[0])}"], **values}
+
+    return probe

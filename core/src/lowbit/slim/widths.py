@@ -48,7 +48,7 @@ def show_width(width: Width) -> str:
     return f"{width:g}"
 
 
-def parse_widths(text: str) -> list[float]:
+def parse_widths(text: str) -> tuple[float, ...]:
     """Widths of `0.25,0.5` or `0.25:1.0:0.05` (first, last, step), rising, each once.
 
     Raises:
@@ -70,4 +70,4 @@ def parse_widths(text: str) -> list[float]:
             )
         count = int((last - first) / step + 1e-6) + 1
         found += [check_width(round(first + number * step, 10)) for number in range(count)]
-    return sorted(set(found))
+    return tuple(sorted(set(found)))

@@ -32,12 +32,7 @@ from us3l.options import CalibrateOptions
 
 
 def calibrate(options: RunOptions, config: Config, name: str, own: CalibrateOptions) -> list[Path] | None:
-    """Check, re-estimate, write; the files. None after a dry run.
-
-    Raises:
-        InputError: before anything is written.
-        Stopped: a stop signal came.
-    """
+    """Check, re-estimate, write; the files."""
     refuse({"--pretrained": options.pretrained}, "in calibrate, whose weights are those of MODEL.PRETRAINED")
     config.check_stated("MODEL.PRETRAINED", "TRAIN.DATASET")
     path, widths = Path(config.MODEL.PRETRAINED), own.widths or (config.MODEL.OFA.WIDTH_MULT,)
@@ -57,10 +52,8 @@ def calibrate(options: RunOptions, config: Config, name: str, own: CalibrateOpti
         if options.dry_run:
             session.say_facts(facts)
             return None
-        found: list[Path] = []
-        with session.open_folder(
-            "calibrate", described(name, own, OptimOptions(), dump_config(config)), facts
-        ) as folder:
+        record, found = described(name, own, OptimOptions(), dump_config(config)), list[Path]()
+        with session.open_folder("calibrate", record, facts) as folder:
             assert folder is not None  # --output has a default
             statistics, rows = WidthStatistics(net, partial(fixed.trained, views), session.accelerator), []
             for width in widths:

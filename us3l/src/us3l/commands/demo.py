@@ -23,7 +23,6 @@ from us3l.options import WidthSweepOptions
 
 CONFIG = "configs/base/digits.yaml"
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
-KEYS: tuple[str, ...] = ()  # beside the config's own
 TOGETHER, ALONE = "one net", "trained alone"  # columns of the table
 LABELLED = 200  # pictures; with all of them random features are nearly as good, digits being easy
 PROBE: dict[str, Any] = {"probe_lr": 1.0, "probe_epochs": 20}
@@ -38,8 +37,8 @@ def demo(options: RunOptions) -> int:
         InputError: the folder holds something else than a demo, or several processes were started.
         Stopped: a stop signal came.
     """
-    start, made = time.perf_counter(), dump_config(read_config("ssl", CONFIG, KEYS))
-    config = {"keys": KEYS, "probe": PROBE, "config": made}
+    start, made = time.perf_counter(), dump_config(read_config("ssl", CONFIG))
+    config = {"probe": PROBE, "config": made}
     with open_demo(options, Path("runs/us3l-demo"), config, FILES) as (options, folder):
         trained = [_pretrained(TOGETHER, folder.path, options)] * len(WIDTHS)
         series = {TOGETHER: _swept(folder.path / TOGETHER / CHECKPOINT, WIDTHS, options), ALONE: list[Row]()}
@@ -57,22 +56,16 @@ def demo(options: RunOptions) -> int:
             | verdict_without_labels(row, net, base, NEEDED, FIGURE)
             for row, net, base in zip(rows, trained, random * 2, strict=True)
         ]
-        facts = {
-            "rows": rows,
-            "random": random,
-            "nets": verdicts,
-            "probe_needed": NEEDED,
-            "seed": options.seed,
-            "labelled": LABELLED,
-        }
-        facts |= {"global_batch": trained[0]["global_batch"], "seconds": time.perf_counter() - start}
+        facts = {"rows": rows, "random": random, "nets": verdicts, "seed": options.seed, "labelled": LABELLED}
+        facts |= {"probe_needed": NEEDED, "global_batch": trained[0]["global_batch"]}
+        facts["seconds"] = time.perf_counter() - start
         named = {f"{net['method']} at width {net['variant']}": net for net in verdicts}
         return write_demo(folder, series, SHOWN, "width", named, facts)
 
 
 def _pretrained(name: str, folder: Path, options: RunOptions, keys: tuple[str, ...] = ()) -> dict[str, Any]:
     """`result.json` of a pretraining."""
-    config = read_config("ssl", CONFIG, (*keys, *KEYS), {"SEED": options.seed})
+    config = read_config("ssl", CONFIG, keys, {"SEED": options.seed})
     own = PretrainOptions(probe_every=config.TRAIN.EPOCHS)
     what = f"pretraining ({name}), {config.TRAIN.EPOCHS} epochs"
     return run_stage(folder / name, what, lambda given: pretrain.pretrain(given, config, CONFIG, own), options)

@@ -1,9 +1,8 @@
 """`us3l export`: the sub-network of one width as an ordinary net, with the batch-norm statistics of that width.
 
 A net for any program: `subnetwork.pt2` (torch alone), `subnetwork.safetensors` with `subnetwork.json` (timm's keys and
-arguments), or `packed.safetensors` (this house's one file). Of `ssl` and `calibrate` it is the backbone, of `linear`
-and `slimmable` the classifier. Statistics that the file has not are re-estimated, on training pictures of --data under
-the views of pretraining.
+arguments), or `packed.safetensors`. Of `ssl` and `calibrate` it is the backbone, of `linear` and `slimmable` the
+classifier. Statistics that the file has not are re-estimated, on training pictures under the views of pretraining.
 """
 
 from collections.abc import Mapping
@@ -25,7 +24,8 @@ from lowbit.export.plain import save_plain
 from lowbit.models.create import picture_settings
 from lowbit.models.pretrained_cfg import ENTRY, Cfg, pretrained_cfg
 from lowbit.options import RunOptions
-from lowbit.slim.layers import set_width_, slimmable_layers
+from lowbit.slim.conversion import slims_inputs
+from lowbit.slim.layers import set_width_
 from lowbit.train.configured import dataset_of, refuse
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
@@ -38,19 +38,14 @@ NAME, PACKED = "subnetwork", "packed.safetensors"
 
 
 def export(options: RunOptions, own: ExportOptions) -> Path | None:
-    """Write the files; the one that `lowbit.load` reads. None after a dry run.
-
-    Raises:
-        InputError: before anything is written.
-        Stopped: a stop signal came.
-    """
+    """Write the files; the one that `lowbit.load` reads."""
     if options.output is None:
         raise InputError("--output is missing: name the folder that the net is written to")
     refuse({"--pretrained": options.pretrained}, "in export, whose weights are those of the checkpoint")
     found = open_pretrained(own.checkpoint, own.arch, classifier=True)
     width = own.width or found.width or found.trained[0][-1]
     found.check_width(width, "--width")
-    if any(getattr(layer, "leading", False) for layer in slimmable_layers(found.model).values()):
+    if slims_inputs(found.model):
         raise InputError(
             f"{found.net.name} slims the inputs of its layers alone, so it has no ordinary sub-network to export"
         )

@@ -14,6 +14,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from lowbit.data.geometry import RandomResizedCrop, ResizedCenterCrop
+from lowbit.data.pictures import MemoryPictures, Pictures
+from lowbit.data.recipe import Recipe, dataset_channels, imagenet_eval, imagenet_train, plain
+from lowbit.data.transforms import CIFAR_SCALE, CIFAR_SIDE, cifar_recipes
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
 from lowbit.evaluate.batchnorm import reestimate_
@@ -35,7 +39,6 @@ from us3l.config import Config, without_effect
 from us3l.evaluation import fixed_pictures, open_pretrained
 from us3l.network import network
 from us3l.optim import AUTHORS, optimizer, rates
-from us3l.pictures import transforms_of
 
 DUE = after_multiples(20, first=False)  # the authors'
 WIDTH = "MODEL.OFA.WIDTH_MULT"
@@ -44,12 +47,7 @@ WIDTH = "MODEL.OFA.WIDTH_MULT"
 def linear(
     options: RunOptions, config: Config, name: str, own: LinearOptions, optim: OptimOptions = AUTHORS
 ) -> Result | None:
-    """Check, then train, with evaluations on the way, and write the results. None after a dry run.
-
-    Raises:
-        InputError: before anything is written.
-        Stopped: a stop signal came; what was trained is saved.
-    """
+    """Check, then train, with evaluations on the way, and write the results."""
     with Session("us3l", options, dataset_of(config.TRAIN), [config.MODEL.PRETRAINED], files=FILES) as session:
         check_linear("linear", options, config, own)
         check_arch(config.MODEL.net.name)
@@ -77,9 +75,9 @@ def linear(
 def open_net(
     session: Session, config: Config, size: Size, classes: int
 ) -> tuple[nn.Module, str | None, tuple[float, ...]]:
-    """The classifier on the device, at its width; its batch-norm statistics are still to be found, or to be resumed.
+    """The classifier on the device, a digest of the tensors of its file (None: there are none), the widths trained.
 
-    With it come a digest of the tensors of its file (None: there are none), and the widths that were trained.
+    Its batch-norm statistics are still to be found, or to be resumed.
 
     Raises:
         InputError: a file that does not fit or was not trained at the width, none where a probe needs one, no
@@ -104,3 +102,20 @@ def open_net(
         given = {key: value for key, value in backbone.model.state_dict().items() if not key.startswith(f"{head}.")}
     content = give_pretrained_(net, given, session, config, lambda: backbone.model if backbone else net)
     return session.place(net, sync_batchnorm=config.TRAIN.SYNC_BN and not frozen), content, widths
+
+
+def transforms_of(dataset: str, pictures: Pictures, side: int) -> tuple[Recipe, Recipe]:
+    """(the picture that is trained on, with labels; the picture that is evaluated), of `side` pixels; AUG is not read.
+
+    CIFAR at 32 pixels: crops of 80 to 100 % and mirroring; resized to 36 and the middle 32, both bicubic. Files: random
+    resized crops; the shorter side resized to 8/7 of what is shown, the middle. Other pictures in memory: crops of 80
+    to 100 %; all of it.
+    """
+    channels = dataset_channels(dataset)
+    if not isinstance(pictures, MemoryPictures):
+        return imagenet_train(side, channels), imagenet_eval(side, round(side * 8 / 7), channels)
+    if dataset in ("cifar10", "cifar100") and side == CIFAR_SIDE:
+        return cifar_recipes(channels, channels)
+    crop = RandomResizedCrop(side, CIFAR_SCALE, flip=0.0 if dataset == "digits" else 0.5)
+    whole = plain(channels) if pictures.size == (side, side) else Recipe(channels, ResizedCenterCrop(side, side))
+    return Recipe(channels, crop), whole

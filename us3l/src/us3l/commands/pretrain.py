@@ -8,6 +8,7 @@ resumed run goes on with its optimizer. Copies by epoch (`checkpoint_0049.pth.ta
 import dataclasses
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from lowbit.errors import InputError
 from lowbit.evaluate.pretraining import Context, Monitored, open_pictures, run_pretraining
@@ -31,8 +32,6 @@ from us3l.evaluation import fixed_pictures
 from us3l.optim import AUTHORS, rates
 from us3l.unused_keys import Command, without_effect
 
-ENCODER = "encoder_q"
-
 log = logging.getLogger(__name__)
 
 
@@ -40,17 +39,13 @@ def pretrain(
     options: RunOptions, config: Config, name: str, own: PretrainOptions, optim: OptimOptions = AUTHORS,
     command: Command = "ssl", make: Callable[..., Objective] = methods.build,
 ) -> Result | None:  # fmt: skip
-    """Check, then train an objective that `make` builds, and write the results. None after a dry run.
-
-    Raises:
-        InputError: before anything is written.
-        Stopped: a stop signal came; the run is saved.
-    """
+    """Check, then train an objective that `make` builds, and write the results."""
     check_config(command, options, config)
     methods.check(config)
     train, method, read = config.TRAIN, config.method, [config.DISTILL.TEACHER_PRETRAINED]
     with Session("us3l", with_amp(options, config), dataset_of(train), read, files=FILES) as session:
-        report(config, session)
+        if train.USE_AMP and session.accelerator.mixed_precision == "no" and session.accelerator.is_main_process:
+            log.warning("TRAIN.USE_AMP: the CPU computes in float32")
         batch = batch_of(train, session, own.keep_global_batch)
         check_batch(config, batch, session.accelerator.num_processes)
         pictures = open_pictures(session, train.DATASET, config.MODEL.side, figures=own.probe_every > 0)
@@ -64,12 +59,12 @@ def pretrain(
             header=load.header(config, cfg), unused=without_effect(command, config, optim.sched),
             name=name, own=own, optim=optim, prefixes=load.PREFIXES, facts=pictures.facts,
         )  # fmt: skip
-        encoder, widths = objective.get_submodule(ENCODER), config.trained_widths()
+        encoder, widths = objective.get_submodule("encoder_q"), config.trained_widths()
         narrow, wide = min(widths), max(widths)
         fixed = fixed_pictures(config.MODEL.OFA, pictures.train, session, encoder)
 
         def at(width: float) -> Context:
-            return lambda net: WidthStatistics(net, lambda: fixed.trained(pictures.views), session.accelerator).at(
+            return lambda net: WidthStatistics(net, partial(fixed.trained, pictures.views), session.accelerator).at(
                 width
             )
 
@@ -80,13 +75,13 @@ def pretrain(
                     job.export(folder, result, lambda _: save_backbone(encoder, backbone, config.MODEL.net.name, cfg))
 
         monitored = Monitored(
-            encoder=ENCODER, dim=config.SSL.SETTING.DIM, pictures=pictures, every=own.probe_every,
+            encoder="encoder_q", dim=config.SSL.SETTING.DIM, pictures=pictures, every=own.probe_every,
             contexts={"": at(wide)} | ({f"w{show_width(narrow)}": at(narrow)} if narrow < wide else {}),
         )  # fmt: skip
         return run_pretraining(
             job, monitored, facts={"method": method, "dataset": train.DATASET, **pictures.facts},
-            lines=dict.fromkeys(("Loss", config.criterion), widest_loss(config)), copies=copies_of(train.DATASET),
-            finish=finish,
+            lines=dict.fromkeys(("Loss", config.criterion), widest_loss(config)), finish=finish,
+            copies=copies_of(train.DATASET),
         )  # fmt: skip
 
 
@@ -134,10 +129,3 @@ def with_amp(options: RunOptions, config: Config) -> RunOptions:
     """The options with what `TRAIN.USE_AMP` means: fp16 on a GPU, as the authors have it; on the CPU nothing."""
     wanted = config.TRAIN.USE_AMP and options.mixed_precision == "no" and has_gpu()
     return dataclasses.replace(options, mixed_precision="fp16") if wanted else options
-
-
-def report(config: Config, session: Session) -> None:
-    """Say that half precision was asked for and is not had."""
-    amp, precision = config.TRAIN.USE_AMP, session.accelerator.mixed_precision
-    if amp and precision == "no" and session.accelerator.is_main_process:
-        log.warning("TRAIN.USE_AMP: the CPU computes in float32")

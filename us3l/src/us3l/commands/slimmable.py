@@ -4,46 +4,34 @@ The baseline of the papers; the authors' command ends at its start (it calls tra
 Accuracies at each width come after every 20th epoch and the last, as theirs.
 """
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 
-from lowbit.data.loader import EvalLoader
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
-from lowbit.evaluate.classify import classify
-from lowbit.evaluate.linear import accuracy_line
 from lowbit.export.backbone import save_backbone
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.options import BatchOptions, OptimOptions, RunOptions
 from lowbit.slim.layers import at_width
-from lowbit.slim.training import SlimmableTraining
+from lowbit.slim.training import SlimmableTraining, evaluate_widths
 from lowbit.slim.widths import show_width
 from lowbit.train.configured import batch_of, dataset_of, job_of
-from lowbit.train.epochs import after_multiples, print_epoch_lines
-from lowbit.train.protocol import Clock, Objective
-from lowbit.train.run import Probe, Result
+from lowbit.train.epochs import print_epoch_lines
+from lowbit.train.run import Result
 from lowbit.train.session import Session
 from us3l import load
 from us3l.commands import FILES
+from us3l.commands.linear import DUE, transforms_of
 from us3l.commands.pretrain import check_config
 from us3l.config import Config
 from us3l.network import network
 from us3l.optim import AUTHORS, optimizer, rates
-from us3l.pictures import transforms_of
 from us3l.unused_keys import without_effect
-
-DUE = after_multiples(20, first=False)
 
 
 def slimmable(
     options: RunOptions, config: Config, name: str, own: BatchOptions, optim: OptimOptions = AUTHORS
 ) -> Result | None:
-    """Check, then train, with accuracies on the way, and write the results. None after a dry run.
-
-    Raises:
-        InputError: before anything is written.
-        Stopped: a stop signal came; the run is saved.
-    """
+    """Check, then train, with accuracies on the way, and write the results."""
     check(options, config)
     train, ofa, arch = config.TRAIN, config.MODEL.OFA, config.MODEL.net.name
     with Session("us3l", options, dataset_of(train), files=FILES) as session:
@@ -72,15 +60,13 @@ def slimmable(
         with job.open() as folder:
             assert folder is not None  # --output has a default
             lines = print_epoch_lines(session, folder, {"Loss": f"loss_{widest}", "Acc@1": f"top1_{widest}"})
-            result = job.fit(
-                folder, [lines, evaluate_widths(session, session.eval_loader(test, shown), objective.widths)]
-            )
+            accuracies = evaluate_widths(session, session.eval_loader(test, shown), objective.widths, DUE)
+            result = job.fit(folder, [lines, accuracies])
             job.write_result(folder, result, {})
             if objective.widths[0] == 1:
                 with at_width(net, 1.0):
-                    job.export(
-                        folder, result, lambda path: save_backbone(net, path / "backbone.safetensors", arch, cfg)
-                    )
+                    path = folder.path / "backbone.safetensors"
+                    job.export(folder, result, lambda _: save_backbone(net, path, arch, cfg))
     return result
 
 
@@ -96,22 +82,3 @@ def check(options: RunOptions, config: Config) -> None:
         raise InputError(
             f"MODEL.ARCH={config.MODEL.ARCH}: `us3l slimmable` trains switchable nets, such as s_cifar_resnet18"
         )
-
-
-def evaluate_widths(session: Session, test: EvalLoader, widths: Sequence[float]) -> Probe:
-    """For `Run.probes`: `top1_W`, `top5_W`, `loss_W` of the test set at each width; `top1` of the widest, the first."""
-
-    def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
-        if not DUE(clock):
-            return {}
-        values: dict[str, float] = {}
-        student = objective.get_submodule("student")
-        for width in widths:
-            at = show_width(width)
-            with at_width(student, width):
-                scores = classify(student, test, session.accelerator)
-            session.say(f"{accuracy_line(scores)} at width {at}")
-            values |= {f"top1_{at}": scores.top1, f"top5_{at}": scores.top5, f"loss_{at}": scores.loss}
-        return {"top1": values[f"top1_{show_width(widths[0])}"], **values}
-
-    return probe

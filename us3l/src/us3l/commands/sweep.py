@@ -1,10 +1,10 @@
 """`us3l sweep`: one checkpoint at many widths, one table and one picture: accuracy against MACs.
 
 Each width is evaluated by weighted k-NN and by a linear probe on the features that the sub-network gives: one probe,
-trained on the features of the widest net that was trained and carried along (narrower features meet its first columns),
-or one trained at each width (the protocol of the paper). Batch-norm statistics are re-estimated at each width, on
-MODEL.OFA.CALIBRATION_PICTURES training pictures under the views of pretraining; nets with a batch norm for each width
-are also evaluated with their own. Widths that round to the same channels are one sub-network, evaluated once.
+trained on the features of the widest net and carried along (narrower features meet its first columns), or one trained
+at each width (the paper's protocol). Batch-norm statistics are re-estimated at each width, on training pictures under
+the views of pretraining; nets with a batch norm for each width are also evaluated with their own. Widths that round to
+the same channels are one sub-network, evaluated once.
 """
 
 from dataclasses import asdict
@@ -33,12 +33,7 @@ from us3l.options import WidthSweepOptions
 
 
 def sweep(options: RunOptions, own: WidthSweepOptions) -> list[Row] | None:
-    """Evaluate a checkpoint, say the table, write it where `options.output` is given. None after a dry run.
-
-    Raises:
-        InputError: before anything is written.
-        Stopped: a stop signal came.
-    """
+    """Evaluate a checkpoint, say the table, write it where `options.output` is given."""
     refuse({"--pretrained": options.pretrained}, "in sweep, whose weights are those of the checkpoint")
     backbone = open_pretrained(own.checkpoint, own.arch)
     widths = widths_of(backbone, own)
@@ -89,4 +84,4 @@ def variant_of(backbone: Pretrained, width: float, side: int) -> Variant:
     net = backbone.model
     with at_width(net, width):
         macs, key = cost(net, (3, side, side)).macs, channels_of(net)
-    return Variant(show_width(width), partial(at_width, net, width), float(macs), key)
+    return Variant(show_width(width), partial(at_width, net, width), macs, key)
