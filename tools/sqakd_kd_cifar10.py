@@ -96,7 +96,7 @@ def main() -> None:
     o = parser.parse_args()
     begun, jobs = time.perf_counter(), list(product(o.seeds, (QAT, SQAKD, *METHODS)))
     with ThreadPoolExecutor(o.jobs) as pool:
-        runs = list(pool.map(lambda job: run(*job, o.data, o.teacher, o.output), jobs))
+        runs = list(pool.map(lambda job: run(job[0], job[1], o.data, o.teacher, o.output), jobs))
     (o.output / "runs.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
     if len(o.seeds) > 1:
         text = table(runs)

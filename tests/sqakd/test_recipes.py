@@ -17,7 +17,8 @@ from sqakd.cli import cli
 from sqakd.commands.recipe import command_of, listed, names
 from sqakd.options import TrainOptions
 
-SAME = ("batch_size", "lr_m", "lr_q", "weight_decay", "epochs", "kd_alpha", "kd_gamma", "smoothing", "distill")
+SAME = ("batch_size", "lr_m", "lr_q", "weight_decay", "epochs", "kd_alpha", "kd_gamma", "kd_beta", "kd_theta", "nce_k",
+        "init_epochs", "smoothing", "distill")  # fmt: skip
 SAID = dict(line.split(": ", 1) for line in listed())
 
 
@@ -41,11 +42,11 @@ def options_of(line: list[str]) -> TrainOptions:
 def test_every_recipe_is_a_command_line(name: str) -> None:
     line = command_of(name)
     own = options_of(line)
-    assert own.command == line[0] and bool(own.distill) == ("SQAKD" in name or name.endswith("_kd"))
+    assert own.command == line[0] and bool(own.distill) == ("SQAKD" in name or "KDs" in name or name.endswith("_kd"))
     assert (own.quantizer == "") == name.endswith("/fp") and own.arch.startswith(("cifar_", "tiny_", "resnet18"))
-    assert own.hessian_every == (10 if "EWGS" in name else 0)
+    assert own.hessian_every == (10 if own.quantizer == "ewgs" else 0)
     said = SAID[name]
-    assert ("with labels" in said, "without labels" in said) == (own.kd_gamma > 0, own.kd_gamma == 0)
+    assert ("with labels" in said, "without labels" in said) == (own.reads_labels, not own.reads_labels)
 
 
 def test_the_same_as_the_scripts(recorded: Any) -> None:
@@ -55,8 +56,6 @@ def test_the_same_as_the_scripts(recorded: Any) -> None:
     matched = set()
     for key, flags in recorded.json("configs").items():
         if "program" not in flags or "gamma0.7_alpha0.3" in key:  # named after labels that its flags leave out
-            continue
-        if flags.get("distill") not in (None, "kd", "True"):
             continue
         line = [flags["program"].removesuffix(".py")]
         for flag, value in flags.items():
@@ -71,12 +70,12 @@ def test_the_same_as_the_scripts(recorded: Any) -> None:
                  and (own.start is None) == (theirs.start is None)}  # fmt: skip
         assert found, (key, theirs)
         matched |= found
-    assert len(matched) > 45
+    assert len(matched) > 65
 
 
 def test_a_recipe_is_printed_and_run(sqakd: Callable[..., Result]) -> None:
     lines = sqakd("recipe").stdout.splitlines()
-    assert [line.partition(": ")[0] for line in lines] == names() and len(lines) == 91
+    assert [line.partition(": ")[0] for line in lines] == names() and len(lines) == 115
     name = "run_cifar10_resnet20/EWGS+SQAKD_W2A2"
     said = sqakd("recipe", name, "--print", "--epochs", 3).stdout
     assert said.startswith("sqakd train_quant --arch resnet20_quant") and "--epochs 3" in said and "1200" not in said
@@ -102,19 +101,20 @@ def float_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 SHORT = ("--dataset", "digits", "--limit-train", 16, "--limit-eval", 10, "--calibration", 8, "--max-steps", 2,
          "--print-freq", 1, "-j", 0)  # fmt: skip
 SMALL = "cifar_resnet8_1x1"
-OWN = {  # recipes that run with their own net, one of each net. False: heavy
+OWN = {  # recipes that run with their own net, one of each net at least. False: heavy
     "run_cifar10_resnet20/EWGS+SQAKD_W2A2": True, "run_cifar10_vgg8/EWGS_W2A2": False,
     "run_cifar100_resnet32/EWGS+SQAKD_W4A4": False, "run_cifar100_vgg13/EWGS_W1A1": False,
     "run_tinyimagenet_resnet18/pact_a4w4_kd": False, "run_tinyimagenet_vgg11/lsq_a8w8_kd": False,
     "run_tinyimagenet_mobilenetV2/pact_a4w4_kd": False, "run_tinyimagenet_shufflenetv2/dorefa_a8w8_kd": True,
-    "run_tinyimagenet_squeezenet/lsq_a4w4": True,
+    "run_tinyimagenet_squeezenet/lsq_a4w4": True, "run_cifar10_resnet20_EWGS+KDs/EWGS+AT_W2A2": True,
+    "run_cifar100_vgg13_EWGS+KDs/EWGS+CKTF_W1A1": False,
 }  # fmt: skip
 
 
 def kind_of(name: str) -> tuple[Any, ...]:
     """What a recipe computes but for its net and constants; one of each kind runs with SMALL."""
     own = options_of(command_of(name))
-    return own.command, own.quantizer, own.wbits, own.distill, own.start is None
+    return own.command, own.quantizer, own.wbits if own.distill in ("", "kd") else 0, own.distill, own.start is None
 
 
 RUN = {*{kind_of(name): name for name in reversed(names())}.values(), *OWN}
@@ -134,11 +134,13 @@ def test_recipes_run(
     output = "--save_root_path" if own.command == "main" else "--log_dir"
     line = ("recipe", name, *SHORT, *given, output, tmp_path / "run")
     plan = sqakd(*line, "--dry-run").stdout
-    assert f"labels: {'read' if own.kd_gamma else 'not read'}" in plan and not (tmp_path / "run").exists()
+    assert f"labels: {'read' if own.reads_labels else 'not read'}" in plan and not (tmp_path / "run").exists()
     sqakd(*line)
     steps = [step for step in read_metrics(tmp_path / "run/metrics.jsonl") if step["event"] == "step"]
     assert [math.isfinite(step["loss"]) for step in steps] == [True, True]
-    assert ("kl" in steps[0], "ce" in steps[0]) == (own.kd_alpha > 0, own.kd_gamma > 0)
+    first = bool(own.distill) and own.method.two_stages
+    parts = {"kl": own.kd_alpha > 0, "ce": own.kd_gamma > 0 and not first, "feature_loss": own.kd_beta > 0}
+    assert {name: name in steps[0] for name in parts} == parts
 
 
 def test_every_net_runs() -> None:
