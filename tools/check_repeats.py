@@ -30,7 +30,7 @@ PACKAGES = ("core", "bsq", "ssql", "us3l", "sqakd", "s2bnn")
 BETWEEN = 6  # statements of the shortest run that may not stand in two packages
 INSIDE = 13  # and of the shortest that may not stand twice inside core
 # The most lines of source
-LINES = {"ssql": 2200, "bsq": 3500, "us3l": 2380, "s2bnn": 1320, "sqakd": 1325, "sqakd/kd": 1050}
+LINES = {"ssql": 2200, "bsq": 3500, "us3l": 2385, "s2bnn": 1320, "sqakd": 1325, "sqakd/kd": 1050}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 BLOCKS = {"body", "orelse", "finalbody", "handlers", "cases"}  # of a compound statement: all but its header

@@ -18,7 +18,7 @@ from lowbit.data.recipe import DIGITS, plain
 from lowbit.evaluate.classify import classify
 from lowbit.loading import load
 from lowbit.options import RunOptions
-from lowbit.slim.layers import set_width_
+from lowbit.slim.layers import SlimConv2d, set_width_, slimmable_layers
 from lowbit.train.bn_statistics import reestimate_batchnorm_
 from lowbit.train.process import make_accelerator
 from lowbit.train.session import Session
@@ -227,3 +227,25 @@ def test_a_dry_run_tells_the_plan(us3l: Us3l, line: tuple[object, ...], tmp_path
     said = us3l(*line, "--dry-run", "--output", tmp_path / "out").stdout
     plan = dict(text.split(": ", 1) for text in said.splitlines())
     assert (plan["protocol"], plan["width"], plan["steps"]) == ("probe", "0.5", "6") and not list(tmp_path.iterdir())
+
+
+def test_widths_by_layer(us3l: Us3l, line: tuple[object, ...], config: Path, tmp_path: Path) -> None:
+    """Evaluated, saved, loaded and exported at them; each was trained, and outputs that meet agree."""
+    net: Any = open_pretrained(str(line[-1]).partition("=")[2]).model
+    convs = {name: layer for name, layer in slimmable_layers(net).items() if isinstance(layer, SlimConv2d)}
+    first = {name: 0.5 if name == "conv1" or "layer1" in name else 0.75 for name in convs}
+    own = tmp_path / "own.yaml"
+    own.write_text(f"BASE_CONFIG: {config}\nMODEL: {{OFA: {{WIDTH_BY_LAYER: {first}}}}}\n")
+    line = ("linear", "--config", own, *line[3:])
+    us3l(*line, "--output", tmp_path / "out")
+    assert result_of(tmp_path / "out")["width"] == "0.5..0.75 by layer"
+    found: Any = load(tmp_path / "out" / CHECKPOINT)
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert (found.conv1.out_channels, found.layer3[0].conv1.out_channels) == (8, 48)
+    us3l("export", tmp_path / "out" / CHECKPOINT, "--output", tmp_path / "net")
+    torch.testing.assert_close(load(tmp_path / "net/subnetwork.safetensors")(x), found(x), rtol=1e-5, atol=1e-6)
+    said = us3l(*line, "--output", tmp_path / "x", "MODEL.OFA.WIDTH_BY_LAYER={'conv1': 0.5}", code=2).stderr
+    assert "leave out" in said and said.count("\n") == 1
+    low = {**first, "layer3.0.conv1": 0.1}
+    said = us3l(*line, "--output", tmp_path / "x", f"MODEL.OFA.WIDTH_BY_LAYER={low}", code=2).stderr
+    assert "0.1 was not trained" in said and not (tmp_path / "x").exists()

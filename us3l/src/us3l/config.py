@@ -13,6 +13,7 @@ from lowbit.config.load import config_reader
 from lowbit.config.tree import Node
 from lowbit.config.values import Amount, AtLeastOne, Count, Fraction, HeadWidth, Positive, Share, UserPath, ascending
 from lowbit.errors import InputError
+from lowbit.slim.widths import Width
 from us3l.names import METHODS, Method, Net, net_of
 from us3l.sampling import Sampling
 from us3l.unused_keys import without_effect
@@ -35,6 +36,7 @@ class Ofa(Node):
     """Widths: which are trained, what sub-networks learn from, group regularization, batch-norm statistics."""
 
     WIDTH_MULT: Share = 1.0  # trained where NUM_SAMPLE_TRAINING is 1, and evaluated
+    WIDTH_BY_LAYER: dict[str, Share] = {}  # noqa: RUF012  # ours: `linear`, in place of WIDTH_MULT: by convolution
     WIDTH_MULT_RANGE: Annotated[tuple[Share, Share], AfterValidator(ascending)] = (0.25, 1.0)
     NUM_SAMPLE_TRAINING: Annotated[int, Field(ge=1, le=64)] = 1  # widths of a step, the largest and smallest included
     SANDWICH: bool = True  # the largest and the smallest are among them
@@ -173,6 +175,11 @@ class Config(root.Root):
         if ofa.USE_SLIMMABLE or ofa.NUM_SAMPLE_TRAINING == 1:
             return Sampling(fixed=ofa.WIDTH_MULT_LIST if ofa.USE_SLIMMABLE else (ofa.WIDTH_MULT,))
         return Sampling(*ofa.WIDTH_MULT_RANGE, ofa.NUM_SAMPLE_TRAINING, ofa.SANDWICH, ofa.SAMPLE_SCHEDULER)
+
+    @property
+    def width(self) -> Width:
+        """What `linear` evaluates."""
+        return self.MODEL.OFA.WIDTH_BY_LAYER or self.MODEL.OFA.WIDTH_MULT
 
     @property
     def several(self) -> bool:

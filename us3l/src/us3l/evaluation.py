@@ -21,7 +21,7 @@ from lowbit.models.weights import branch_of, load_
 from lowbit.slim.conversion import Size
 from lowbit.slim.layers import at_width
 from lowbit.slim.statistics import channels_of, width_of_statistics
-from lowbit.slim.widths import show_width
+from lowbit.slim.widths import Width, show_width
 from lowbit.train.bn_statistics import batchnorms
 from lowbit.train.session import Session
 from us3l import authors
@@ -44,7 +44,7 @@ class Pretrained:
     size: Size  # (C, H, W) of the pictures that it was trained on; where the file does not say, timm's for the net
     config: Config | None = None  # that the checkpoint was trained with; None: the file does not say
     widths: tuple[float, ...] | None = None  # trained: one, a list, or both ends of a range; None: not said
-    width: float | None = None  # that the batch-norm statistics are of; None: of none, or each width has its own
+    width: Width | None = None  # that the batch-norm statistics are of; None: of none, or each width has its own
     classes: int = 0  # of its last layer; 0: it has none
     shown: Cfg | None = None  # how pictures are shown to it, and its classes' names; None: not said
 
@@ -60,7 +60,7 @@ class Pretrained:
         widths, is_list = self.trained
         return widths if is_list else tuple(w for w in QUARTERS if widths[0] <= w <= widths[1]) or widths[1:]
 
-    def has_statistics(self, width: float) -> bool:
+    def has_statistics(self, width: Width) -> bool:
         """Whether its batch-norm statistics are those of the sub-network of a width, if it has batch norm."""
         if not batchnorms(self.model):
             return True
@@ -71,17 +71,17 @@ class Pretrained:
         with at_width(self.model, self.width):
             return channels_of(self.model) == wanted
 
-    def check_width(self, width: float, option: str) -> None:
+    def check_width(self, width: Width, option: str) -> None:
         """Refuse a width that was not trained, which `option` says.
 
         Raises:
             InputError: it is outside the range, or not in the list.
         """
         widths, is_list = self.trained
-        if width in widths if is_list else widths[0] <= width <= widths[1]:
-            return
         shown = (", " if is_list else " to ").join(map(show_width, widths))
-        raise InputError(f"{option} {show_width(width)} was not trained, only {shown}: give one of these")
+        for one in (width,) if isinstance(width, float) else width.values():
+            if not (one in widths if is_list else widths[0] <= one <= widths[1]):
+                raise InputError(f"{option} {show_width(one)} was not trained, only {shown}: give one of these")
 
 
 def open_pretrained(

@@ -23,6 +23,7 @@ from lowbit.models.pretrained_cfg import Cfg
 from lowbit.options import MOST_CLASSES
 from lowbit.slim.conversion import sub_network, without_statistics_
 from lowbit.slim.statistics import width_of_statistics
+from lowbit.slim.widths import Width
 from lowbit.train.configured import header_of
 from us3l import authors
 from us3l.config import Config
@@ -42,7 +43,7 @@ class Us3lHeader(Header):
     config: Annotated[Config, BeforeValidator(lambda said: Config.model_validate_json(json.dumps(said)))]
     classes: Annotated[int, Field(strict=True, ge=0, le=MOST_CLASSES)] | None = None  # None: with a projector; 0: none
     widths: Annotated[list[Share], Field(min_length=1)]  # trained: one, a list, or both ends of a range
-    width: Annotated[Share, Field(strict=True)] | None = None  # of the statistics; None: of none, or one for each width
+    width: Annotated[Share, Field(strict=True)] | dict[str, Share] | None = None  # of statistics; None: no or all
 
     @model_validator(mode="after")
     def _one_net(self) -> Self:
@@ -60,7 +61,7 @@ class Us3lHeader(Header):
 
 
 def header(
-    config: Config, cfg: Cfg, classes: int | None = None, width: float | None = None,
+    config: Config, cfg: Cfg, classes: int | None = None, width: Width | None = None,
     widths: Sequence[float] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """See `lowbit.train.configured.header_of`.
@@ -122,6 +123,6 @@ def _made(said: Us3lHeader) -> nn.Module:
     return encoder_of(said.config, said.input_size)
 
 
-def _plain(net: nn.Module, width: float, has_statistics: bool) -> nn.Module:
+def _plain(net: nn.Module, width: Width, has_statistics: bool) -> nn.Module:
     plain = sub_network(net, width)
     return plain if has_statistics else without_statistics_(plain)

@@ -17,6 +17,7 @@ SWITCHED = {  # section: its keys, by the switch under which a command reads the
     "drawn": {OFA: "WIDTH_MULT_RANGE SANDWICH SAMPLE_SCHEDULER"},
     "listed": {OFA: "WIDTH_MULT_LIST"},
     "single": {OFA: "WIDTH_MULT"},
+    "by layer": {OFA: "WIDTH_BY_LAYER"},
     "several": {OFA: "STEP_PER MOMENTUM_UPDATE"},
     "distilled": {OFA: "DISTILL_LAMBDA DISTILL_FEATURE"},
     "criterion": {OFA: "DISTILL_CRITERION"},
@@ -84,6 +85,8 @@ def switched_on(command: Command, config: "Config", sched: str | None) -> set[st
         known.own_head: True,
     }
     found = {name for name, on in pretraining.items() if on} if command in ("ssl", "distill") else {"single"}
+    if command == "linear":
+        found = {"by layer"} if ofa.WIDTH_BY_LAYER else {"single"}
     if command == "slimmable":
         found = {"listed", "several"}
     return found | ({"stepped"} if (sched or config.schedule) == "step" else set())

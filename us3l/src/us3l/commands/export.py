@@ -85,7 +85,8 @@ def export(options: RunOptions, own: ExportOptions) -> Path | None:
 
 def write_plain(folder: Path, net: nn.Module, found: Pretrained, cfg: Cfg, facts: Mapping[str, Any]) -> list[str]:
     """The three files; lines that say how the net is built again."""
-    said = save_plain(net, folder / NAME, found.net.name, found.classes, cfg, facts["width"], facts)
+    width = facts["width"] if isinstance(facts["width"], float) else 1.0  # timm has no widths by layer
+    said = save_plain(net, folder / NAME, found.net.name, found.classes, cfg, width, facts)
     path = folder / f"{NAME}.safetensors"
     arguments = {**said["model_args"], "num_classes": found.classes, "checkpoint_path": str(path)}
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())

@@ -11,6 +11,7 @@ MODEL.PRETRAINED and a width that was not trained; files are read by their conte
 """
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from lowbit.models.surgery import run_blank
 from lowbit.options import LinearOptions, OptimOptions, RunOptions
 from lowbit.slim.conversion import Size
 from lowbit.slim.layers import set_width_
+from lowbit.slim.widths import show_width
 from lowbit.train.configured import dataset_of
 from lowbit.train.epochs import after_multiples
 from lowbit.train.run import Result
@@ -41,7 +43,6 @@ from us3l.network import network
 from us3l.optim import AUTHORS, optimizer, rates
 
 DUE = after_multiples(20, first=False)  # the authors'
-WIDTH = "MODEL.OFA.WIDTH_MULT"
 
 
 def linear(
@@ -56,7 +57,12 @@ def linear(
         views, shown = transforms_of(config.TRAIN.DATASET, train, side)
         size, ofa = (3, side, side), config.MODEL.OFA
         net, content, widths = open_net(session, config, size, classes)
-        fixed, facts = fixed_pictures(ofa, train, session, net), {"width": ofa.WIDTH_MULT}
+        fixed, facts = (
+            fixed_pictures(ofa, train, session, net),
+            {"width": ofa.WIDTH_MULT},
+        )
+        if ofa.WIDTH_BY_LAYER:
+            facts = {"width": show_width(config.width)}
         unused = without_effect("linear", config, optim.sched)
 
         def prepare() -> None:
@@ -66,7 +72,7 @@ def linear(
         return run_linear(
             session, "linear", config, name, own, optim,
             Evaluated(net, content, train, test, None, views, shown, facts, unused),
-            header=load.header(config, pretrained_cfg(shown, size, train.classes), classes, ofa.WIDTH_MULT, widths),
+            header=load.header(config, pretrained_cfg(shown, size, train.classes), classes, config.width, widths),
             optimizer=partial(optimizer, config, command="linear", optim=optim), rates=rates(config, "linear", optim),
             due=DUE, prepare=prepare,
         )  # fmt: skip
@@ -83,7 +89,7 @@ def open_net(
         InputError: a file that does not fit or was not trained at the width, none where a probe needs one, no
             statistics where they are not to be re-estimated, a net without a linear classifier or for other pictures.
     """
-    model, width, path = config.MODEL, config.MODEL.OFA.WIDTH_MULT, config.MODEL.PRETRAINED
+    model, width, path = config.MODEL, config.width, config.MODEL.PRETRAINED
     frozen, warm = config.TRAIN.LINEAR_EVAL, config.TRAIN.WARMUP_FC
     backbone = open_pretrained(path, model.ARCH, size, classifier=warm) if path else None
     of = backbone.net if backbone else model.net
@@ -92,10 +98,10 @@ def open_net(
     run_blank(net, size, setting="MODEL.INPUTSHAPE")
     given: dict[str, Tensor] | None = None
     if backbone is not None:
-        backbone.check_width(width, WIDTH)
+        backbone.check_width(width, "MODEL.OFA.WIDTH_MULT")
         if frozen and not model.OFA.CALIBRATE_BN and not backbone.has_statistics(width):
             raise InputError(
-                f"{path} has no batch-norm statistics of width {width:g}: re-estimate them with "
+                f"{path} has no batch-norm statistics of width {show_width(width)}: re-estimate them with "
                 "MODEL.OFA.CALIBRATE_BN=True, or name a file of `us3l calibrate`"
             )
         head, _ = linear_classifier(net)
