@@ -73,7 +73,8 @@ def test_what_is_refused(sqakd: Sqakd, folder: Path) -> None:
         ((folder,), "--save_root_path"),
         ((), "the dataset root is given once"),
         ((folder / "flat", "--output", folder / "x"), "train/<class>"),
-        ((folder, "--distill", "crd", "--output", folder / "x"), "extra argument (crd)"),
+        ((folder, "--distill", "crds", "--output", folder / "x"), "extra argument (crds)"),
+        ((folder, "--distill", "crd", "--output", folder / "x"), "name its checkpoint, --teacher_path"),
     ):
         assert said in sqakd("main", *line, *NET, code=2).stderr
     assert not (folder / "x").exists()

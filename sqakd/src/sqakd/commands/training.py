@@ -96,7 +96,7 @@ def train(options: RunOptions, own: TrainOptions) -> Result | None:
         job = Job(
             session, own.command, stages, loader, batch, best=best,
             header=load.header(task.arch, task.classes, task.quantizers, cfg), shared=own.compared, facts=facts,
-            described=own.described, prefixes={"student.": ""}, log_every=own.print_freq,
+            described=own.described, prefixes={"student.": "", load.METHOD: load.METHOD}, log_every=own.print_freq,
         )  # fmt: skip
         job.check()
         seen = task.seen(session, own)

@@ -102,14 +102,15 @@ def distillation(given: Mapping[str, Any], *, low_bit: bool) -> dict[str, Any]:
     Raises:
         InputError: a method without a teacher, or no loss at all.
     """
-    name = {"True": "kd", "False": ""}.get(given["distill"], given["distill"])
-    weights = {key: given[key] for key in ("kd_gamma", "kd_alpha", "kd_beta", "kd_theta")}
+    name = given.get("distill", "")
+    name = {"True": "kd", "False": ""}.get(name, name)
+    weights = {key: given.get(key) for key in ("kd_gamma", "kd_alpha", "kd_beta", "kd_theta")}
     if not name:
         gamma = 1.0 if weights["kd_gamma"] is None else weights["kd_gamma"]
         if not gamma:
             raise InputError("--kd_gamma (--gamma) 0 without --distill has no loss: give 1")
         return {"distill": "", "kd_gamma": gamma, "kd_alpha": 0.0, "kd_beta": 0.0, "kd_theta": 0.0}
-    if given["teacher_path"] is None:
+    if given.get("teacher_path") is None:
         raise InputError(f"--distill {name} learns from a teacher: name its checkpoint, --teacher_path FILE")
     method = METHODS[name]
     gamma, alpha = (SQAKD if low_bit else HINTON) if name == "kd" else (1.0, 0.0)
@@ -117,4 +118,4 @@ def distillation(given: Mapping[str, Any], *, low_bit: bool) -> dict[str, Any]:
     found = {key: default[key] if value is None else value for key, value in weights.items()}
     if not (found["kd_gamma"] or found["kd_alpha"] or (method.adds and (found["kd_beta"] or found["kd_theta"]))):
         raise InputError(f"--distill {name} with weights of 0 has no loss: give --kd_gamma (--gamma) or another one")
-    return {"distill": name, **found, "nce_k": given["nce_k"] or method.negatives}
+    return {"distill": name, **found, "nce_k": given.get("nce_k") or method.negatives}

@@ -30,11 +30,10 @@ def rkd(fs: Maps, ft: Maps) -> Tensor:
 
 def _geometry(f: Tensor) -> tuple[Tensor, Tensor]:
     """(B, D) -> distances over the mean of those above 0, (B, B); cosines at j of (i, j, k), (B, B, B)."""
-    n = len(f)
+    same = torch.eye(len(f), dtype=f.dtype, device=f.device)
     difference = f[None] - f[:, None]
-    other = 1 - torch.eye(n, dtype=f.dtype, device=f.device)
-    distance = difference.square().sum(2).clamp(min=TINY).sqrt() * other
-    unit = F.normalize(difference, dim=2)
+    distance = difference.square().sum(2).clamp(min=TINY).sqrt() * (1 - same)
+    unit = difference / (distance + same)[:, :, None]
     return distance / (distance.sum() / (distance > 0).sum().clamp(min=1)), unit @ unit.mT
 
 
