@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -174,6 +175,13 @@ class ForkServer:
         said = self.folder / str(self.count)
         request = {"args": [str(arg) for arg in args], "said": str(said), "world": world, **more}
         return Started(self, said, self.ask(request)["pids"])
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`terminal(80, lambda: cli(args))`: run a program on a pseudo-terminal of 80 columns (see terminal.py)."""
+    on_terminal = runpy.run_path(str(HERE / "terminal.py"))["on_terminal"]
+    return lambda columns, program, **more: on_terminal(columns, program, monkeypatch, **more)
 
 
 SERVERS = pytest.StashKey[dict[Path, "subprocess.Popen[str]"]]()

@@ -13,7 +13,9 @@ import pytest
 import timm
 import torch
 from click.testing import Result
+from PIL import Image
 
+from bsq.cli import cli
 from lowbit.metrics import read_metrics
 from lowbit.train import signals
 
@@ -146,3 +148,15 @@ def test_sigterm_to_the_program(processes: Any, tmp_path: Path) -> None:
     os.kill(started.pids[0], signal.SIGTERM)
     started.wait(75)
     assert (tmp_path / "run/checkpoint.pth.tar").exists()
+
+
+def test_a_terminal_shows_the_record_above_a_bar(
+    bsq: Bsq, terminal: Callable[..., Any], curves_drawn: None, tmp_path: Path
+) -> None:
+    """The same run twice: the list of parameters is for a file. It ends with its curves."""
+    line = ("train", *NET, "--epochs", "2", "--limit-train", "100", "--limit-eval", "60", "-c")
+    record = bsq(*line, tmp_path / "a").stdout.splitlines()
+    screen = terminal(80, lambda: cli([*line, str(tmp_path / "b")]))
+    screen.check([said for said in record if not said.startswith("module.")])
+    with Image.open(tmp_path / "b/curves.png") as picture:
+        assert min(picture.size) > 300

@@ -13,6 +13,7 @@ from torch import Tensor
 from lowbit.loading import load
 from lowbit.metrics import read_metrics
 from lowbit.quant.binary import step_of
+from s2bnn.cli import cli
 from s2bnn.commands.main_moco import PLAIN, PLUS
 from s2bnn.options import LAUNCHER, METHODS, OVER, PretrainOptions, pretrain_options
 
@@ -229,3 +230,10 @@ def test_a_net_that_rectifies_by_a_function_is_named(
     found = [line for line in said.stderr.splitlines() if "layer1.0.conv1" in line]
     assert len(found) == 1 and "2 of its binary layers" in found[0] and not (tmp_path / "out").exists()
     assert "method: contrastive" in said.stdout and "steps: 3" in said.stdout
+
+
+def test_a_terminal_shows_the_record_above_a_bar(
+    first: tuple[Path, Result], terminal: Callable[..., Any], tmp_path: Path
+) -> None:
+    line = small(*ONE, "--epochs", 3, "--keep", 2, "--cos", "--max-steps", 3, "--output", tmp_path)
+    terminal(80, lambda: cli([str(given) for given in line])).check(first[1].stdout.splitlines()[:4])

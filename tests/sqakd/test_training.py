@@ -14,6 +14,7 @@ from lowbit.data.pictures import MemoryPictures
 from lowbit.loading import load
 from lowbit.metrics import read_metrics
 from lowbit.train import session as sessions
+from sqakd.cli import cli
 
 Line = tuple[object, ...]
 Sqakd = Callable[..., Result]
@@ -151,3 +152,11 @@ def test_dorefa_has_one_optimizer(sqakd: Sqakd, few: Line, tmp_path: Path) -> No
 def test_what_is_refused(sqakd: Sqakd, few: Line, line: Line, said: str, tmp_path: Path) -> None:
     found = sqakd("train_quant", *few, *line, "--output", tmp_path / "run", code=2).stderr
     assert said in found and found.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_terminal_shows_the_record_above_a_bar(
+    sqakd: Sqakd, few: tuple[object, ...], terminal: Callable[..., Any], tmp_path: Path
+) -> None:
+    line = [str(given) for given in ("train_fp", *few, "--max-steps", 8, "--log_dir", tmp_path)]
+    record = sqakd(*line).stdout
+    terminal(80, lambda: cli([*line, "--overwrite"])).check(record.splitlines())

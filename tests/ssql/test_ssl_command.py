@@ -17,6 +17,7 @@ from PIL import Image
 import lowbit.models.create
 from lowbit.data.pictures import balanced_subset
 from lowbit.metrics import read_metrics
+from ssql.cli import cli
 
 Ssql = Callable[..., Result]
 Line = tuple[object, ...]
@@ -247,3 +248,11 @@ def test_a_picture_that_cannot_be_read(ssql: Ssql, small: Path, tmp_path: Path) 
     assert result_of(tmp_path / "run")["knn_k"] == 47
     said = ssql(*line, "--max-corrupt", 0, "--output", tmp_path / "other", code=2).stderr
     assert "1 of 48 pictures" in said and not (tmp_path / "other").exists()
+
+
+def test_a_terminal_shows_the_record_above_a_bar(
+    digits_run: tuple[Path, Result], digits_line: Line, terminal: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Its first epoch."""
+    line = [*map(str, digits_line), "--max-steps", "4", "--output", str(tmp_path)]
+    terminal(80, lambda: cli(line)).check(digits_run[1].stdout.splitlines()[:3])

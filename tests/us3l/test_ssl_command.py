@@ -14,6 +14,7 @@ from click.testing import Result
 import lowbit.models.create
 from lowbit.metrics import read_metrics
 from lowbit.train.protocol import Clock
+from us3l.cli import cli
 from us3l.commands import pretrain
 from us3l.config import read_config
 
@@ -144,3 +145,11 @@ def test_copies_are_those_of_the_authors() -> None:
         return [epoch for epoch in range(110) if due(Clock(0, epoch, 110, 0, 1, 0))]
 
     assert kept("imagenet") == [49, 99] and kept("cifar100") == []
+
+
+def test_a_terminal_shows_the_record_above_a_bar(
+    digits_run: tuple[Path, Result], digits_line: Line, terminal: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Its first epoch."""
+    line = [*map(str, digits_line), "--max-steps", "4", "--output", str(tmp_path)]
+    terminal(80, lambda: cli(line)).check(digits_run[1].stdout.splitlines()[:4])

@@ -5,7 +5,6 @@ A demo is useful if the trained backbone beats a random-weight one by `NEEDED` p
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, replace
@@ -78,7 +77,7 @@ def run_stage(path: Path, what: str, stage: Callable[[RunOptions], object], opti
         stage: the command.
         options: of the demo.
     """
-    sys.stderr.write(f"{what} …\n")
+    console.report(f"{what} …")
     record = StringIO()
     with redirect_stdout(record):
         stage(replace(options, output=path, overwrite=True))

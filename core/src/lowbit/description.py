@@ -197,8 +197,10 @@ def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _figures(path: Path, said: Mapping[str, Any]) -> tuple[dict[str, float], str]:
     """Figures and where they stand: in the file, else in the `result.json` beside it."""
-    last = said.get("last")
-    if isinstance(last, Mapping) and (found := _numbers(last.get("eval"))):
+    last, acc = said.get("last"), _numbers({"top1": said.get("acc")})
+    if own := {**acc, **_numbers(said.get("figures"))}:
+        return own, "of this net"
+    if "figures" not in said and isinstance(last, Mapping) and (found := _numbers(last.get("eval"))):
         return found, "of its last evaluation"
     try:
         with open_regular(path.with_name(RESULT)) as file:

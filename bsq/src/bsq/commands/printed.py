@@ -14,14 +14,20 @@ from lowbit.evaluate.classify import Scores
 from lowbit.models.surgery import of_kind
 from lowbit.quant.activations import QuantActivation
 from lowbit.quant.places import quantized_activations
+from lowbit.train import console
 
 
 def parameters(model: nn.Module) -> Iterator[str]:
-    """Every trainable parameter with its shape and size, and their sum (in bit form: planes, not weights)."""
+    """Every trainable parameter with its shape and size, and their sum (in bit form: planes, not weights).
+
+    The list is for a file; on a terminal the sum is enough.
+    """
+    listed = not console.record_on_terminal()
     total = 0
     for name, parameter in model.named_parameters():
         total += parameter.numel()
-        yield f"{PREFIX + name:40} {tuple(parameter.shape)!s:28} {parameter.numel():>12,}"
+        if listed:
+            yield f"{PREFIX + name:40} {tuple(parameter.shape)!s:28} {parameter.numel():>12,}"
     yield f"    Total params: {total / 1e6:.2f}M ({total:,})"
     if any(isinstance(module, QuantActivation | BitLayer) for module in model.modules()):
         yield "    Activations quantized: {} of {}".format(*quantized_activations(model))

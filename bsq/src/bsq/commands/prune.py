@@ -75,7 +75,7 @@ def _train(
     )  # fmt: skip
     job = training.training_job(
         evaluator, COMMAND, objective, opened.recipes[0], header, sgd, acts, bits,
-        extra=_widths, start=start, best=False,
+        extra=lambda objective: {**_widths(objective), **states.final}, start=start, best=False,
     )  # fmt: skip
     training.check(job)
     random = opened.saved is None and not session.options.pretrained and not job.resumed

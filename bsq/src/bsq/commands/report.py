@@ -15,6 +15,7 @@ from bsq.compression import size
 from bsq.network import binary, bit_layers, nbit_dict, ones_per_plane, to_bit_form_
 from bsq.options import NetOptions
 from lowbit.cost import cost
+from lowbit.files import save_figure
 from lowbit.options import RunOptions
 from lowbit.quant.places import quantized_activations
 from lowbit.train.report import write_report
@@ -68,26 +69,30 @@ def describe(model: nn.Module, input_size: Sequence[int]) -> dict[str, Any]:
 def table(report: Mapping[str, Any]) -> Iterator[str]:
     """The report as text: a row for each layer, then the whole net."""
     longest = max(len(name) for name in (*report["layers"], *report["float_layers"]))
-    yield f"{'layer':{longest}} {'weights':>10} {'bits':>5} {'stored':>6}  % of ones per plane, most significant first"
+    columns = f"{'layer':{longest}} {'weights':>10} {'bits':>5} {'stored':>6} {'input':>5}"
+    yield f"{columns}  % of ones per plane, most significant first"
     for name, layer in report["layers"].items():
         ones = " ".join(f"{percent:6.2f}" for percent in layer["ones_percent"]["weight"])
         note = "" if layer["binary"] else "  (not re-quantised: planes are not binary)"
-        yield f"{name:{longest}} {layer['weights']:>10,} {layer['bits']:>5} {layer['stored_bits']:>6}  {ones}{note}"
+        widths = f"{layer['bits']:>5} {layer['stored_bits']:>6} {layer['input_bits'] or 'float':>5}"
+        yield f"{name:{longest}} {layer['weights']:>10,} {widths}  {ones}{note}"
         if layer["biases"]:
             ones = " ".join(f"{percent:6.2f}" for percent in layer["ones_percent"]["bias"])
             stored = layer["bias_bits"] + 1 if layer["bias_bits"] else 0
-            yield f"{'  bias':{longest}} {layer['biases']:>10,} {layer['bias_bits']:>5} {stored:>6}  {ones}"
+            yield f"{'  bias':{longest}} {layer['biases']:>10,} {layer['bias_bits']:>5} {stored:>6} {'':>5}  {ones}"
     for name, count in report["float_layers"].items():
         yield f"{name:{longest}} {count:>10,} {'float':>5}"
     yield f"weights {report['weights']:,}, bits {report['total_bits']:,} ({report['total_bits_signed']:,} with signs)"
     yield "activations quantized: {activations_quantized} of {activations}".format(**report)
+    if report.get("top1") is not None:
+        yield "top-1 {top1:.2f} %, as the file says".format(**report)
     yield "one picture of {input_size}: {macs:,} MACs, {bops:,} BOPs; {bytes:,} bytes".format(**report["cost"])
     for name, meaning in COMPRESSIONS.items():
         yield f"{name} {report[name]:.2f}x  {meaning}"
 
 
-def draw(report: Mapping[str, Any], path: Path) -> None:
-    """A picture: bits by layer, and ones per plane as a map (rows: layers; columns: place values)."""
+def figure_of(report: Mapping[str, Any]) -> Any:
+    """Bits of weights and inputs by layer, and ones per plane as a map (rows: layers; columns: planes)."""
     from matplotlib.figure import Figure
 
     names = list(report["layers"])
@@ -95,20 +100,22 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     ones = [report["layers"][name]["ones_percent"]["weight"] for name in names]
     deepest = max(len(row) for row in ones)  # a dead layer has 0 bits, but may hold empty planes
     rows = [[float("nan")] * (deepest - len(row)) + list(row) for row in ones]
-    figure = Figure(figsize=(9, 1.5 + 0.25 * len(names)), layout="constrained")
+    figure = Figure(figsize=(9, 1.8 + 0.25 * len(names)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    left.barh(range(len(names)), bits)
-    left.set(xlabel="magnitude bits", yticks=range(len(names)), yticklabels=names)
+    left.barh(range(len(names)), bits, label="weights, without sign")
+    inputs = [report["layers"][name]["input_bits"] or float("nan") for name in names]
+    left.scatter(inputs, range(len(names)), color="C1", zorder=2, label="quantized inputs")
+    left.set(xlabel="bits", yticks=range(len(names)), yticklabels=names)
     left.invert_yaxis()
-    left.set_title(
-        f"{report['compression']:.2f}x, {report['compression_signed']:.2f}x with signs,\n"
-        f"{report['compression_all']:.2f}x with shortcuts, batch norm and scales"
-    )
+    ratios = "smaller {compression:.2f}x, with signs {compression_signed:.2f}x, whole net {compression_all:.2f}x"
+    top1 = "" if report.get("top1") is None else "top-1 {top1:.2f} %; "
+    figure.suptitle((top1 + ratios).format(**report), fontsize="medium")
+    figure.legend(loc="outside lower left", ncols=2, fontsize=8)
     image = right.imshow(rows, aspect="auto", vmin=0, vmax=50, cmap="viridis")
     right.set(xlabel="plane", xticks=range(deepest), xticklabels=[f"$2^{{{i}}}$" for i in reversed(range(deepest))])
-    right.set_title("percent of weights whose bit is set")
+    right.set_title("% of weights whose bit is set", fontsize="medium")
     figure.colorbar(image, ax=right)
-    figure.savefig(path, dpi=120)
+    return figure
 
 
 def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
@@ -119,11 +126,11 @@ def report(options: RunOptions, net: NetOptions) -> dict[str, Any]:
     """
 
     def made() -> tuple[dict[str, Any], Iterator[str]]:
-        model, _, recipe = opening.read_bits(net)
-        found = describe(model, recipe["input_size"])
+        model, saved, recipe = opening.read_bits(net)
+        found = {**describe(model, recipe["input_size"]), "top1": saved.top1}
         return found, table(found)
 
     def more(folder: Path, found: Mapping[str, Any], lines: Sequence[str]) -> None:
-        draw(found, folder / "report.png")
+        save_figure(figure_of(found), folder / "report.png")
 
     return write_report(options, net, net.model, opening.FILES, made, more)

@@ -48,6 +48,7 @@ class RequantisedStates:
     def __init__(self, evaluator: Evaluator, header: Mapping[str, Any], target: float | None = None) -> None:
         self.evaluator, self.header, self.target = evaluator, header, target
         self.folder: RunFolder | None = None
+        self.final: dict[str, float] = {}  # of the net that the run ends with
         self._ranks: dict[Path, Rank] = {}  # of the states in the folder, so that each is read once at most
 
     def __call__(self, clock: Clock, net: nn.Module, when: Literal["before", "after"]) -> Mapping[str, float]:
@@ -58,6 +59,7 @@ class RequantisedStates:
         scores = self.evaluator.scores(net)
         if when == "after":
             last = clock.step == clock.steps_per_epoch
+            self.final = {"acc": scores.top1} if last else {}
             title = "Final checkpoint:" if last else "########Model after pruning########"
             session.say(title, *printed.planes(net), printed.after_pruning(scores), printed.compression(size(net)))
             if self.folder is not None:

@@ -52,7 +52,7 @@ def predict(
     console.say(*map(str, found.rows))
 
 
-@cli.command("plot")
+@cli.command("plot", loads="matplotlib")
 @click.argument("runs", metavar="RUN", type=UserPath(), nargs=-1, required=True)
 @click.option("--output", type=UserPath(), metavar="PNG", default=Path("curves.png"), show_default=True)
 @OVERWRITE
@@ -66,7 +66,7 @@ def plot(runs: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     console.say(str(output))
 
 
-@cli.command("doctor")
+@cli.command("doctor", loads="what is installed")
 def doctor() -> int:
     """Check what is installed: versions, torch with torchvision, devices, extras, methods. Exit code 1: not sound."""
     from lowbit.installation import doctor

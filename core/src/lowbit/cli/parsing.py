@@ -15,6 +15,7 @@ import click
 
 from lowbit.options import MOST, MOST_REAL, MOST_SEED, MOST_WORKERS
 from lowbit.paths import user_path
+from lowbit.train import console
 
 COUNT, MANY = click.IntRange(1, MOST), click.IntRange(0, MOST)
 SEED, WORKER_COUNT = click.IntRange(0, MOST_SEED), click.IntRange(0, MOST_WORKERS)
@@ -115,7 +116,16 @@ def _occurrences(
 
 
 class Command(click.Command):
-    """A command whose options may take several values, and whose spellings of one parameter must agree."""
+    """A command whose options may take several values, and whose spellings of one parameter must agree.
+
+    Args:
+        args, kwargs: click's.
+        loads: what it does first, which takes time.
+    """
+
+    def __init__(self, *args: Any, loads: str = "torch and the net", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loads = loads
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Rewrite the command line into what click reads; see the class.
@@ -142,6 +152,14 @@ class Command(click.Command):
             ):
                 self._agree(ctx, option, " ".join(tokens), given)
         return super().parse_args(ctx, plain)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a terminal shows meanwhile what is waited for."""
+        console.show(f"{ctx.command_path}: loading {self.loads} …")
+        try:
+            return super().invoke(ctx)
+        finally:
+            console.show()
 
     @staticmethod
     def _agree(ctx: click.Context, option: click.Option, spelled: str, given: dict[str, tuple[str, Any]]) -> None:

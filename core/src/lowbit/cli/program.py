@@ -46,14 +46,14 @@ class Group(click.Group):
             code = fail(error.format_message(), usage=True)
         except InputError as error:
             code = fail(str(error))
-        except RuntimeError as error:
-            if "torchvision::" not in str(error):  # its operators, of a torch that it was not built for
-                raise
-            code = fail(f"torch and torchvision do not fit ({error}): `lowbit doctor` says what to do")
         except (Stopped, click.Abort, KeyboardInterrupt) as stop:
             console.checked()
             console.report(f"stopped: {one_line(stop) or 'by a signal'}")
             code = EXIT_STOPPED
+        except RuntimeError as error:
+            if "torchvision::" not in str(error):  # its operators, of a torch that it was not built for
+                raise
+            code = fail(f"torch and torchvision do not fit ({error}): `lowbit doctor` says what to do")
         finally:
             console.checked()
         sys.exit(code)

@@ -94,7 +94,7 @@ def classify(model: nn.Module, batches: Batches, accelerator: Accelerator) -> Sc
     rounds = int(accelerator.gather(torch.tensor([len(batches)], device=accelerator.device)).max())
     dtype = next((p.dtype for p in model.parameters()), None)
     with evaluating(model, accelerator):
-        for batch in until_stopped(islice(chain(batches, repeat(None)), rounds), accelerator):
+        for batch in until_stopped(islice(chain(batches, repeat(None)), rounds), accelerator, total=rounds):
             here = None if batch is None else batch.to(accelerator.device)
             if here is not None and here.label is not None:
                 with accelerator.autocast():

@@ -81,7 +81,7 @@ def extract(net: nn.Module, batches: Batches, accelerator: Accelerator, encode: 
     rounds = int(accelerator.gather(torch.tensor([len(batches)], device=device)).max())
     x, index, label = [], [], []
     with evaluating(net, accelerator):
-        for batch in until_stopped(islice(chain(batches, repeat(None)), rounds), accelerator):
+        for batch in until_stopped(islice(chain(batches, repeat(None)), rounds), accelerator, total=rounds):
             if batch is None:  # another process still has some
                 continue
             here = batch.to(device)

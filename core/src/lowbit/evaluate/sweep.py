@@ -33,6 +33,7 @@ from lowbit.evaluate.features import Encode, Features, extract, pooled
 from lowbit.evaluate.knn import TEMPERATURE, K, check_neighbours, knn
 from lowbit.evaluate.probe import ProbeOptions, make_head, score_head, train_head_
 from lowbit.evaluate.table import REESTIMATED, Row
+from lowbit.train import console
 from lowbit.train.session import Session
 
 TRIAL_PICTURES = 2 * BATCH  # timed by a dry run
@@ -145,14 +146,20 @@ def sweep(
     check_neighbours(k, options.temperature, bank)
     heads = {suffix: _trained(pair, options, accelerator) for suffix, pair in first.items()}
     figures: dict[Hashable, dict[str, float]] = {}
-    for variant in variants:
+    for number, variant in enumerate(variants, 1):
         if variant.net in figures:
             continue
+        console.show(f"variant {number}/{len(variants)}: {variant.name}")
         own = figures[variant.net] = {}
         for suffix, pair in (first if variant.net == reference.net else see(variant)).items():
             found = _figures(heads[suffix], pair, options, accelerator, k)
             own |= {key + suffix: value for key, value in found.items()}
-        log.info("%s: %s", variant.name, ", ".join(f"{key} {value:.2f}" for key, value in own.items()))
+        log.info(
+            "%s: %s",
+            variant.name,
+            ", ".join(f"{key} {value:.2f}" for key, value in own.items()),
+            extra=console.INTERVAL,
+        )
     return [_row(variant, figures[variant.net], options, k) for variant in variants]
 
 

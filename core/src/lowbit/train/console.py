@@ -2,27 +2,112 @@
 
 Both are looked up again for each line. A reader that goes away (`| head`), a full device or a lost terminal costs the
 lines, not the run.
+
+On a terminal the last line of stderr shows what goes on (`show`): a bar, or what is being read. It is replaced in
+place, and lines stand above it. What it says, and what the record says on the same terminal, is not logged there again:
+log lines with `INTERVAL` or `FIGURES` as their `extra`.
 """
 
 import contextlib
 import logging
 import os
+import shutil
 import sys
-from typing import TextIO
+import time
+from collections.abc import Iterable, Iterator
+from typing import TextIO, TypeVar
+
+INTERVAL = {"told": "interval"}  # of a log line that the bar makes superfluous
+FIGURES = {"told": "figures"}  # of one whose figures the record may have said
+
+EVERY = 0.2  # seconds between two looks of the line that is shown
+T = TypeVar("T")
 
 _lost: TextIO | None = None  # the stdout that nobody reads any more
+_shown = ""  # the last line of the terminal
+_recorded = False  # whether the record said something since the last line of figures
+
+
+def columns() -> int:
+    """Characters in a line of the terminal on stderr that this process may show things on; 0: there is none."""
+    try:
+        if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
+            return 0
+        return os.get_terminal_size(sys.stderr.fileno()).columns or shutil.get_terminal_size().columns
+    except (OSError, ValueError, AttributeError):  # closed, or replaced by something that is no file
+        return 0
+
+
+def one_terminal() -> bool:
+    """Whether the record and log lines come to the same terminal."""
+    try:
+        return columns() > 0 and os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def record_on_terminal() -> bool:
+    """Whether the record is read on a terminal."""
+    try:
+        return sys.stdout.isatty()
+    except (ValueError, AttributeError):
+        return False
+
+
+def show(line: str = "") -> None:
+    """Put a line below everything else on the terminal, in the place of the one before; "" takes it away.
+
+    Without a terminal nothing is shown.
+    """
+    global _shown
+    width = columns() - 1  # a full line would move to the next one
+    if width < 1 or not (line or _shown):
+        return
+    _shown = line
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"\r{line[:width]:{width}}" + ("" if line else "\r"))
+        sys.stderr.flush()
+
+
+def counted(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """The items, whose count is shown in front of what was shown before, which returns at their end."""
+    before, due = _shown, time.perf_counter() + EVERY
+    try:
+        for number, item in enumerate(items):
+            if time.perf_counter() >= due:
+                due = time.perf_counter() + EVERY
+                show(" · ".join(filter(None, (f"{what} {number}" + ("" if total is None else f"/{total}"), before))))
+            yield item
+    finally:
+        show(before)
+
+
+def begin_figures() -> None:
+    """What the record said until now is none of the figures that follow."""
+    global _recorded
+    _recorded = False
+
+
+@contextlib.contextmanager
+def _above() -> Iterator[None]:
+    """What is written inside stands above the line that is shown."""
+    line = _shown
+    show()
+    yield
+    show(line)
 
 
 def say(*lines: str) -> None:
     """Lines of the record, on stdout; where they cannot be written this is reported once, and the rest is left out."""
-    global _lost
+    global _lost, _recorded
     checked()
-    stream = sys.stdout
+    stream, _recorded = sys.stdout, True
     if stream is _lost:
         return
     try:
-        stream.write("".join(f"{line}\n" for line in lines))
-        stream.flush()
+        with _above():
+            stream.write("".join(f"{line}\n" for line in lines))
+            stream.flush()
     except (OSError, ValueError) as error:  # ValueError: it is closed
         _lost = stream
         with contextlib.suppress(OSError, ValueError):  # what is left in its buffer would be an error at the end
@@ -32,7 +117,7 @@ def say(*lines: str) -> None:
 
 def report(line: str) -> None:
     """A line on stderr, if there is anyone to read it."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError), _above():
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
@@ -45,11 +130,12 @@ class _Stderr(logging.StreamHandler[TextIO]):
         self.held: list[logging.LogRecord] | None = []  # while the command may still be refused
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line, or keep it until the command's input is checked."""
-        if self.held is None:
-            super().emit(record)
-        else:
+        """Write a line that says something new, or keep it until the command's input is checked."""
+        if self.held is not None:
             self.held.append(record)
+        elif _says_new(getattr(record, "told", "")):
+            with _above():
+                super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         """A lost terminal is no reason to print a traceback for each line; anything else is."""
@@ -63,6 +149,15 @@ class _Stderr(logging.StreamHandler[TextIO]):
     @stream.setter
     def stream(self, value: TextIO) -> None:
         raise AttributeError("the stream of this handler is sys.stderr")
+
+
+def _says_new(told: str) -> bool:
+    """Whether a log line says something that the terminal does not show otherwise."""
+    global _recorded
+    if told == FIGURES["told"]:
+        recorded, _recorded = _recorded, False
+        return not (recorded and one_terminal())
+    return told != INTERVAL["told"] or not columns()
 
 
 def checked() -> None:

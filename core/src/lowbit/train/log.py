@@ -1,7 +1,5 @@
-"""What a run says: running means, `metrics.jsonl`, a progress bar on stderr, trackers."""
+"""What a run says to programs: running means, `metrics.jsonl`, trackers."""
 
-import contextlib
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from lowbit.metrics import MetricsFile
-
-log = logging.getLogger(__name__)
 
 
 class Meter:
@@ -35,6 +30,11 @@ class Meter:
             entry = self.recent[name] = ([], [])
         entry[0].append(value.detach())
         entry[1].append(weight)
+
+    def latest(self, name: str) -> float | None:
+        """The scalar that was added last, of this process, since the last `read`; waits for the device."""
+        values = self.recent[name][0] if name in self.recent else []
+        return values[-1].item() if values else None
 
     def read(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over all ranks since the last call, which also enter the epoch's; the same names on every rank."""
@@ -75,32 +75,13 @@ class Meter:
 class Reporter:
     """Sends each line where it belongs; only the first process writes, all of them count the lines alike."""
 
-    def __init__(self, accelerator: Accelerator, metrics: Path | None, total_steps: int) -> None:
+    def __init__(self, accelerator: Accelerator, metrics: Path | None) -> None:
         self.accelerator = accelerator
         self.file = MetricsFile(metrics if accelerator.is_main_process else None)
-        self.total_steps = total_steps
-        self.bar: tqdm[Any] | None = None
-
-    def start(self, done: int) -> None:
-        """Show the bar, on a terminal alone, from `done` steps on."""
-        if self.accelerator.is_main_process:
-            self.bar = tqdm(total=self.total_steps, initial=done, unit="step", dynamic_ncols=True, disable=None)
-
-    def advance(self) -> None:
-        """One step more."""
-        if self.bar is not None:
-            try:
-                self.bar.update()
-            except OSError:  # the terminal is gone
-                self.bar.disable = True
 
     def line(self, line: Mapping[str, Any]) -> None:
-        """Write one line of metrics, to the file, the log and the trackers."""
+        """Write one line of metrics, to the file and the trackers."""
         self.file.write(line)
-        if self.accelerator.is_main_process:
-            plain = [(k, v) for k, v in line.items() if not isinstance(v, dict | list)]  # widths are for the file
-            shown = ", ".join(f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in plain)
-            log.info(shown)
         if self.accelerator.trackers:
             event = line["event"]
             rates = (
@@ -108,10 +89,3 @@ class Reporter:
             )
             values = {f"{event}/{k}": v for k, v in {**line, **rates}.items() if isinstance(v, int | float)}
             self.accelerator.log(values, step=line["step"])
-
-    def close(self) -> None:
-        """Leave the terminal in order."""
-        if self.bar is not None:
-            with contextlib.suppress(OSError):
-                self.bar.close()
-            self.bar = None

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lowbit.checkpoint.write import write_checkpoint
@@ -78,7 +79,7 @@ class _Loop:
         self.rank, self.world = run.accelerator.process_index, run.accelerator.num_processes
         self.steps_per_epoch, self.epochs = len(loader), [stage.epochs for stage in stages]
         self.saved_at: Position | None = None  # of `checkpoint.pth.tar`, as far as this process wrote it
-        self.record = Record(run, self.steps_per_epoch * sum(self.epochs))
+        self.record = Record(run, self.steps_per_epoch * sum(self.epochs), len(stages))
         if self.world > 1:
             for objective in (stage.objective.to(self.device) for stage in stages):
                 broadcast_(objective.buffers())
@@ -142,7 +143,7 @@ class _Loop:
 
     def report_start(self) -> None:
         """From which step a resumed run goes on, and how many remain."""
-        done, total = self.position.done, self.record.reporter.total_steps
+        done, total = self.position.done, self.record.total_steps
         if self.reached():
             text = "stopping at step %d, which --max-steps %d has reached: it counts from the run's start; give more"
             log.warning(text, done, self.run.max_steps)
@@ -178,7 +179,7 @@ class _Loop:
                     self.engine.batch(batch, clock)
                     self.position = self.position._replace(step=clock.step + 1, done=clock.done + 1)
                     done = self.position.done
-                    self.record.advance()
+                    self.record.advance(clock, done, self.pictures())
                     if done % self.run.log_every == 0:
                         self.record.step(clock, done, self.engine.learning_rates(clock))
                     if self.run.save_every and done % self.run.save_every == 0:
@@ -211,7 +212,7 @@ class _Loop:
             raise
         better = self.record.improves(values)
         if better and self.run.folder is not None:
-            self.write(self.run.folder.best, notes)
+            self.write(self.run.folder.best, notes, values)
         if ends:
             if changes and self.saved_at != self.position:
                 self.save(notes)  # as before `begin_epoch`
@@ -225,7 +226,8 @@ class _Loop:
         if ends and not self.finished:
             self.open_stage(None)
         if due:
-            self.save(keep_previous=changes or not early)  # one of this epoch, unless its end changed the net
+            found = {} if changes else values
+            self.save(figures=found, keep_previous=changes or not early)  # one of this epoch, unless it changed the net
 
     def probe(self, clock: Clock) -> dict[str, float]:
         """Values of the run's probes for the finished epoch."""
@@ -233,8 +235,7 @@ class _Loop:
         for number, probe in enumerate(self.run.probes):
             seed_global(clock, f"probe {number}", self.device)
             values.update(probe(clock, self.engine.objective))
-        if values:
-            self.record.line("eval", clock, values)
+        self.record.figures(clock, values)
         return values
 
     def obey_stop(self) -> None:
@@ -245,18 +246,23 @@ class _Loop:
             self.save()
         raise Stopped(f"stopped after step {self.position.done}, saved; go on with --resume auto")
 
-    def save(self, notes: Mapping[str, Any] | None = None, *, keep_previous: bool = True) -> None:
-        """Write `checkpoint.pth.tar`, keeping the one before; a collective."""
+    def save(
+        self, notes: Mapping[str, Any] | None = None, *, figures: Mapping[str, float] = MappingProxyType({}),
+        keep_previous: bool = True,
+    ) -> None:  # fmt: skip
+        """Write `checkpoint.pth.tar`, keeping the one before; a collective. `figures`: probes' of this very net."""
         if self.run.folder is not None:
-            self.write(self.run.folder.checkpoint, notes, keep_previous=keep_previous)
+            self.write(self.run.folder.checkpoint, notes, figures, keep_previous=keep_previous)
         self.saved_at = self.position
 
-    def write(self, path: Path, notes: Mapping[str, Any] | None, *, keep_previous: bool = False) -> None:
+    def write(
+        self, path: Path, notes: Mapping[str, Any] | None, figures: Mapping[str, float], *, keep_previous: bool = False
+    ) -> None:
         state = gather(self.engine, notes or self.record.notes(), self.position, self.run)
         changed = type(self.engine.objective).end_stage is not Objective.end_stage
         if self.finished and changed:  # no run goes on from here
             state["optimizer"] = {}
-        state["run"] = self.facts
+        state["run"], state["figures"] = self.facts, dict(figures)
         state["epoch"] = epochs_before(self.epochs, self.position, self.steps_per_epoch)
         on_main(self.accelerator, lambda: write_checkpoint(path, state, keep_previous=keep_previous))
 

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from lowbit.errors import InputError, Stopped
-from lowbit.train import signals
+from lowbit.train import console, signals
 
 ASK_EVERY = 10  # items between two questions whether to stop, where several processes have to agree
 T = TypeVar("T")
@@ -168,14 +168,23 @@ def stop_agreed(accelerator: Accelerator) -> bool:
     return bool(accelerator.reduce(flag, "sum").item())
 
 
-def until_stopped(items: Iterable[T], accelerator: Accelerator, what: str = "evaluation") -> Iterator[T]:
-    """The items, as many on every process, with a look at the stop signals between them.
+def until_stopped(
+    items: Iterable[T], accelerator: Accelerator, what: str = "evaluation", total: int | None = None
+) -> Iterator[T]:
+    """The items, as many on every process, with a look at the stop signals between them; counted on a terminal.
+
+    Args:
+        items: of a loop, usually batches.
+        accelerator: of the run.
+        what: the loop does.
+        total: number of the items, where they do not say it.
 
     Raises:
         Stopped: a signal came, to any process; it says that `what` was interrupted.
     """
     ask_every = 1 if accelerator.num_processes == 1 else ASK_EVERY
-    for number, item in enumerate(items):
+    total = len(items) if isinstance(items, Sized) else total
+    for number, item in enumerate(console.counted(items, what, total)):
         if number % ask_every == 0 and stop_agreed(accelerator):
             raise Stopped(f"{what} was interrupted; its figures are lost")
         yield item

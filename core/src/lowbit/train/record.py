@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from lowbit.errors import InputError
+from lowbit.metrics import read_metrics
+from lowbit.train import console
 from lowbit.train.log import Meter, Reporter
+from lowbit.train.progress import Progress
 from lowbit.train.protocol import Clock, Objective
 from lowbit.train.run import Run
 
@@ -20,20 +23,27 @@ class Record:
         best: where `run.best` was highest.
     """
 
-    def __init__(self, run: Run, total_steps: int) -> None:
+    def __init__(self, run: Run, total_steps: int, stages: int) -> None:
         self.run = run
         self.meter = Meter(run.accelerator.device)
         metrics = None if run.folder is None else run.folder.metrics
-        self.reporter = Reporter(run.accelerator, metrics, min(total_steps, run.max_steps or total_steps))
+        self.total_steps = min(total_steps, run.max_steps or total_steps)
+        self.reporter = Reporter(run.accelerator, metrics)
+        self.progress = Progress(self.total_steps, stages, run.best) if run.accelerator.is_main_process else None
         self.last: dict[str, dict[str, float]] = {"train": {}, "eval": {}}
         self.best: dict[str, Any] | None = None
-        self._spent = 0.0
+        self._spent, self._pictures = 0.0, 0
         self._since: float | None = None
 
     @property
     def seconds(self) -> float:
         """Time spent on batches (and on saving between them), of all parts of a resumed run."""
         return self._spent + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    @property
+    def rate(self) -> float:
+        """Pictures per second of all ranks, since the run began."""
+        return self._pictures / max(self.seconds, 1e-9)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
@@ -61,13 +71,20 @@ class Record:
         self.reporter.file.lines = state["lines"]
 
     def start(self, done: int) -> None:
-        """Cut the metrics back to what the checkpoint knew and show the bar."""
+        """Cut the metrics back to what the checkpoint knew."""
         self.reporter.file.cut(self.reporter.file.lines)
-        self.reporter.start(done)
+        if self.progress is not None:
+            lines = [] if self.run.folder is None else read_metrics(self.run.folder.metrics)
+            self.progress.start(done, (line for line in lines if line.get("event") == "eval"))
 
-    def advance(self) -> None:
-        """One batch more."""
-        self.reporter.advance()
+    def advance(self, clock: Clock, done: int, pictures: int) -> None:
+        """One batch more: steps and pictures since the run began."""
+        self._pictures = pictures
+        if self.progress is not None:
+            self.progress.draw(clock, done, self.rate, self._loss)
+
+    def _loss(self) -> float | None:
+        return self.meter.latest("loss")
 
     def line(self, event: str, clock: Clock, values: Mapping[str, Any], done: int | None = None) -> None:
         """Write one line: what happened, when, and values."""
@@ -76,14 +93,17 @@ class Record:
 
     def step(self, clock: Clock, done: int, rates: Mapping[str, float]) -> None:
         """A `step` line: means since the last one."""
-        self.line("step", clock, {"lr": _shown(rates), **self._means(done)}, done)
+        values = {"lr": _shown(rates), **self._means(done)}
+        self.line("step", clock, values, done)
+        if self.progress is not None:
+            self.progress.step(clock, done, values, self.rate)
 
     def epoch(self, clock: Clock, rates: Mapping[str, float], pictures: int) -> None:
         """An `epoch` line: means over the epoch, rates at its end, seconds so far, pictures per second of all ranks."""
         self._means(clock.done)
         self.last = {"train": self.meter.read_epoch(), "eval": {}}
-        speed = pictures / max(self.seconds, 1e-9)
-        values = {"lr": _shown(rates), **self.last["train"], "seconds": self.seconds, "images_per_second": speed}
+        self._pictures = pictures
+        values = {"lr": _shown(rates), **self.last["train"], "seconds": self.seconds, "images_per_second": self.rate}
         self.line("epoch", clock, values)
 
     def _means(self, done: int) -> dict[str, float]:
@@ -101,8 +121,18 @@ class Record:
         """The lines that the objective's hooks left in `records`."""
         for record in objective.records:
             values = dict(record)
-            self.line(values.pop("event"), clock, values)
+            event = values.pop("event")
+            self.line(event, clock, values)
+            if self.progress is not None:
+                self.progress.event(clock, event, values)
         objective.records.clear()
+
+    def figures(self, clock: Clock, values: Mapping[str, float]) -> None:
+        """What the probes found after an epoch, in an `eval` line if they did; a sentence of the epoch."""
+        if values:
+            self.line("eval", clock, values)
+        if self.progress is not None:
+            self.progress.epoch(clock, self.last["train"], values, self.rate, self.seconds)
 
     def improves(self, values: Mapping[str, float]) -> bool:
         """Whether this epoch is the best so far; the first of equals stays."""
@@ -117,7 +147,7 @@ class Record:
 
     def close(self) -> None:
         """Leave the terminal in order."""
-        self.reporter.close()
+        console.show()
 
 
 def _shown(rates: Mapping[str, float]) -> float | dict[str, float]:

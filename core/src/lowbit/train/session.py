@@ -110,6 +110,8 @@ class Session:
         return self._sets[split]
 
     def _read(self, split: Literal["train", "test"], labels: bool) -> Pictures:
+        if self.accelerator.is_main_process:
+            console.show(f"reading {self.dataset} …")
         limit = self.options.limit_train if split == "train" else self.options.limit_eval
         found = load_dataset(
             self.dataset, self.options.data, split, max_corrupt=self.options.max_corrupt, labels=labels
