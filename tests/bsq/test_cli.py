@@ -110,3 +110,5 @@ def test_help_is_fast(command: str | None) -> None:
 def test_the_commands() -> None:
     assert list(cli.commands) == ["train", "convert", "cifar_prune_STE", "cifar_finetune", "report", "export", "demo"]
     assert "cifar_finetune" in CliRunner().invoke(cli, []).stdout
+    said = " ".join(CliRunner().invoke(cli, ["train", "--help"]).stdout.split())
+    assert "convert takes a checkpoint of any timm net" in said

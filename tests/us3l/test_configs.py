@@ -23,7 +23,8 @@ from us3l.unused_keys import Command, without_effect
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "us3l" / "src" / "us3l" / "configs"
 NAMES = sorted(path.relative_to(SHIPPED).as_posix() for path in SHIPPED.rglob("*.yaml") if path.parent.name != "base")
-OURS = {"vit/us_vit_tiny_cifar10.yaml"}  # without a file of the authors'
+FOLDER = {name for name in NAMES if name.startswith("folder/")}
+OURS = {"vit/us_vit_tiny_cifar10.yaml", *FOLDER}  # without a file of the authors'
 LEFT_OUT = {  # of theirs: pruning, SEED with losses that do not fit it, a net of one width without the full one
     "cifar/resnet18_linear_eval_cifar_prune.yaml",
     "cifar/resnet18_finetune_cifar.yaml",
@@ -139,6 +140,9 @@ def test_a_shipped_config_works_from_anywhere_and_says_what_it_is(
     if "--num_processes" in header:
         processes = re.search(r"--num_processes (\d+)", header)[1]  # type: ignore[index]
         assert int(processes) * config.TRAIN.BATCH_SIZE == config.TRAIN.GLOBAL_BATCH
+    elif name in FOLDER:
+        assert (config.TRAIN.DATASET, config.MODEL.NUM_CLASSES) == ("folder", 0)
+        assert config.TRAIN.BATCH_SIZE == config.TRAIN.GLOBAL_BATCH and config.MODEL.side in (64, 224)
     else:
         assert command_of(name) == "calibrate"
 

@@ -45,7 +45,11 @@ def of_training(options: RunOptions, evaluate: bool) -> RunOptions:
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model: plain ReLU, float activations.")
 @flags.shared_options(**flags.TRAINING)
 def train(options: RunOptions, net: NetOptions, sgd: SgdOptions, evaluate: bool) -> None:
-    """Train the float net that conversion starts from, by default into `checkpoint`."""
+    """Train the float net that conversion starts from, by default into `checkpoint`.
+
+    It is not needed for a net that was trained elsewhere: convert takes a checkpoint of any timm net (--model FILE -a
+    NAME), or timm's own weights (--pretrained).
+    """
     from bsq.commands.train import evaluate_float, train
 
     options = of_training(options, evaluate)

@@ -3,4 +3,4 @@
 from lowbit.functions import lazy_functions
 
 __version__ = "0.2.0"
-__getattr__, __dir__ = lazy_functions(__name__, "linear", "default", "sweep", "draw", "demo", pretrain="ssl")
+__getattr__, __dir__ = lazy_functions(__name__, "linear", "default", "sweep", "draw", "configs", "demo", pretrain="ssl")

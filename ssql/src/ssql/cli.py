@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lowbit.cli.config import config_options
+from lowbit.cli.config import add_configs, config_options
 from lowbit.cli.evaluation import LINEAR, PROBES, file_flags, parsed, pretraining_flags
 from lowbit.cli.options import Decorator, apply_options, gathered, optim_options, run_options
 from lowbit.cli.parsing import SEED
@@ -31,6 +31,7 @@ def cli() -> None:
 
 
 main = cli.script  # the console script
+add_configs(cli, "ssql")
 
 
 def config_of(command: "Command", training: bool = True) -> Decorator:

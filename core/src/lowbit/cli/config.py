@@ -7,6 +7,7 @@ A flag given explicitly wins over `KEY.PATH=VALUE`, that over the YAML file, tha
 import dataclasses
 import functools
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lowbit.cli.options import Decorator, apply_options, run_options, stated
 from lowbit.cli.parsing import COUNT, WORKER_COUNT
 from lowbit.errors import InputError
 from lowbit.options import WORKERS, RunOptions
+from lowbit.outcome import note_figures
 
 Read = Callable[[str, tuple[str, ...], dict[str, Any]], Any]  # name, KEY.PATH=VALUE, flags by key -> the config
 
@@ -51,6 +53,21 @@ def config_options(read: Read, training: bool = True) -> Decorator:
         return apply_options(chosen)(wrapper)
 
     return decorate
+
+
+def add_configs(group: click.Group, package: str) -> None:
+    """Give a program the command `configs`, which lists the configs that come with its package."""
+
+    @group.command("configs")
+    def configs() -> None:
+        """List the configs that come with the package, a line each."""
+        from lowbit.config.files import describe
+        from lowbit.train import console
+
+        found = {f"configs/{name}": said for name, said in describe(Path(str(files(package))) / "configs").items()}
+        note_figures(found)
+        longest = max(map(len, found))
+        console.say(*(f"{name:{longest}}  {said}" for name, said in found.items()))
 
 
 def resolve(read: Read, name: str, overrides: tuple[str, ...], options: RunOptions) -> tuple[Any, RunOptions]:

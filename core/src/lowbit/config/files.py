@@ -1,6 +1,7 @@
 """Finding and reading config files: safe YAML, where a name is looked for, and the chain of `BASE_CONFIG`."""
 
 import difflib
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,22 @@ class StrictLoader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def describe(folder: Path) -> dict[str, str]:
+    """The first sentence of the header of each YAML file under a folder, by its path there.
+
+    Raises:
+        InputError: a file without a header of comments.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*.yaml"), key=lambda path: (path.parent, path)):
+        lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines())
+        sentence = " ".join(line.lstrip("# ") for line in lines).partition(". ")[0]
+        if not sentence:
+            raise InputError(f"config {path} has no header: begin it with a comment that says what it is")
+        found[path.relative_to(folder).as_posix()] = sentence.removesuffix(".") + "."
+    return found
 
 
 def locate(name: str | Path, shipped: Path, beside: Path) -> Path:

@@ -51,8 +51,8 @@ class Model(Node):
     ARCH: str = ""  # timm's name
     CHECKPOINT: UserPath = ""  # of a run to resume: the same as --resume
     PRETRAINED: UserPath = ""  # weights to start from or to evaluate
-    NUM_CLASSES: Count = 0
-    INPUTSHAPE: Size = (-1, -1)
+    NUM_CLASSES: Count = 0  # 0: those of the data; another number has to be theirs
+    INPUTSHAPE: Size = (-1, -1)  # height and width in pixels; not stated: the pictures' own, 224 of files
 
     @property
     def side(self) -> int | None:
@@ -80,10 +80,10 @@ class Model(Node):
 class Setting(Node):
     """Heads and loss of a self-supervised method."""
 
-    DIM: HeadWidth = 128
-    HIDDEN_DIM: HeadWidth = 2048
-    T: Positive = 0.07
-    MOCO_K: QueueLength = 65536
+    DIM: HeadWidth = 128  # outputs of the projector
+    HIDDEN_DIM: HeadWidth = 2048  # units of the heads' hidden layers
+    T: Positive = 0.07  # temperature
+    MOCO_K: QueueLength = 65536  # keys in the queue
     MOMENTUM: Fraction = 0.999  # of the momentum copy
     MLP: bool = True  # a hidden layer in the projector
 
@@ -104,8 +104,8 @@ class Root(Node):
     RANK: Any = 0
     WORLD_SIZE: Any = 1
     LOCAL_RANK: Any = 0
-    SEED: Seed | None = None
-    OUTPUT: UserPath = ""
+    SEED: Seed | None = None  # of every draw: the same as --seed
+    OUTPUT: UserPath = ""  # the run's folder: the same as --output
     EVALUATOR: Any = ""
     EVALUATION_DOMAIN: Any = None
     MODEL: Model = Model()

@@ -20,11 +20,11 @@ class LrScheduler(Node):
     TYPE: Literal["cosine", "multiStep"] | None = None
     WARMUP_EPOCHS: Count = 0
     WARMUP_LR: Amount = 0
-    BASE_LR: Amount = 0
+    BASE_LR: Amount = 0  # the full rate
     FC_LR: Any = 0
     MIN_LR: Amount = 0
     SPECIFIC_LRS: Any = ()
-    DECAY_MILESTONES: Annotated[tuple[Count, ...], AfterValidator(ascending)] = ()
+    DECAY_MILESTONES: Annotated[tuple[Count, ...], AfterValidator(ascending)] = ()  # epochs
     DECAY_EPOCH: Count = 0
     DECAY_RATE: Amount = 0.1
 
@@ -93,7 +93,7 @@ class Train(Node):
     """How long, on what, and with which optimizer."""
 
     USE_DDP: bool = False
-    SYNC_BN: bool = False
+    SYNC_BN: bool = False  # batch norm over all processes
     LINEAR_EVAL: bool = False  # `linear`: True trains a probe, False fine-tunes
     WARMUP_FC: bool = False  # fine-tuning starts from a probe's checkpoint
     RESUME: Any = ""
@@ -104,8 +104,8 @@ class Train(Node):
     LABEL_SMOOTHING: Fraction = 0
     BATCH_SIZE: AtLeastOne = 1  # per process
     GLOBAL_BATCH: AtLeastOne | None = None  # ours: pictures per optimizer step that the learning rate was chosen for
-    NUM_WORKERS: Workers = 0
-    PRINT_FREQ: AtLeastOne = 1
+    NUM_WORKERS: Workers = 0  # processes that read pictures: the same as --workers
+    PRINT_FREQ: AtLeastOne = 1  # steps between log lines: the same as --print-freq
     LR_SCHEDULER: LrScheduler = LrScheduler()
     OPTIMIZER: Optimizer = Optimizer()
     LOSS: Loss = Loss()
