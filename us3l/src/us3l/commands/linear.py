@@ -57,12 +57,8 @@ def linear(
         views, shown = transforms_of(config.TRAIN.DATASET, train, side)
         size, ofa = (3, side, side), config.MODEL.OFA
         net, content, widths = open_net(session, config, size, classes)
-        fixed, facts = (
-            fixed_pictures(ofa, train, session, net),
-            {"width": ofa.WIDTH_MULT},
-        )
-        if ofa.WIDTH_BY_LAYER:
-            facts = {"width": show_width(config.width)}
+        fixed = fixed_pictures(ofa, train, session, net)
+        facts: dict[str, Any] = {"width": show_width(config.width) if ofa.WIDTH_BY_LAYER else ofa.WIDTH_MULT}
         unused = without_effect("linear", config, optim.sched)
 
         def prepare() -> None:
