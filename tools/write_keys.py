@@ -49,7 +49,9 @@ def comments(section: type[BaseModel]) -> dict[str, str]:
     assert isinstance(body, ast.ClassDef)
     keys = [node for node in body.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
     said = {node.target.id: found.get(node.end_lineno or 0, "") for node in keys if isinstance(node.target, ast.Name)}
-    return {key: "" if text.startswith(("noqa", "fmt")) else text for key, text in said.items()}
+    return {
+        key: "" if text.startswith(("noqa", "fmt")) else text.partition("  # noqa")[0] for key, text in said.items()
+    }
 
 
 def meanings(section: type[BaseModel]) -> dict[str, str]:
@@ -94,7 +96,7 @@ def section_lines(section: type[BaseModel], prefix: str, unused: set[str]) -> It
             continue
         meaning = "without effect" if is_unused(path, unused) else said.get(key, "")
         default = field.get_default(call_default_factory=True)
-        default = default if isinstance(default, str | int | float | None) else list(default)
+        default = default if isinstance(default, str | int | float | dict | None) else list(default)
         values = allowed(field.annotation, field.metadata).replace("|", "\\|")
         rows.append(f"| `{path}` | {shown(default)} | {values} | {meaning} |")
     yield from ["| key | default | allowed | meaning |", "|---|---|---|---|", *rows] if rows else []

@@ -36,7 +36,7 @@ class Ofa(Node):
     """Widths: which are trained, what sub-networks learn from, group regularization, batch-norm statistics."""
 
     WIDTH_MULT: Share = 1.0  # trained where NUM_SAMPLE_TRAINING is 1, and evaluated
-    WIDTH_BY_LAYER: dict[str, Share] = {}  # noqa: RUF012  # ours: `linear`, in place of WIDTH_MULT: by convolution
+    WIDTH_BY_LAYER: dict[str, Share] = {}  # ours: `linear`, in place of WIDTH_MULT, by convolution  # noqa: RUF012
     WIDTH_MULT_RANGE: Annotated[tuple[Share, Share], AfterValidator(ascending)] = (0.25, 1.0)
     NUM_SAMPLE_TRAINING: Annotated[int, Field(ge=1, le=64)] = 1  # widths of a step, the largest and smallest included
     SANDWICH: bool = True  # the largest and the smallest are among them
