@@ -18,12 +18,8 @@ from lowbit.train import console
 
 
 def parameters(model: nn.Module) -> Iterator[str]:
-    """Every trainable parameter with its shape and size, and their sum (in bit form: planes, not weights).
-
-    The list is for a file; on a terminal the sum is enough.
-    """
-    listed = not console.record_on_terminal()
-    total = 0
+    """Trainable parameters (in bit form: planes) with shape and size, and their sum; on a terminal the sum alone."""
+    listed, total = not console.record_on_terminal(), 0
     for name, parameter in model.named_parameters():
         total += parameter.numel()
         if listed:
