@@ -141,6 +141,15 @@ def test_default_weights_are_the_scripts(recorded: Any) -> None:
         assert (given["kd_gamma"], given["kd_alpha"]) == weights
 
 
+def test_the_table_of_the_readme() -> None:
+    """Names, weights and numbers of stages."""
+    text = (Path(__file__).parents[2] / "sqakd/README.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    found = {row[0].strip("`"): (float(row[2].split(",")[0]), row[4][0], "negatives" in row[5])
+             for row in rows if row[0].strip("`") in METHODS}  # fmt: skip
+    assert found == {n: (m.beta, str(1 + m.two_stages), m.negatives > 0) for n, m in METHODS.items()}
+
+
 @pytest.mark.parametrize("name", ["crd", "kdsvd", "rkd"])
 def test_scales_by_the_hessian_of_any_loss(name: str) -> None:
     """EWGS's scales are set from the method's loss, too, and are finite."""

@@ -61,9 +61,10 @@ class Negatives(nn.Module):
         """
         if batch.label is None:
             raise ValueError("negatives are of other classes: build the loader with labels=True")
-        drawn = torch.randint(DRAWS, (sum(layout.sizes), self.count + 1), generator=clock.generator("negatives"))
+        shape, generator = (sum(layout.sizes), self.count + 1), clock.generator("negatives")
+        drawn = torch.randint(DRAWS, shape, generator=generator, dtype=torch.int32)
         drawn = drawn[layout.start : layout.start + len(batch.index)].to(batch.index.device)
-        start, size = (values[batch.label, None] for values in (self.starts, self.sizes))
+        start, size = (values[batch.label, None].int() for values in (self.starts, self.sizes))
         places = drawn.remainder(len(self.order) - size)
         places += (places >= start) * size  # the class's own are left out
         places[:, :1] = start + drawn[:, :1] % size
@@ -106,7 +107,9 @@ class ContrastLoss(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Features (B, D) of both, rows (B, 1 + K) -> loss, both embeddings for `update_`."""
         s, t = (F.normalize(m(f[0]), dim=1) for m, f in ((self.student, fs), (self.teacher, ft)))
-        scores = [v @ memory.T / self.temperature for v, memory in ((s, self.teacher_memory), (t, self.student_memory))]
+        scores = [
+            (v / self.temperature) @ memory.T for v, memory in ((s, self.teacher_memory), (t, self.student_memory))
+        ]
         taken = [score.gather(1, rows) for score in scores]
         if clock.stage == clock.epoch == clock.step == clock.micro == 0:
             means = torch.stack([score.detach().exp().mean(1) for score in taken], 1)
