@@ -57,7 +57,7 @@ def start(child: Child, request: dict[str, Any], port: int) -> list[int]:
 
 def main(program: Path) -> None:
     """Serve until stdin ends."""
-    sys.path.insert(0, str(program.parent))
+    sys.path[:0] = str(program.parent), str(Path(__file__).with_name("helpers"))
     child: Child = importlib.import_module(program.stem).child
     torch.set_num_threads(1)
     lowbit.curves.plot_run = lambda folder: None  # it takes seconds, and no test of these runs looks at it

@@ -1,15 +1,15 @@
 """Recorded numbers of BSQ's original program, a comparison relative to an array's maximum, and runs on the digits."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from in_process import runner
+from recorded import Recorded as Arrays
 from torch import Tensor, nn
 from torchvision.datasets import CIFAR10
 
@@ -20,21 +20,8 @@ from lowbit.metrics import read_metrics
 from lowbit.models.create import create_model
 
 
-class Recorded:
+class Recorded(Arrays):
     """One set of recorded arrays: `rec["ops"]["bits.w"]` is a tensor; widths and settings are read from names."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.cache: dict[str, dict[str, Tensor]] = {}
-
-    def __getitem__(self, file: str) -> dict[str, Tensor]:
-        if file not in self.cache:
-            with np.load(self.folder / f"{file}.npz") as arrays:
-                self.cache[file] = {name: torch.as_tensor(arrays[name]) for name in arrays.files}
-        return self.cache[file]
-
-    def json(self, file: str) -> Any:
-        return json.loads((self.folder / f"{file}.json").read_text())
 
     def cases(self, file: str, pattern: str) -> list[str]:
         """The distinct beginnings of names that match `pattern`, in file order; never empty."""
@@ -143,15 +130,7 @@ Bsq = Callable[..., Result]
 @pytest.fixture(scope="session")
 def bsq() -> Bsq:
     """Run one command line in this process: `bsq("convert", "-d", "digits")`, paths and numbers as they are."""
-
-    def run(*args: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(cli, [str(arg) for arg in args])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.stderr
-        return result
-
-    return run
+    return runner(cli)
 
 
 @pytest.fixture(scope="session")

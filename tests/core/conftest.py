@@ -1,32 +1,22 @@
 """Shared by the tests of core: recorded numbers of learned quantizers and their nets, and how their inputs are made."""
 
-import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from recorded import Recorded as Arrays
 from torch import Tensor, nn
 
 
-class Recorded:
+class Recorded(Arrays):
     """A folder of recorded numbers: `recorded["qconv"]["relu.L4.out"]`, float64 where asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.settings = self.json("settings")
-
-    @cache  # noqa: B019
-    def __getitem__(self, file: str) -> dict[str, Tensor]:
-        with np.load(self.folder / f"{file}.npz") as arrays:
-            return {name: torch.as_tensor(arrays[name]) for name in arrays.files}
-
-    @cache  # noqa: B019
-    def json(self, file: str) -> Any:
-        return json.loads((self.folder / f"{file}.json").read_text())
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.json("settings")
 
     def pictures(self, shape: tuple[int, ...], shift: float = 0.0) -> Tensor:
         """sin(0.01 i i + s0 + shift) over the whole batch, float32 values in float64."""

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from in_process import runner
 from torch import nn
 
 from lowbit.models.create import create_model
@@ -24,15 +25,7 @@ CFG = {
 @pytest.fixture(scope="session")
 def s2bnn() -> Callable[..., Result]:
     """`s2bnn("report", "--step", 1)`; `code=2` expects that exit code."""
-
-    def run(*args: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(cli, [str(arg) for arg in args])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.stderr
-        return result
-
-    return run
+    return runner(cli)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ Recorded are a small real-valued encoder, a small one of the original's blocks i
 in double precision 1e-13.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from recorded import Recorded as Arrays
 from torch import Tensor, nn
 
 from lowbit.data.batch import Batch
@@ -44,21 +44,16 @@ SHOWN = ((2, "both"),)  # of ReActNet-A, in CI
 Tensors = Mapping[str, Tensor]
 
 
-class Recorded:
+class Recorded(Arrays):
+    """Arrays of both files by their own names."""
+
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.arrays = {}
-        for file in ("moco", "ops"):
-            with np.load(folder / f"{file}.npz") as arrays:
-                found = {key: arrays[key] for key in arrays.files if arrays[key].dtype.kind != "U"}
-                self.arrays |= {key: torch.as_tensor(value) for key, value in found.items()}
+        super().__init__(folder)
+        self.arrays = {**super().__getitem__("moco"), **super().__getitem__("ops")}
         self.phase = float(self.arrays["s"])
 
     def __getitem__(self, key: str) -> Tensor:
         return self.arrays[key]
-
-    def json(self, name: str) -> Any:
-        return json.loads((self.folder / f"{name}.json").read_text())
 
     def under(self, prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in self.arrays.items() if key.startswith(prefix)}

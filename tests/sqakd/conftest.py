@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from in_process import runner
 
 from sqakd.cli import cli
 
@@ -22,15 +23,7 @@ def recorded(golden: Callable[[str], Path]) -> Any:
 @pytest.fixture(scope="session")
 def sqakd() -> Callable[..., Result]:
     """`sqakd("train_fp", "--dry-run")`; `code=2` expects that exit code."""
-
-    def run(*args: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(cli, [str(arg) for arg in args])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.stderr
-        return result
-
-    return run
+    return runner(cli)
 
 
 Line = tuple[object, ...]

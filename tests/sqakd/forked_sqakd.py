@@ -7,13 +7,12 @@ with "weights": PATH each process leaves what its objective holds at the end in 
 import functools
 import os
 import signal
-import sys
 from typing import Any
 
 import sklearn.datasets  # noqa: F401 (the digits)
 import torch
+from forked import run_command
 
-from lowbit.train import job
 from lowbit.train.session import Session
 from sqakd.cli import main
 from sqakd.commands import training
@@ -31,23 +30,9 @@ def arm(done: int) -> None:
     Sqakd.forward = instead  # type: ignore[method-assign]
 
 
-def keep_weights(path: str) -> None:
-    fit = job.fit
-
-    def instead(stages: Any, loader: Any, run: Any) -> Any:
-        result = fit(stages, loader, run)
-        torch.save(stages[-1].objective.state_dict(), f"{path}.{run.accelerator.process_index}")
-        return result
-
-    job.fit = instead
-
-
 def child(request: dict[str, Any]) -> None:
     if "kill" in request:
         arm(request["kill"])
     if "double" in request:
         training.Session = functools.partial(Session, dtype=torch.float64)  # type: ignore[misc, assignment]
-    if "weights" in request:
-        keep_weights(request["weights"])
-    sys.argv = ["sqakd", *request["args"]]
-    main()
+    run_command("sqakd", main, request)

@@ -1,6 +1,5 @@
 """Shared by SSQL's tests: command lines on the digits, numbers of the original program, its fills and pictures."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,27 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from in_process import runner
+from recorded import Recorded as Arrays
 from torch import Tensor, nn
 
 from ssql.cli import cli
 
 
-class Recorded:
+class Recorded(Arrays):
     """One set of recorded numbers (their README is beside the specification): `recorded["quantizers"]["wq_w"]`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.cache: dict[str, dict[str, Tensor]] = {}
-
-    def __getitem__(self, file: str) -> dict[str, Tensor]:
-        if file not in self.cache:
-            with np.load(self.folder / f"{file}.npz") as arrays:
-                self.cache[file] = {name: torch.as_tensor(arrays[name]) for name in arrays.files}
-        return self.cache[file]
-
-    def json(self, file: str) -> Any:
-        return json.loads((self.folder / f"{file}.json").read_text())
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,15 +104,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ssql() -> Ssql:
     """Run one command line in this process: `ssql("ssl", "--config", PATH)`, paths and numbers as they are."""
-
-    def run(*args: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(cli, [str(arg) for arg in args])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.stderr
-        return result
-
-    return run
+    return runner(cli)
 
 
 @pytest.fixture(scope="session")

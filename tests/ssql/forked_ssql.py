@@ -6,53 +6,17 @@ over, its figures are due), "end" (trained, the results are due). With "weights"
 what it holds at the end in PATH.RANK.
 """
 
-import os
-import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import sklearn.datasets  # noqa: F401 (the digits)
-import torch
+from forked import ENDS, kill_at, run_command
 from ssl_ranks import split_run
 
-from lowbit.train import job
-from lowbit.train.loop import _Loop
-from lowbit.train.session import Session
 from ssql.cli import main
 from ssql.objective import SelfSupervised
 
-
-def arm(place: str, done: int) -> None:
-    now = 0
-
-    def hook(kind: Any, name: str, here: str) -> None:
-        original = getattr(kind, name)
-
-        def instead(*args: Any, **options: Any) -> Any:
-            nonlocal now
-            now = next((arg.done for arg in args if hasattr(arg, "done")), now)  # of the clock, where there is one
-            if (here, now) == (place, done):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **options)
-
-        setattr(kind, name, instead)
-
-    hook(SelfSupervised, "draw_", "begun")
-    hook(SelfSupervised, "quantized", "observed")
-    hook(_Loop, "probe", "probe")
-    hook(Session, "write_result", "end")
-
-
-def keep_weights(path: str) -> None:
-    fit = job.fit
-
-    def instead(stages: Any, loader: Any, run: Any) -> Any:
-        result = fit(stages, loader, run)
-        torch.save(stages[-1].objective.state_dict(), f"{path}.{run.accelerator.process_index}")
-        return result
-
-    job.fit = instead
+PLACES = ((SelfSupervised, "draw_", "begun"), (SelfSupervised, "quantized", "observed"), *ENDS)
 
 
 def child(request: dict[str, Any]) -> None:
@@ -60,8 +24,5 @@ def child(request: dict[str, Any]) -> None:
         split_run(Path(request["split"]))
         return
     if "kill" in request:
-        arm(*request["kill"])
-    if "weights" in request:
-        keep_weights(request["weights"])
-    sys.argv = ["ssql", *request["args"]]
-    main()
+        kill_at(PLACES, *request["kill"])
+    run_command("ssql", main, request)

@@ -1,39 +1,29 @@
 """Shared by US3L's tests: numbers of the original program, its fills and pictures."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from in_process import runner
+from recorded import Recorded as Arrays
 from torch import Tensor, nn
 
 from us3l.cli import cli
 
 
-class Recorded:
+class Recorded(Arrays):
     """One set of recorded numbers (their README is beside the specification): `recorded["layers"]["conv_tt/x"]`.
 
     Pictures and fills differ between the two sets; which one this is can be seen from the widths in macs.json.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.cache: dict[str, dict[str, Tensor]] = {}
+        super().__init__(folder)
         first = "0.25" in self.json("macs")["us_cifar_resnet18"]["widths"]
         self.phase_per_key, self.frequency, self.shift = (1.3, 0.010, 0.3) if first else (1.7, 0.013, 1.1)
-
-    def __getitem__(self, file: str) -> dict[str, Tensor]:
-        if file not in self.cache:
-            with np.load(self.folder / f"{file}.npz") as arrays:
-                self.cache[file] = {name: torch.as_tensor(arrays[name]) for name in arrays.files}
-        return self.cache[file]
-
-    def json(self, file: str) -> Any:
-        return json.loads((self.folder / f"{file}.json").read_text())
 
     def pictures(self, shape: Sequence[int], shift: float) -> Tensor:
         """x[i] = sin(c i i + shift) over the whole batch, float64 then float32."""
@@ -96,15 +86,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def us3l() -> Us3l:
     """Run one command line in this process: `us3l("ssl", "--config", PATH)`, paths and numbers as they are."""
-
-    def run(*args: object, code: int = 0) -> Result:
-        result = CliRunner().invoke(cli, [str(arg) for arg in args])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.stderr
-        return result
-
-    return run
+    return runner(cli)
 
 
 @pytest.fixture(scope="session")

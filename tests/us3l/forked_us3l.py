@@ -8,16 +8,14 @@ the end, and the widths that it trained, in PATH.RANK.
 
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 import sklearn.datasets  # noqa: F401 (the digits)
-import torch
+from forked import keep_weights, run_command
 from norm_ranks import check_norms
 from tiny_runs import split_run
 
-from lowbit.train import job
 from lowbit.train.engine import Engine
 from lowbit.train.loop import _Loop
 from lowbit.train.session import Session
@@ -46,18 +44,11 @@ def arm(place: str | int, done: int) -> None:
     hook(Session, "write_result", "end")
 
 
-def keep_weights(path: str) -> None:
-    fit, widths = job.fit, []
-
-    def instead(stages: Any, loader: Any, run: Any) -> Any:
-        objective = stages[-1].objective
-        passes = objective.passes
-        objective.passes = lambda clock: widths.append([p.variant.width for p in passes(clock)]) or passes(clock)
-        result = fit(stages, loader, run)
-        torch.save((objective.state_dict(), widths), f"{path}.{run.accelerator.process_index}")
-        return result
-
-    job.fit = instead
+def widths(objective: Any) -> list[list[float]]:
+    """Those of each step, as it is run."""
+    found, passes = list[list[float]](), objective.passes
+    objective.passes = lambda clock: found.append([p.variant.width for p in passes(clock)]) or passes(clock)
+    return found
 
 
 def child(request: dict[str, Any]) -> None:
@@ -70,6 +61,5 @@ def child(request: dict[str, Any]) -> None:
     if "kill" in request:
         arm(*request["kill"])
     if "weights" in request:
-        keep_weights(request["weights"])
-    sys.argv = ["us3l", *request["args"]]
-    main()
+        keep_weights(request.pop("weights"), widths)
+    run_command("us3l", main, request)

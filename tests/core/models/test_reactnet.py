@@ -1,6 +1,5 @@
 """ReActNet-A: recorded outputs and gradients, keys of the authors' files, figures of the papers, packed size."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recorded import Recorded as Arrays
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -23,15 +23,12 @@ REAL, BINARY, PARAMETERS, BINARY_PARAMETERS = 11_862_016, 4_816_896_000, 29_343_
 TINY = (4, 8, 16, 16)
 
 
-class Recorded:
+class Recorded(Arrays):
     """Arrays of the original; its nets are filled by a formula with a phase for each key (README of the recording)."""
 
     def __init__(self, folder: Path) -> None:
-        with np.load(folder / "ops.npz") as arrays:
-            self.ops = {key: torch.as_tensor(arrays[key]) for key in arrays.files if arrays[key].dtype.kind != "U"}
-        with np.load(folder / "reactnet.npz") as arrays:
-            self.net = {key: torch.as_tensor(arrays[key]) for key in arrays.files}
-        self.keys: dict[str, Any] = json.loads((folder / "keys.json").read_text())
+        super().__init__(folder)
+        self.ops, self.net, self.keys = self["ops"], self["reactnet"], self.json("keys")
         self.phase = {1.9: 1.3, 2.6: 1.7}[float(self.net["s"])]
 
     def pictures(self) -> Tensor:
