@@ -31,7 +31,7 @@ SOURCES: tuple[Callable[[Seeds], tuple[Kind, ...]], ...] = (
 LATER = ("commands.train", "commands.prune", "commands.finetune", "commands.convert", "commands.report",
          "commands.export", "commands.pretrain", "commands.linear", "commands.sweep", "commands.draw",
          "commands.calibrate", "commands.distill", "commands.slimmable", "commands.main_moco",
-         "commands.main_lincls", "load", "config")  # fmt: skip
+         "commands.main_lincls", "load", "config", "description", "prediction")  # fmt: skip
 
 
 @dataclass
@@ -119,7 +119,10 @@ def attack(
     names = [method.program for method in METHODS]
     if unknown := {*(methods or ())} - {*names}:
         raise SystemExit(f"no method {', '.join(unknown)}; they are {', '.join(names)}")
-    seeds = prepared(folder, [method for method in METHODS if not methods or method.program in methods])
+    chosen = [method for method in METHODS if not methods or method.program in methods]
+    if not any(method.makes for method in chosen):
+        raise SystemExit(f"{', '.join(methods or ())}: no files to attack; name another method beside")
+    seeds = prepared(folder, chosen)
     kinds = [kind for of in SOURCES for kind in of(seeds) if only is None or kind.name in only]
     if not kinds:
         raise SystemExit(f"no kind {only}; they are {', '.join(kind.name for of in SOURCES for kind in of(seeds))}")
@@ -175,7 +178,8 @@ def prepared(folder: Path, methods: Sequence[Method]) -> Seeds:
     for method in methods:
         for name in LATER:
             found = f"{method.program}.{name}"
-            if importlib.util.find_spec(found):
+            above = found.rpartition(".")[0]
+            if importlib.util.find_spec(above) and importlib.util.find_spec(found):
                 importlib.import_module(found)
     gc.freeze()  # a collection in a child would copy every page
     problems: list[str] = []

@@ -30,6 +30,7 @@ class Method:
         configs: good lines that take --config and KEY=VALUE.
         folders: lines that read pictures from the folder DATA and write nothing.
         slices: its nets may be the leading channels of what a file holds.
+        module: where its commands are; "": the package's `cli`.
     """
 
     program: str
@@ -40,11 +41,12 @@ class Method:
     configs: tuple[str, ...] = ()
     folders: tuple[str, ...] = ()
     slices: bool = False
+    module: str = ""
 
     @property
     def group(self) -> click.Group:
         """Its commands."""
-        found: click.Group = importlib.import_module(f"{self.program}.cli").cli
+        found: click.Group = importlib.import_module(self.module or f"{self.program}.cli").cli
         return found
 
 
