@@ -11,6 +11,7 @@ MODEL.PRETRAINED and a width that was not trained; files are read by their conte
 """
 
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
