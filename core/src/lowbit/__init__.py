@@ -7,15 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lowbit.curves import plot_runs as plot
+    from lowbit.curves import plot_runs as plot  # noqa: F401 (one of the names of this package)
     from lowbit.description import show as show
     from lowbit.installation import doctor as doctor
     from lowbit.loading import load as load
     from lowbit.prediction import predict as predict
 
 __version__ = "0.2.0"
-__all__ = ["__version__", "doctor", "load", "plot", "predict", "show"]
-
 _FUNCTIONS = {  # and where they stand
     "doctor": ("installation", "doctor"),
     "load": ("loading", "load"),
@@ -31,3 +29,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'lowbit' has no attribute {name!r}")
     module, function = _FUNCTIONS[name]
     return getattr(import_module(f"lowbit.{module}"), function)
+
+
+def __dir__() -> list[str]:
+    """What there is, the functions too."""
+    return sorted({*globals(), *_FUNCTIONS})

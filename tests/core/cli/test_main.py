@@ -13,7 +13,7 @@ from lowbit.cli.main import cli
 
 
 def test_each_command_is_a_function() -> None:
-    assert {"show", "predict", "plot", "doctor"} == set(cli.commands) <= set(lowbit.__all__)
+    assert {"show", "predict", "plot", "doctor"} == set(cli.commands) <= set(dir(lowbit))
     assert all(callable(getattr(lowbit, name)) for name in cli.commands)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lowbit.nothing  # type: ignore[attr-defined]
