@@ -29,6 +29,8 @@ def test_curves_by_hand() -> None:
         ("training", [(2, 2.0), (4, 1.0)]),
         ("test", [(5, 1.9), (10, 1.7)]),
     ]
+    parts = [{**line, "ce": line["loss"]} if line["event"] == "step" else line for line in LINES]
+    assert [curve.name for curve in losses(parts)] == ["training", "training, cross-entropy", "test"]
     assert next(tuple(curve) for curve in losses(LINES[3:])) == ("training", [(5, 1.5)])  # of epochs
     assert {curve.name: curve.points for curve in accuracy(LINES)} == {
         "top-1": [(5, 40.0), (10, 50.0)],

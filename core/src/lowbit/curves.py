@@ -12,6 +12,7 @@ from lowbit.metrics import accuracies, number, read_metrics, words
 
 CURVES = "curves.png"
 COLUMNS = 3  # panels in a row
+APART = 20  # losses of a larger ratio lie on a logarithmic axis
 AT_WIDTH = re.compile(r"top1_w?(\d+\.?\d*)$")  # accuracy at a width of the net, a fraction
 Lines = Sequence[Mapping[str, Any]]
 
@@ -71,7 +72,7 @@ def draw(runs: Mapping[str, Lines], path: Path) -> bool:
         return False
     from matplotlib.figure import Figure
 
-    columns = min(count, COLUMNS)
+    columns = 2 if count == 4 else min(count, COLUMNS)
     rows = -(-count // columns)
     figure = Figure(figsize=(4.4 * columns, 3.4 * rows), layout="constrained")
     axes = iter(figure.subplots(rows, columns, squeeze=False).flat)
@@ -98,8 +99,9 @@ def _trained(lines: Lines, value: Callable[[Mapping[str, Any]], Any]) -> list[tu
 
 
 def losses(lines: Lines) -> Iterator[Curve]:
-    """The loss of training, and of the test."""
+    """The loss of training, its cross-entropy where it has further parts, and that of the test."""
     yield from _there(Curve("training", _trained(lines, lambda line: line.get("loss"))))
+    yield from _there(Curve("training, cross-entropy", _trained(lines, lambda line: line.get("ce"))))
     yield from _there(Curve("test", _points(lines, "eval", lambda line: line.get("loss"))))
 
 
@@ -171,6 +173,9 @@ def _draw_curves(axes: Any, title: str, runs: Mapping[str, Sequence[Curve]]) -> 
                 label=_plain(label), marker="o" if len(curve.points) < 20 else None, markersize=3,
             )  # fmt: skip
     axes.set(title=title, xlabel="width" if "width" in title else "step")
+    values = [y for curves in runs.values() for curve in curves for _, y in curve.points]
+    if title == "loss" and min(values) > 0 and max(values) > APART * min(values):
+        axes.set_yscale("log")
     axes.grid(alpha=0.3)
     if any(curve.name or len(runs) > 1 for curves in runs.values() for curve in curves):
         axes.legend(fontsize=7)

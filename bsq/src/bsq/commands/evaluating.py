@@ -1,6 +1,5 @@
 """Evaluation, calibration and the dry run of a network on a command's pictures."""
 
-import logging
 from typing import Any
 
 import torch
@@ -25,8 +24,6 @@ from lowbit.train.process import peak_memory
 from lowbit.train.session import Session
 
 TRIAL_BATCHES = 2  # timed by a dry run
-
-log = logging.getLogger(__name__)
 
 
 class Evaluator:
@@ -66,7 +63,6 @@ class Evaluator:
         key = fingerprint(self.session.place(model))
         if self._seen is None or self._seen[0] != key:
             self._seen = (key, self.evaluate(model, self.test))
-            log.info("evaluated %d pictures in %.1f s", self._seen[1].pictures, self._seen[1].seconds)
         return self._seen[1]
 
     def calibrate(self, model: nn.Module, batch: int, *, only_unset: bool = False) -> None:
