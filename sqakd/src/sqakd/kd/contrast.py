@@ -121,8 +121,7 @@ class ContrastLoss(nn.Module):
         c = k / len(self.student_memory)
         x = score - (z * (c + EPS)).log()
         constant = k * torch.log(torch.tensor(c / (c + EPS), dtype=torch.float64))
-        right, wrong = F.logsigmoid(x[:, 0]), F.logsigmoid(-x[:, 1:])
-        return -(right + wrong.sum(1)).mean() - float(constant)
+        return (F.softplus(x).sum(1) - x[:, 0]).mean() - float(constant)  # -log h = softplus(x) - x
 
     @torch.no_grad()
     def update_(self, seen: tuple[Tensor, Tensor], index: Tensor, layout: Ranks) -> None:
