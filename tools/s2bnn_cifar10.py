@@ -15,8 +15,8 @@ them the same probe of random weights at each step, and of the teacher.
 
 The pilot (seed 100, 4,000 pictures, 4 epochs of each step; no seed of the experiment): probes of 34.8 and 36.9 % after
 step 1 and 2 by distillation, 33.4 and 32.1 % by contrast, random weights 24.9 and 25.2 %, the teacher 92.5 %; so both
-learn, and nothing but EPOCHS (4 to 6) was changed. It took 42 and 46 seconds a step by distillation, 34 by contrast, one
-thread: 10,000 pictures and 6 epochs of nine series need about an hour, so the budget is 90 minutes for all, not 40.
+learn, and nothing but EPOCHS (4 to 6) was changed. It took 42 and 46 seconds a step by distillation, 34 by contrast,
+one thread: 10,000 pictures and 6 epochs of nine series need about an hour, so the budget is 90 minutes for all, not 40.
 The log calls the distilled embeddings collapsed (deviation 0.2 to 0.25 of a uniform one's): the teacher's features come
 out of a ReLU, are all positive, and lie that close together, too.
 """
