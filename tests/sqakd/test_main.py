@@ -72,12 +72,29 @@ def test_what_is_refused(sqakd: Sqakd, folder: Path) -> None:
     for line, said in (
         ((folder,), "--save_root_path"),
         ((), "the dataset root is given once"),
+        ((folder / "train", folder / "val"), "extra argument"),
         ((folder / "flat", "--output", folder / "x"), "train/<class>"),
         ((folder, "--distill", "crds", "--output", folder / "x"), "extra argument (crds)"),
         ((folder, "--distill", "crd", "--output", folder / "x"), "name its checkpoint, --teacher_path"),
     ):
         assert said in sqakd("main", *line, *NET, code=2).stderr
     assert not (folder / "x").exists()
+
+
+@pytest.mark.data
+@pytest.mark.heavy
+def test_real_pictures(sqakd: Sqakd, tiny_imagenet_root: Path, tmp_path: Path) -> None:
+    """Tiny-ImageNet in its raw layout, at its own 64 pixels: a float net, and a student that learns from it."""
+    line = (tiny_imagenet_root, *NET[:2], "--image-size", 64, "-b", 16, "-j", 0, "--epochs", 1, "--calibration", 32,
+            "--limit-train", 80, "--limit-eval", 40, "--warmup-steps", 2, "--print-freq", 1)  # fmt: skip
+    sqakd("main", *line, "--not-quant", "--lr", 0.05, "--output", tmp_path / "fp")
+    given = tmp_path / "fp" / LAST
+    start = ("--load_pretrain", "--pretrain_path", given, "--distill", "--teacher_path", given)
+    sqakd("main", *line, *start, "--quantizer", "pact", "--alpha", 100, "--output", tmp_path / "kd")
+    found = json.loads((tmp_path / "kd/result.json").read_text())
+    assert found["classes"] == 20 and found["quantized"] == 8
+    lines = [line for line in read_metrics(tmp_path / "kd/metrics.jsonl") if line["event"] == "step"]
+    assert len(lines) == 5 and all(line["loss"] == pytest.approx(100 * line["kl"], rel=1e-4) for line in lines)
 
 
 def test_defaults_are_the_original_s() -> None:

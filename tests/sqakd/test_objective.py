@@ -1,7 +1,10 @@
 """The objective against recorded numbers: losses, five steps of the authors' program; what is read, what is frozen."""
 
+import runpy
 from copy import deepcopy
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from sqakd.optim import optimizers, rates, tiny_schedule
 from sqakd.options import TrainOptions
 
 CLOCK = Clock(0, 0, 4, 0, 2, 0)
+fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "fake_step.py")))
 OWN = TrainOptions(command="train_quant", arch="cifar_resnet20_pad")
 
 
@@ -129,6 +133,19 @@ def test_alpha_times_rate_is_what_counts_under_sgd() -> None:
                 optimizer.step()
         found.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
     close(*found, 1e-10)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "kind"), [*(("ewgs", kind) for kind in fake.KINDS), *(("lsq", kind) for kind in fake.KINDS)]
+)
+def test_a_step_without_labels_reads_nothing_back_and_stays_on_its_device(quantizer: str, kind: Any) -> None:
+    """Student, teacher and both optimizers on tensors without values (fake_step.py)."""
+    torch.manual_seed(0)
+    net, x = create_model("cifar_resnet8_1x1"), torch.randn(6, 3, 8, 8)
+    teacher = deepcopy(net)
+    initialize_(quantized(net, quantizer, 4, 1e-3).train(), [x])
+    objective = Sqakd(net, partial(optimizers, OWN), teacher).train()
+    fake.run_steps(kind, objective, Batch((x,), torch.arange(6), None), rates=("main", "quantizer"), clip_grad=1.0)
 
 
 def test_scales_follow_the_hessian_of_the_loss() -> None:

@@ -1,4 +1,8 @@
-"""The start at 8 bits from the authors' float ResNet-20, on all test pictures of CIFAR-10: about a minute each."""
+"""The start at 8 bits from the authors' float ResNet-20, on all test pictures of CIFAR-10.
+
+Batch norm is re-estimated on the whole training set: on 1,024 of its pictures the float net has 92.29 to 92.47 by seed,
+LSQ is 0.04 to 0.24 points below it; on 10,240 92.38 to 92.42, 0.09 to 0.15; on all 92.45, LSQ 92.33, PACT 92.44.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +18,11 @@ from lowbit.quant.initialize import initialize_
 from lowbit.quant.learned import LearnedConfig
 from lowbit.quant.learned_layers import layer_points, quantize_learned_
 
-BARS = {"lsq": 0.15, "pact": 0.15, "ewgs": 3.39}  # points below the float net re-estimated on the same pictures
+BAR, EWGS = 0.15, 89.0  # points below the float net re-estimated on the same pictures; percent
 
 
 @pytest.mark.data
-@pytest.mark.slow  # LSQ misses its bar: 92.26 against 92.46 on 2026-11-26 (PACT 92.36, EWGS 90.65)
+@pytest.mark.heavy
 def test_eight_bits_before_training(sqakd: Callable[..., Result], cifar10_root: Path, authors_resnet20: Path) -> None:
     """Stem, shortcuts and classifier float; batch norm re-estimated."""
     line = ("--data", cifar10_root, "-a", "cifar_resnet20_1x1", "--evaluate", "--load_pretrain", "True",
@@ -27,10 +31,12 @@ def test_eight_bits_before_training(sqakd: Callable[..., Result], cifar10_root: 
     def figure(*more: object) -> float:
         return float(sqakd("train_quant", *line, *more).stdout.splitlines()[1].split()[2])
 
-    reference = figure("--wbits", 32, "--abits", 32, "--quantizer", "lsq")
+    whole = ("--calibration", 50_000)
+    reference = figure("--wbits", 32, "--abits", 32, "--quantizer", "lsq", *whole)
     assert reference > 92
-    found = {name: figure("--wbits", 8, "--abits", 8, "--quantizer", name) for name in BARS}
-    assert all(reference - found[name] <= bar for name, bar in BARS.items()), (reference, found)
+    found = {name: figure("--wbits", 8, "--abits", 8, "--quantizer", name, *whole) for name in ("lsq", "pact")}
+    assert all(reference - top1 <= BAR for top1 in found.values()), (reference, found)
+    assert figure("--wbits", 8, "--abits", 8, "--quantizer", "ewgs") >= EWGS
 
 
 def test_dorefa_is_a_slow_forward() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
+from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from lowbit.data.pictures import MemoryPictures
 from lowbit.loading import load
@@ -85,15 +87,21 @@ def test_kill_9_and_resume(
     same_run(tmp_path, student)
 
 
-def test_two_processes_equal_one(processes: Any, student_line: Line, tmp_path: Path) -> None:
-    """27 steps in double precision, the start of the quantizers included; the last batch of an epoch is short."""
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--quantizer", "lsq"),
+        ("--quantizer", "ewgs", "--QWeightFlag", "False", "--update_every", 2, "--include", "layer1.0.conv1"),
+    ],
+)
+def test_two_processes_equal_one(processes: Any, student_line: Line, more: Line, tmp_path: Path) -> None:
+    """27 steps in double precision, the start of the quantizers and EWGS's scale by the Hessian included.
+
+    The last batch of an epoch is short. EWGS's weights are float here: |g| of a sum is no sum of |g|.
+    """
     epochs = student_line.index("--epochs") + 1
     line = (*student_line[:epochs], 4, *student_line[epochs + 1 :], "--sync-bn", "--max-steps", 27)
-    line = (
-        *line,
-        "--quantizer",
-        "lsq",
-    )
+    line = (*line, *more)
     for world in (2, 1):
         folder = tmp_path / str(world)
         processes.start((*line, "--output", folder), world, double=1, weights=str(folder)).wait(*[0] * world)
@@ -102,6 +110,38 @@ def test_two_processes_equal_one(processes: Any, student_line: Line, tmp_path: P
         assert torch.equal(first[key], second[key]), key
         assert (first[key].double() - value.double()).abs().max() < 1e-6, key
     assert alone["student.layer1.0.conv1.weight"].dtype == torch.float64
+    deltas = [float(value) for key, value in alone.items() if key.endswith(".delta")]
+    assert all(delta != 1e-3 for delta in deltas) and len(deltas) == int("ewgs" in more)
+
+
+def losses(folder: Path, part: str = "kl") -> list[float]:
+    return [line[part] for line in read_metrics(folder / "metrics.jsonl") if line["event"] == "step"]
+
+
+def test_mixed_precision(processes: Any, student_line: Line, tmp_path: Path) -> None:
+    """In bfloat16 the losses are nearly those of single precision; weights and quantizers stay single."""
+    line = (*student_line, "--kd_gamma", 1, "--max-steps", 4)
+    for name in ("no", "bf16"):
+        processes.start((*line, "--mixed-precision", name, "--output", tmp_path / name)).wait(0)
+    one, other = (losses(tmp_path / name, "ce") for name in ("no", "bf16"))
+    assert one != other and one == pytest.approx(other, rel=0.05)
+    state = read(tmp_path / "bf16" / LAST)["state_dict"]
+    assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("quantizer", ["ewgs", "lsq"])
+def test_compiled(
+    sqakd: Sqakd, student_line: Line, quantizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student in one graph for whole batches, with the losses of an ordinary run."""
+    counter, compiled = CompileCounter(), nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **more: compiled(self, backend=counter, **more))
+    line = (*student_line, "--quantizer", quantizer, "--use_hessian", "False", "--max-steps", 4)
+    sqakd(*line, "--output", tmp_path / "a")
+    assert counter.frame_count == 0
+    sqakd(*line, "--compile", "--output", tmp_path / "b")
+    assert counter.frame_count == 1 and losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-4)
 
 
 def test_evaluation(sqakd: Sqakd, student: Path, few: Line, teacher: Path) -> None:

@@ -31,7 +31,7 @@ SOURCES: tuple[Callable[[Seeds], tuple[Kind, ...]], ...] = (
 LATER = ("commands.train", "commands.prune", "commands.finetune", "commands.convert", "commands.report",
          "commands.export", "commands.pretrain", "commands.linear", "commands.sweep", "commands.draw",
          "commands.calibrate", "commands.distill", "commands.slimmable", "commands.main_moco",
-         "commands.main_lincls", "load", "config", "description", "prediction")  # fmt: skip
+         "commands.main_lincls", "commands.training", "load", "config", "description", "prediction")  # fmt: skip
 
 
 @dataclass

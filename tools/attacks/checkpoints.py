@@ -68,7 +68,8 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
         line = [*seeds.line(method.resumes[name]), "--resume", str(path), "--output", str(out)]
 
         def check(result: object) -> str | None:
-            then, now = content(seeds.folder / f"{name}.end"), torch.load(out / path.name, weights_only=True)
+            then = content(seeds.folder / f"{name}.end")
+            now = torch.load(out / method.makes[name][1], weights_only=True)
             return unequal(now["state_dict"], then["state_dict"])
 
         shown = f"{method.program} {line[0]} --resume {name}: {said}"

@@ -37,7 +37,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
             act = lambda: stopped(method, line, number, after)  # noqa: E731
 
         def check(result: object) -> str | None:
-            now = torch.load(out / "checkpoint.pth.tar", map_location="cpu", weights_only=True)
+            now = torch.load(out / method.makes[name][1], map_location="cpu", weights_only=True)
             return unequal(now["state_dict"], content(seeds.folder / f"{name}.end")["state_dict"])
 
         return Attempt(act, f"{method.program} {line[0]}, {said}", len(said), check, must="accept")

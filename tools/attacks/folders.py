@@ -19,7 +19,7 @@ NAMES = ("config.json", "metrics.jsonl", "train.log", "result.json", ".lock", "c
          "model_best.pth.tar",
          "checkpoint.prev.pth.tar", "backbone.safetensors", ".checkpoint.pth.tar.tmp", ".checkpoint.pth.tar.link",
          ".config.json.tmp", ".result.json.tmp", "log.txt", "table.md", "report.json",
-         "mine.txt", "mine.pth.tar")  # fmt: skip
+         "checkpoint", "checkpoints", "mine.txt", "mine.pth.tar")  # fmt: skip
 TEXTS = (
     b"",
     b"{",
@@ -40,13 +40,14 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
     def of_run(rng: Random, folder: Path) -> Attempt:
         method = rng.choice([method for method in seeds.methods if method.resumes])
         name = rng.choice([*method.resumes])
-        precious, out = folder / "precious", folder.parent / "out"
+        precious, out, last = folder / "precious", folder.parent / "out", method.makes[name][1]
         precious.mkdir()
         (precious / "file").write_text("precious")
         out.mkdir()
         said = []
         if rng.random() < 0.5:
-            (out / "checkpoint.pth.tar").write_bytes((seeds.folder / name).read_bytes())
+            (out / last).parent.mkdir(exist_ok=True)
+            (out / last).write_bytes((seeds.folder / name).read_bytes())
             (out / "config.json").write_text(json.dumps({"command": method.resumes[name].split()[0]}))
             said.append("a run")
         for _ in range(rng.choice((1, 1, 2, 3))):
@@ -62,7 +63,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
             for path, was in mine.items():
                 if state(path) != was:
                     return f"{path.name}, which is not of a run, is gone or changed"
-            made = content(out / "checkpoint.pth.tar")
+            made = content(out / last)
             if made["step"] != 4:
                 return f"the checkpoint stands at step {made['step']}, not 4"
             return None if isinstance(next(iter(made["state_dict"].values())), torch.Tensor) else "no tensors"

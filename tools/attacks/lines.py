@@ -8,6 +8,7 @@ import click
 from tools.attacks.method import Method, Seeds, run
 from tools.attacks.outcome import Attempt, Kind
 
+WRITTEN = ("-c", "--checkpoint", "--output", "--log_dir", "--save_root_path")
 COSTLY = {"--download", "--compile"}  # one asks the network, the other takes a minute
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 VALUES = (
@@ -45,7 +46,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
             words, how = spoiled(rng, method, words, folder)
             said.append(how)
         shown = f"{method.program} {words[0]}: {', '.join(said)}"
-        named = any(word.split("=")[0] in ("-c", "--checkpoint", "--output") for word in words)
+        named = any(word.split("=")[0] in WRITTEN for word in words)
         writes = named and "--dry-run" not in words
         return Attempt(lambda: run(method, words), shown, sum(map(len, said)), writes=writes)
 

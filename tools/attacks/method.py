@@ -100,6 +100,6 @@ def make(method: Method, seeds: Seeds) -> None:
         for name, line in method.resumes.items():
             out = seeds.folder / f"{name}.on"
             run(method, [*seeds.line(line), "--resume", str(seeds.folder / name), "--output", str(out)])
-            (out / "checkpoint.pth.tar").rename(seeds.folder / f"{name}.end")
+            (out / method.makes[name][1]).rename(seeds.folder / f"{name}.end")
             with contextlib.suppress(OSError):
                 (seeds.folder / name).chmod(0o444)

@@ -225,9 +225,11 @@ def test_what_does_not_exist_is_refused() -> None:
         ("ewgs", 4, -1.0),
         ("ewgs", 4, 0.0, True),
         ("lsq", 1, 0.0, True),
+        *(("lsq", *(torch.ones(2, 2) if at == place else 2 for at in range(3))) for place in range(3)),
     ):
-        with pytest.raises(InputError, match=r"allowed|released"):
+        with pytest.raises(InputError, match=r"allowed|released") as found:
             LearnedConfig(*arguments)  # type: ignore[arg-type]
+        assert "\n" not in str(found.value)
     with pytest.raises(InputError, match="no 1-bit weights"):
         weight_quantizer(LearnedConfig("lsq", 1))
     with pytest.raises(InputError, match="signed 1-bit"):

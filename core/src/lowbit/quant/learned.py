@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import InputError
+from lowbit.errors import InputError, one_line
 from lowbit.options import QUANTIZERS
 
 MAX_BITS = 16
@@ -43,13 +43,15 @@ class LearnedConfig:
 
     def __post_init__(self) -> None:
         if self.quantizer not in QUANTIZERS:
-            raise InputError(f"quantizer {self.quantizer!r:.80}: one of {', '.join(QUANTIZERS)} is allowed")
+            raise InputError(one_line(f"quantizer {self.quantizer!r:.80}: {', '.join(QUANTIZERS)} are allowed"))
         if type(self.bits) is not int or not 0 <= self.bits <= MAX_BITS:
-            raise InputError(f"{self.bits!r:.80} bits: 0 (float) to {MAX_BITS} are allowed")
-        if not isinstance(self.delta, int | float) or not 0 <= self.delta < 100:
-            raise InputError(f"delta {self.delta!r:.80}: 0 (straight through) to below 100 is allowed")
-        if type(self.released) is not bool or (self.released and self.quantizer in ("ste", "ewgs")):
-            raise InputError(f"released {self.released!r:.80} of {self.quantizer}: its released program is delta 0")
+            raise InputError(one_line(f"{self.bits!r:.80} bits: 0 (float) to {MAX_BITS} are allowed"))
+        if type(self.delta) not in (int, float) or not 0 <= self.delta < 100:
+            raise InputError(one_line(f"delta {self.delta!r:.80}: 0 (straight through) to below 100 is allowed"))
+        if type(self.released) is not bool:
+            raise InputError(one_line(f"released {self.released!r:.80}: True and False are allowed"))
+        if self.released and self.quantizer in ("ste", "ewgs"):
+            raise InputError(f"released {self.quantizer}: its released program is delta 0")
         if self.released and self.bits == 1:
             raise InputError("1 bit: the released programs compute with 2 bits and more, or with 0 (float)")
 

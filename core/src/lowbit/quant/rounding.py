@@ -149,13 +149,10 @@ class _Quantize(torch.autograd.Function):
         scale, slope = (1 / step, None) if tied else (rate, step * rate)
         first, last = _inside(levels)
         spread = None if delta is None else delta / (levels.highest - levels.lowest)
-        dx, buffers = torch.empty_like(x), list[Tensor]()
-        needs = ctx.needs_input_grad
-        dsteps, dlows, drates = (
-            list[Tensor](),
-            list[Tensor](),
-            list[Tensor](),
-        )  # of each part, the latter before `slope`
+        dx, needs = torch.empty_like(x), ctx.needs_input_grad
+        buffers: list[Tensor] = []
+        sums: tuple[list[Tensor], ...] = ([], [], [])  # of each part, the latter two before `slope`
+        dsteps, dlows, drates = sums
         for part, up, out in zip(*_split(x, g, dx), strict=True):
             if not buffers or buffers[0].shape != part.shape:
                 buffers = [part.new_empty(part.shape) for _ in range(3 if delta is None else 4)]
@@ -180,7 +177,7 @@ class _Quantize(torch.autograd.Function):
                 drates.append(_dot(out, v))
             if slope is not None:
                 out.mul_(slope)
-        dstep, dlow, drate = (torch.stack(found).sum() if found else None for found in (dsteps, dlows, drates))
+        dstep, dlow, drate = (torch.stack(found).sum() if found else None for found in sums)
         return (
             dx,
             dstep,
