@@ -182,6 +182,24 @@ def test_what_a_runs_file_would_meet(tmp_path: Path, name: str, kind: str) -> No
         assert "\n" not in str(caught.value) and names(tmp_path) == before
 
 
+def test_what_a_folder_of_checkpoints_would_meet(tmp_path: Path) -> None:
+    """Files in a folder of their own need one there, or nothing; temporary ones lie beside them."""
+    place, files = tmp_path / "checkpoint", ("checkpoint/*.pth",)
+    RunFolder.check(tmp_path, files=files)
+    for make in (place.touch, lambda: place.symlink_to("nothing"), lambda: os.mkfifo(place)):
+        make()
+        with pytest.raises(InputError, match="checkpoint there is no folder"):
+            RunFolder.check(tmp_path, files=files)
+        place.unlink()
+    place.mkdir()
+    for name in ("last.pth", ".last.pth.tmp"):
+        RunFolder.check(tmp_path, files=files)
+        os.mkfifo(place / name)
+        with pytest.raises(InputError, match="cannot be a run's file"):
+            RunFolder.check(tmp_path, files=files)
+        (place / name).unlink()
+
+
 def test_a_lock_that_is_a_fifo_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".lock")
     with pytest.raises(InputError, match="it is a FIFO"):

@@ -177,12 +177,12 @@ class _Quantize(torch.autograd.Function):
                 drates.append(_dot(out, v))
             if slope is not None:
                 out.mul_(slope)
-        dstep, dlow, drate = (torch.stack(found).sum() if found else None for found in sums)
+        dstep, dlow, drate = map(_total, sums)
         return (
             dx,
             dstep,
             None if dlow is None or slope is None else -dlow * slope,
-            None if drate is None or slope is None else drate * slope / rate**2,
+            None if drate is None or slope is None else drate * step / rate,
             None,
             None,
         )
@@ -191,6 +191,11 @@ class _Quantize(torch.autograd.Function):
 def _split(*tensors: Tensor) -> tuple[tuple[Tensor, ...], ...]:
     """The parts of each tensor; on other devices than a CPU they are one."""
     return tuple(parts(t) if in_parts(tensors[0]) else (t,) for t in tensors)
+
+
+def _total(found: list[Tensor]) -> Tensor | None:
+    """The sum of 0-dimensional tensors; of one itself, since a weight's operations cost more than its numbers."""
+    return torch.stack(found).sum() if len(found) > 1 else found[0] if found else None
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

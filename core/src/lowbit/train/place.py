@@ -54,6 +54,8 @@ def _reason(error: Exception) -> str:
 def check_files(path: Path, patterns: Sequence[str]) -> None:
     """Refuse a folder in which a run's file would meet something else of its name: a folder, a FIFO, a device.
 
+    Where files have a folder of their own, it meets a folder or nothing.
+
     Args:
         path: the folder, which may be missing.
         patterns: of the names of a run's files.
@@ -64,8 +66,13 @@ def check_files(path: Path, patterns: Sequence[str]) -> None:
     if not path.is_dir():
         return
     for pattern in patterns:
-        for name in (pattern, f".{pattern}.tmp", f".{pattern}.link"):
-            for found in sorted(path.glob(name)) if "*" in name else [path / name]:
+        folder, last = (path / pattern).parent, Path(pattern).name
+        if folder.is_dir():
+            _check_writable(path, folder)
+        elif os.path.lexists(folder):
+            raise InputError(f"--output {path}: {folder.name} there is no folder: move it away or name another folder")
+        for name in (last, f".{last}.tmp", f".{last}.link"):
+            for found in sorted(folder.glob(name)) if "*" in name else [folder / name]:
                 try:
                     regular_or_missing(found)
                 except OSError as error:
