@@ -52,6 +52,13 @@ def end(how: str) -> int:
     return int(how)
 
 
+@toy.command("bare")
+@click.option("--distill", cls=Switch, type=click.Choice(["kd", "True", "False"]), alone="kd")
+def bare(distill: str | None) -> None:
+    """No arguments."""
+    seen["distill"] = distill
+
+
 def run(*args: str) -> Result:
     return CliRunner().invoke(toy, list(args))
 
@@ -66,6 +73,12 @@ def test_a_switch_stands_alone_or_has_its_value(line: str, found: tuple[object, 
     assert run("go", *line.split()).exit_code == 0
     assert (seen["options"].channels_last, seen["distill"], seen["folder"]) == found
     assert run("go", "--distill=maybe").exit_code == 2
+
+
+def test_without_arguments_what_follows_a_switch_is_its_value() -> None:
+    assert run("bare", "--distill").exit_code == 0 and seen["distill"] == "kd"
+    refused = run("bare", "--distill", "maybe")
+    assert refused.exit_code == 2 and "'maybe' is not one of 'kd'" in refused.stderr
 
 
 def test_without_a_command_there_is_help() -> None:

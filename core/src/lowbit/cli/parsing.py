@@ -69,7 +69,7 @@ class Switch(click.Option):
         self.alone = alone
 
     def takes(self, token: str) -> bool:
-        """Whether what follows the flag on a command line is its value."""
+        """Whether a token is one of its values; where a command has arguments, another one after the flag is theirs."""
         try:
             self.type.convert(token, self, None)
         except click.UsageError:
@@ -89,6 +89,7 @@ def _occurrences(
     Raises:
         click.UsageError: an option that needs a value is followed by another option.
     """
+    positional = any(isinstance(param, click.Argument) for param in ctx.command.params)
     position = 0
     while position < len(args):
         token = args[position]
@@ -101,7 +102,9 @@ def _occurrences(
             name, joined = token, ""
         end = position + 1
         if option is not None and not option.is_flag and not option.count:
-            if not joined and isinstance(option, Switch) and not (end < len(args) and option.takes(args[end])):
+            follows = args[end] if end < len(args) else "-"
+            is_its = isinstance(option, Switch) and (option.takes(follows) or (not positional and _is_value(follows)))
+            if isinstance(option, Switch) and not joined and not is_its:
                 yield [f"{token}={option.alone}"], option
                 position = end
                 continue
