@@ -193,11 +193,12 @@ def program_of(test: Path) -> Path:
 
 
 def start_server(program: Path) -> "subprocess.Popen[str]":
-    quiet = {"OMP_NUM_THREADS": "1", "USE_LIBUV": "0", "ACCELERATE_USE_CPU": "true", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    quiet = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "TORCH_CPP_LOG_LEVEL": "ERROR"}
     command = [sys.executable, "-W", "error::UserWarning:lowbit", str(HERE / "fork_server.py"), str(program)]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **quiet}
-    )
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -35,7 +35,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         with (folder / "said.txt").open("wb") as said:
             session.config.stash[WORKERS] = subprocess.Popen(
                 [sys.executable, str(program), str(folder)], stderr=said,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "USE_LIBUV": "0"},
+                env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
             )  # fmt: skip
         session.config.stash[FOLDER] = folder
 

@@ -5,17 +5,18 @@ Every process writes `<processes>-<rank>.pt`: what it found, and whether a stop 
 
 import copy
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch._dynamo  # the first optimizer imports it
 from accelerate import Accelerator
+from ranks import fork_ranks
 from torch import nn
 
 from lowbit.data.loader import EvalLoader, Loader
@@ -128,11 +129,8 @@ def work() -> dict[str, Any]:
     return found
 
 
-def child(folder: Path, rank: int, world: int, port: int) -> int:
+def child(folder: Path, rank: int, world: int) -> int:
     torch.set_num_threads(1)
-    if world > 1:
-        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        os.environ.update(zip(names, map(str, (rank, rank, world, "127.0.0.1", port)), strict=True))
     try:
         torch.save(work(), folder / f"{world}-{rank}.pt")
     except BaseException:
@@ -143,15 +141,7 @@ def child(folder: Path, rank: int, world: int, port: int) -> int:
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    pids = []
-    for rank, world in ((0, 1), (0, 2), (1, 2)):
-        pid = os.fork()
-        if pid == 0:
-            os._exit(child(folder, rank, world, port))
-        pids.append(pid)
+    pids = [pid for world in (1, 2) for pid in fork_ranks(world, partial(child, folder, world=world))]
     return max(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids)
 
 
