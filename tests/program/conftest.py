@@ -2,12 +2,12 @@
 
 import importlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
+from in_process import Run, runner
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
@@ -38,7 +38,6 @@ ARCH, SIZE = "cifar_resnet8_1x1", (3, 8, 8)
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CFG = pretrained_cfg(plain(DIGITS), SIZE, NAMES)
 X = torch.randn(16, *SIZE, generator=torch.Generator().manual_seed(0))
-Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +46,7 @@ def program() -> Run:
 
     def run(package: str, *args: object, code: int = 0) -> Result:
         module = "lowbit.cli.main" if package == "lowbit" else f"{package}.cli"
-        result = CliRunner().invoke(importlib.import_module(module).cli, [str(arg) for arg in args])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == code, result.stderr
-        return result
+        return runner(importlib.import_module(module).cli)(*args, code=code)
 
     return run
 
