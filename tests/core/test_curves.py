@@ -69,6 +69,13 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
         assert picture.size == (round(3 * 4.4 * 120), round(2 * 3.4 * 120))
 
 
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", LINES[1:3])
+    plot_runs(str(run), str(tmp_path / "one.png"))
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.size == (round(2 * 4.4 * 120), round(3.4 * 120))
+
+
 @pytest.mark.parametrize(
     "lines",
     [[], [{"event": "eval", "step": "x", "loss": 1.0}], [{"event": 3, "bits": 4}, {"event": "requantize", "bits": {}}]],

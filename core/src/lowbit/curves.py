@@ -37,25 +37,26 @@ def plot_run(folder: Path) -> None:
         log.warning("no %s: %s", CURVES, error)
 
 
-def plot_runs(folders: Sequence[Path], output: Path) -> None:
+def plot_runs(folders: Path | str | Sequence[Path | str], output: Path | str) -> None:
     """Draw several runs into one picture: a panel per kind of figure with a colour for each run, maps of bits beside.
 
     Args:
-        folders: of runs.
-        output: the PNG.
+        folders: of runs, or of one.
+        output: the PNG; one that is there is replaced.
 
     Raises:
         InputError: a folder without a metrics file, or without a figure in it; the picture cannot be written.
     """
     runs: dict[str, Lines] = {}
-    for folder in map(Path, folders):
+    paths = [Path(folder) for folder in ([folders] if isinstance(folders, str | Path) else folders)]
+    for folder in paths:
         path = folder / "metrics.jsonl"
         lines = read_metrics(path)
         if not lines:
             raise InputError(f"{path} holds no figure: name the folder of a run that has trained for an epoch")
         runs[folder.name if folder.name not in runs else str(folder)] = lines
-    if not draw(runs, output):
-        raise InputError(f"{', '.join(map(str, folders))}: no figure can be drawn; name runs that trained for an epoch")
+    if not draw(runs, Path(output)):
+        raise InputError(f"{', '.join(map(str, paths))}: no figure can be drawn; name runs that trained for an epoch")
 
 
 def draw(runs: Mapping[str, Lines], path: Path) -> bool:
