@@ -3,9 +3,9 @@
 Usage: uv run python tools/first_hour.py ARCHIVE [--update]
 
 ARCHIVE is a tar file of Tiny-ImageNet's training pictures (photos of 64x64, `tiny-imagenet-200/train/CLASS/images/*`).
-Of goldfish and black storks the first 100 each are taken, in the order of their names: 80 to train, 20 to look at. An
-empty temporary folder gets them as `pictures/`; the commands are copied from the README and run there by a shell, with
-the programs of the environment that runs this tool. It exits with 1 if a command fails or takes longer than three
+Of goldfish and black storks the first 100 each are taken, in the order of their names: 80 to train, 20 to evaluate on.
+An empty temporary folder gets them as `pictures/`; the commands are copied from the README and run there by a shell,
+with the programs of the environment that runs this tool. It exits with 1 if a command fails or takes longer than three
 minutes, or if the last one names no class. --update writes the table of times into the README.
 """
 
@@ -42,11 +42,19 @@ def commands(readme: str) -> list[str]:
 
 
 def write_pictures(archive: Path, folder: Path) -> None:
-    """The pictures of both classes as `train/CLASS/*` and `val/CLASS/*`."""
+    """The pictures of both classes as `train/CLASS/*` and `val/CLASS/*`.
+
+    Raises:
+        SystemExit: the archive lacks some of them.
+    """
     with tarfile.open(archive) as tar:
         members = {member.name: member for member in tar if member.isfile()}
         for wnid, name in CLASSES.items():
             found = sorted(path for path in members if f"/train/{wnid}/images/" in path)
+            if len(found) < SHARES["val"].stop:
+                raise SystemExit(
+                    f"{archive} holds {len(found)} pictures train/{wnid}/images/*: {SHARES['val'].stop} are needed"
+                )
             for part, share in SHARES.items():
                 (folder / part / name).mkdir(parents=True)
                 for path in found[share]:
@@ -56,7 +64,7 @@ def write_pictures(archive: Path, folder: Path) -> None:
 
 
 def run(command: str, folder: Path) -> tuple[float, float]:
-    """Run a command in a shell; seconds that passed, and of processors."""
+    """Run a command in a shell; seconds that passed, and CPU seconds."""
     print(f"$ {command}", flush=True)
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
@@ -67,7 +75,7 @@ def run(command: str, folder: Path) -> tuple[float, float]:
 
 def table(times: dict[str, tuple[float, float]]) -> str:
     """Markdown: each command by its program and name, and its times."""
-    rows = ["| command | seconds | of processors |", "|---|---|---|"]
+    rows = ["| command | seconds | CPU seconds |", "|---|---|---|"]
     for command, (passed, computed) in times.items():
         program, name, *_ = command.split()
         rows.append(f"| `{program} {name}` | {passed:.0f} | {computed:.0f} |")

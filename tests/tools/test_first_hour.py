@@ -38,6 +38,10 @@ def test_the_pictures(tmp_path: Path) -> None:
     found = [path for path in (tmp_path / "pictures").rglob("*") if path.is_file()]
     assert len(found) == 200 and {path.parent.name for path in found} == {"goldfish", "stork"}
     assert [path.read_text() for path in sorted((tmp_path / "pictures/val/stork").iterdir())][::19] == ["0080", "0099"]
+    tarfile.open(tmp_path / "few.tar", "w").close()
+    with pytest.raises(SystemExit, match="holds 0 pictures"):
+        TOOL["write_pictures"](tmp_path / "few.tar", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_is_recorded(tmp_path: Path) -> None:
