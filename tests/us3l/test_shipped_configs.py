@@ -1,4 +1,4 @@
-"""Every shipped config of a training can be run: what it asks for is here, and its net and objective are made."""
+"""Every shipped config of `ssl`, `distill` and `slimmable` can be run: its net and its objective are made."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SHIPPED = Path(us3l.__file__).parent / "configs"
 NAMES = sorted(
     path.relative_to(SHIPPED).as_posix()
     for path in SHIPPED.rglob("*.yaml")
-    if path.parent.name != "base" and "linear" not in path.name and "calibrate" not in path.name
+    if path.parent.name != "base" and not any(word in path.name for word in ("linear", "finetune", "calibrate"))
 )
 
 
