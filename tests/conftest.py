@@ -37,6 +37,15 @@ def one_thread() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Generator[None, None, None]:
+    """Devices and precision are accelerate's global state: every test leaves none to the next."""
+    yield
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+        state.GradientState._reset_state()
+
+
 PLOT = lowbit.curves.plot_run
 
 

@@ -41,7 +41,7 @@ def made(arch: str, side: int, classes: int = 3) -> tuple[nn.Module, At]:
     torch.manual_seed(0)
     net = network(net_of(f"us_{arch}"), (3, side, side), (0.25, 1.0), classes).eval()
     batches = [Batch((pictures(side, 8),), torch.arange(8))]
-    return net, WidthStatistics(net, lambda: batches, make_accelerator("no", cpu=True)).at
+    return net, lambda width: WidthStatistics(net, lambda: batches, make_accelerator("no", cpu=True)).at(width)
 
 
 @pytest.fixture(scope="module")

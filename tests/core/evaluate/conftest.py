@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from lowbit.data.batch import Batch
@@ -21,7 +20,7 @@ FOLDER = pytest.StashKey[Path]()
 WORKERS = pytest.StashKey["subprocess.Popen[bytes]"]()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def accelerator() -> Accelerator:
     return Accelerator(cpu=True)
 
@@ -86,10 +85,3 @@ def clouds() -> tuple[Features, Features]:
         return Features(centres[label] + 0.8 * torch.randn(n, 6, generator=generator, dtype=torch.float64), label)
 
     return some(120), some(61)
-
-
-@pytest.fixture(autouse=True)
-def _accelerate_is_set_up() -> None:
-    """Tests of other folders in the same process may have taken its state away."""
-    if not AcceleratorState._shared_state:
-        Accelerator(cpu=True)

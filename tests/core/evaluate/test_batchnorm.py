@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 
 from lowbit.data.batch import Batch
@@ -17,16 +16,6 @@ PICTURES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 def batches(said: list[bool]) -> Iterator[Batch]:
     said.append(torch.is_autocast_enabled("cpu"))
     yield Batch((PICTURES,), torch.arange(4))
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """Precisions are accelerate's global state."""
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float64), ("bf16", torch.float32)])

@@ -31,11 +31,6 @@ class Fixed:
             yield Batch((x,), torch.arange(len(y)), y)
 
 
-@pytest.fixture(scope="module")
-def accelerator() -> Accelerator:
-    return Accelerator(cpu=True)
-
-
 def slow(logits: list[list[float]], labels: list[int]) -> tuple[float, float, float]:
     top1 = top5 = loss = 0.0
     for row, label in zip(logits, labels, strict=True):

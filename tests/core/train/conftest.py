@@ -1,14 +1,12 @@
 """Toy runs in processes of their own, and how two of them are compared; an accelerator for runs in this one."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 
 from lowbit.train.process import make_accelerator
 
@@ -114,7 +112,5 @@ def same() -> type[Same]:
 
 
 @pytest.fixture
-def accelerator() -> Iterator[Accelerator]:
-    yield make_accelerator("no", cpu=True)
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
+def accelerator() -> Accelerator:
+    return make_accelerator("no", cpu=True)

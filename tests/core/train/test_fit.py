@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState, GradientState
 from torch import nn
 from torch.optim import SGD
 
@@ -91,12 +90,8 @@ def test_the_scaler_comes_back(accelerator: Accelerator, tmp_path: Path) -> None
 
 
 def test_bf16_on_the_cpu() -> None:
-    try:
-        result, net = train(make_accelerator("bf16", cpu=True), epochs=20)
-        assert net.weight.dtype == torch.float32 and result.train["top1"] > 90
-    finally:
-        AcceleratorState._reset_state(True)
-        GradientState._reset_state()
+    result, net = train(make_accelerator("bf16", cpu=True), epochs=20)
+    assert net.weight.dtype == torch.float32 and result.train["top1"] > 90
 
 
 @pytest.mark.slow

@@ -2,13 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from torch import nn
 from torch.optim import SGD
@@ -27,13 +25,6 @@ from lowbit.train.session import Session
 from lowbit.train.supervised import Supervised
 
 PICTURES = 50
-
-
-@pytest.fixture(autouse=True)
-def one_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 def command(
