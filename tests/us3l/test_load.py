@@ -218,7 +218,7 @@ ENTRIES = [
     ("state_dict", {}), ("format", T), ("format", 99), ("widths", None), ("widths", []), ("widths", [0.0]),
     ("config", {"MODEL": {"ARCH": "us_cifar_resnet8_1x1"}}), ("pretrained_cfg", "nan"),
     ("pretrained_cfg", {"mean": [1]}),
-    ("widths", "1"), ("width", 2.0), ("width", T), ("width", "1"),
+    ("widths", "1"), ("width", 2.0), ("width", T), ("width", "1"), ("width", {}),
 ]  # fmt: skip
 
 

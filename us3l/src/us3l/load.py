@@ -43,7 +43,8 @@ class Us3lHeader(Header):
     config: Annotated[Config, BeforeValidator(lambda said: Config.model_validate_json(json.dumps(said)))]
     classes: Annotated[int, Field(strict=True, ge=0, le=MOST_CLASSES)] | None = None  # None: with a projector; 0: none
     widths: Annotated[list[Share], Field(min_length=1)]  # trained: one, a list, or both ends of a range
-    width: Annotated[Share, Field(strict=True)] | dict[str, Share] | None = None  # of statistics; None: no or all
+    # that the batch-norm statistics are of; None: there are none, or each width has its own
+    width: Annotated[Share, Field(strict=True)] | Annotated[dict[str, Share], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _one_net(self) -> Self:
