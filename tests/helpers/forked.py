@@ -18,8 +18,10 @@ STEP: Place = (Engine, "_step", "step")  # the optimizer is about to step
 ENDS: tuple[Place, ...] = ((_Loop, "probe", "probe"), (Session, "write_result", "end"))
 
 
-def kill_at(places: Iterable[Place], place: str, done: int) -> None:
+def kill_at(places: Iterable[Place], place: str, done: int, passed: int = 0) -> None:
     """Kill this process, with no chance to clean up, at that place where `done` batches were trained.
+
+    Not the first `passed` times: a batch of several passes comes by STEP in each of them.
 
     ENDS: "probe" (the epoch is over, its figures are due), "end" (trained, the results are due).
     """
@@ -29,10 +31,12 @@ def kill_at(places: Iterable[Place], place: str, done: int) -> None:
         original = getattr(kind, name)
 
         def instead(*args: Any, **options: Any) -> Any:
-            nonlocal now
+            nonlocal now, passed
             now = next((arg.done for arg in args if hasattr(arg, "done")), now)  # of the clock, where there is one
             if (here, now) == (place, done):
-                os.kill(os.getpid(), signal.SIGKILL)
+                passed -= 1
+                if passed < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
             return original(*args, **options)
 
         setattr(kind, name, instead)

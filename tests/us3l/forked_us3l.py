@@ -6,42 +6,16 @@ its figures are due), "end" (trained, the results are due). With "weights": PATH
 the end, and the widths that it trained, in PATH.RANK.
 """
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import sklearn.datasets  # noqa: F401 (the digits)
-from forked import keep_weights, run_command
+from forked import ENDS, STEP, keep_weights, kill_at, run_command
 from norm_ranks import check_norms
 from tiny_runs import split_run
 
-from lowbit.train.engine import Engine
-from lowbit.train.loop import _Loop
-from lowbit.train.session import Session
 from us3l.cli import main
 from us3l.commands import distill, pretrain, slimmable  # noqa: F401 (imported once for all forks)
-
-
-def arm(place: str | int, done: int) -> None:
-    now = [0, -1]  # batches that were trained, passes of this one
-
-    def hook(kind: Any, name: str, here: str) -> None:
-        original = getattr(kind, name)
-
-        def instead(*args: Any, **options: Any) -> Any:
-            at = next((arg.done for arg in args if hasattr(arg, "done")), now[0])  # of the clock, where there is one
-            passes = (now[1] + 1 if at == now[0] else 0) if name == "_step" else -1
-            now[:] = at, passes
-            if (passes if name == "_step" else here, at) == (place, done):
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(*args, **options)
-
-        setattr(kind, name, instead)
-
-    hook(Engine, "_step", "step")
-    hook(_Loop, "probe", "probe")
-    hook(Session, "write_result", "end")
 
 
 def widths(objective: Any) -> list[list[float]]:
@@ -59,7 +33,8 @@ def child(request: dict[str, Any]) -> None:
         check_norms()
         return
     if "kill" in request:
-        arm(*request["kill"])
+        place, done = request["kill"]
+        kill_at((STEP, *ENDS), *((place, done) if isinstance(place, str) else ("step", done, place)))
     if "weights" in request:
         keep_weights(request.pop("weights"), widths)
     run_command("us3l", main, request)
