@@ -93,7 +93,7 @@ def slim_inputs_(net: nn.Module) -> nn.Module:
 
 
 def slims_inputs(net: nn.Module) -> bool:
-    """Whether a net is one of `slim_inputs_`."""
+    """Whether a net was made slimmable by `slim_inputs_`, and so has no ordinary sub-networks."""
     return any(getattr(layer, "leading", False) for layer in slimmable_layers(net).values())
 
 

@@ -4,10 +4,10 @@ Yu, Huang, "Universally Slimmable Networks and Improved Training Techniques", IC
 are nested, so one weight serves them all. Which part runs is a plain attribute, set from outside (`at_width`); what
 `forward` reads are numbers of channels, so that widths which round to the same numbers share one compiled graph. The
 gradient outside the part that runs is exactly zero, never None: momentum and weight decay move those channels on every
-pass, as in their program.
+pass, as in the paper's program.
 
-Deviation: a grouped convolution keeps the channels of a group and runs fewer groups (theirs ignores groups unless
-the convolution is depthwise). A number of channels never exceeds the layer's.
+Deviation: a grouped convolution keeps the channels of a group and runs fewer groups (the paper's program ignores
+groups unless the convolution is depthwise). A number of channels never exceeds the layer's.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -74,7 +74,7 @@ def _copy_(buffers: Iterable[Tensor], values: Iterable[Tensor]) -> None:
 def width_of_statistics(net: nn.Module) -> float | None:
     """The width that the statistics of universal batch norms are of, by the channels that have moved; None: none have.
 
-    A file may not say it: channels that did not run keep mean 0 and variance 1.
+    For files that do not say it: channels that did not run keep mean 0 and variance 1.
 
     Raises:
         InputError: these channels are those of no width.

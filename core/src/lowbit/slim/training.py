@@ -76,12 +76,12 @@ class SlimmableTraining(Objective):
 
 
 def evaluate_widths(session: Session, test: EvalLoader, widths: Sequence[float], due: Due) -> Probe:
-    """For `Run.probes`: `top1_W`, `top5_W`, `loss_W` of a `student` at each width, and their line; `top1`: the first's.
+    """For `Run.probes`: `top1_W`, `top5_W`, `loss_W` of the objective's `student` at each width W, and a line each.
 
     Args:
         session: of the command.
-        test: what is evaluated.
-        widths: of its list.
+        test: pictures with labels.
+        widths: that are evaluated; `top1` is that of the first.
         due: after which epochs.
     """
 
