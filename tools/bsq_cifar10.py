@@ -14,16 +14,14 @@ chosen by the training accuracy of 350 steps (16 and 0.05: 78 %; 32 and 0.1: 84 
 state (no state is chosen by the test set) on all 10,000 test pictures, in batches of 100.
 """
 
-import argparse
-import json
-import os
-import statistics
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from tools.experiments import arguments, once, report, spread
 
 SEEDS = (0, 1, 2)
 WAYS = {  # name: its flags
@@ -37,42 +35,18 @@ PRUNE = (*PICTURES, "--epochs", "7", "--lr", "0.1", "--schedule", "6", "--Prun_I
 TUNE = (*PICTURES, "--epochs", "3", "--lr", "0.01", "--schedule", "2", "--bin")
 
 
-def bsq(*args: object) -> None:
-    """One command line in a process of one thread; its output goes nowhere, its files stay."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bsq", *map(str, args)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
-
-
-def once(folder: Path, *args: object) -> dict[str, Any]:
-    """Run a command into a folder unless its result is there; returns the result."""
-    result = folder / "result.json"
-    if not result.exists():
-        training = args[0] in ("cifar_prune_STE", "cifar_finetune") and "--evaluate" not in args
-        begun = training and (folder / "checkpoint.pth.tar").exists()
-        bsq(*args, "--checkpoint", folder, *(("--resume", "auto") if begun else ("--overwrite",)))
-    return json.loads(result.read_text(encoding="utf-8"))
-
-
 def run(way: str, seed: int, start: Path, data: Path, output: Path) -> dict[str, Any]:
     """Bit training, fine-tuning, both evaluated on the whole test set."""
     folder, common = output / f"{way.replace(' ', '')}-seed{seed}", (*NET, "--data", data, "--seed", seed)
-    found = once(folder / "bsq", "cifar_prune_STE", *common, *PRUNE, *WAYS[way], "--model", start)
+    found = once("bsq", folder / "bsq", True, "cifar_prune_STE", *common, *PRUNE, *WAYS[way], "--model", start)
     bits = folder / "bsq/checkpoint.pth.tar"
-    tuned = once(folder / "finetune", "cifar_finetune", *common, *TUNE, "--model", bits)
+    tuned = once("bsq", folder / "finetune", True, "cifar_finetune", *common, *TUNE, "--model", bits)
     evaluate = ("cifar_finetune", *common, "--bin", "--evaluate", "--model")
-    before = once(folder / "before", *evaluate, bits)
-    after = once(folder / "after", *evaluate, folder / "finetune/checkpoint.pth.tar")
+    before = once("bsq", folder / "before", False, *evaluate, bits)
+    after = once("bsq", folder / "after", False, *evaluate, folder / "finetune/checkpoint.pth.tar")
     seconds = sum(stage["seconds"] for stage in (found, tuned))
     kept = {name: tuned[name] for name in ("compression", "compression_signed", "compression_all", "bits")}
     return {"way": way, "seed": seed, "before": before["top1"], "after": after["top1"], "seconds": seconds, **kept}
-
-
-def spread(values: list[float]) -> str:
-    """Mean and sample standard deviation."""
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -101,26 +75,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Convert once, run all, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser = arguments(__doc__, "data", "checkpoint", "output")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
-    o = parser.parse_args()
-    begun = time.perf_counter()
+    o, begun = parser.parse_args(), time.perf_counter()
     start = o.output / "resnet-20-8"
-    once(start, "convert", *NET, "--data", o.data, "--model", o.checkpoint)
+    once("bsq", start, False, "convert", *NET, "--data", o.data, "--model", o.checkpoint)
     with ThreadPoolExecutor(o.jobs) as pool:
         jobs = [(way, seed) for way in o.ways for seed in SEEDS]
         model = start / "checkpoint.pth.tar"
         rows = list(pool.map(lambda job: run(job[0], job[1], model, o.data, o.output), jobs))
-    text = table(rows)
-    (o.output / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    (o.output / "table.md").write_text(text, encoding="utf-8")
-    minutes = sum(row["seconds"] for row in rows) / 60
-    print(text)
-    print(f"{minutes:.0f} process minutes of training; {(time.perf_counter() - begun) / 60:.0f} minutes on the wall")
+    report(rows, table(rows), o.output, begun)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,7 @@ The log calls the distilled embeddings collapsed (deviation 0.2 to 0.25 of a uni
 out of a ReLU, are all positive, and lie that close together, too.
 """
 
-import argparse
 import itertools
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools.experiments import once, spread
+from tools.experiments import arguments, once, report, spread
 
 from lowbit.demo import save_random_backbone
 
@@ -99,8 +97,7 @@ def table(rows: Sequence[Row]) -> str:
     """Mean and deviation over the seeds, of each method and step."""
 
     def of(method: str, step: int, figure: str) -> str:
-        values = [row[figure] for row in rows if (row["method"], row["step"]) == (method, step)]
-        return spread(values) if len(values) > 1 else f"{values[0]:.2f}"
+        return spread([row[figure] for row in rows if (row["method"], row["step"]) == (method, step)])
 
     lines = [
         "| method | probe, step 1 | probe, step 2 | k-NN, step 1 | k-NN, step 2 | seconds |",
@@ -116,11 +113,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     """Run all, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("teacher", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser = arguments(__doc__, "data", "teacher", "output")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=10_000, help="fewer for a trial")
     o = parser.parse_args()
@@ -133,11 +126,7 @@ def main() -> None:
     jobs += [partial(its.untrained, seed) for seed in o.seeds]
     with ThreadPoolExecutor(o.jobs) as pool:
         rows = [row for found in pool.map(lambda job: job(), jobs) for row in found]
-    (o.output / "runs.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    (o.output / "table.md").write_text(table(rows), encoding="utf-8")
-    minutes = sum(row["seconds"] for row in rows) / 60
-    print(table(rows))
-    print(f"{minutes:.0f} process minutes in all; {(time.perf_counter() - begun) / 60:.0f} minutes on the wall now")
+    report(rows, table(rows), o.output, begun)
 
 
 if __name__ == "__main__":

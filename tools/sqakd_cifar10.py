@@ -14,8 +14,6 @@ minutes for all 24 runs. Pilots with seed 100 (SQAKD, LSQ, W2A2) chose Adam: aft
 pictures; SGD at 0.02 and 1e-3 had 44.3 % of all after 316 steps, and took 207 s.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools.experiments import once, spread
+from tools.experiments import arguments, once, report, spread
 
 SEEDS, BITS, QUANTIZERS, METHODS = (0, 1, 2), (2, 4), ("ewgs", "lsq"), ("QAT", "SQAKD")
 COMMON = (
@@ -68,19 +66,11 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run all, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for name in ("data", "teacher", "output"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
-    o = parser.parse_args()
-    begun, jobs = time.perf_counter(), list(product(SEEDS, BITS, QUANTIZERS, METHODS))
+    o, begun = arguments(__doc__, "data", "teacher", "output").parse_args(), time.perf_counter()
     with ThreadPoolExecutor(o.jobs) as pool:
+        jobs = product(SEEDS, BITS, QUANTIZERS, METHODS)
         runs = list(pool.map(lambda job: run(job, o.data, o.teacher, o.output), jobs))
-    text = table(runs)
-    (o.output / "runs.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
-    (o.output / "table.md").write_text(text, encoding="utf-8")
-    print(text)
-    print(f"{sum(r['seconds'] for r in runs) / 60:.0f} process minutes, {(time.perf_counter() - begun) / 60:.0f} now")
+    report(runs, table(runs), o.output, begun)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ measured by bench_kd_step.py. The budget is 30 minutes of one free thread for al
 73.3 %, SQAKD 76.9 %) changed nothing.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -27,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools.experiments import once, spread
+from tools.experiments import arguments, once, report, spread
 
 from sqakd.kd.registry import METHODS
 
@@ -88,21 +86,13 @@ def table(runs: Sequence[Run]) -> str:
 
 def main() -> None:
     """Run all, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    for name in ("data", "teacher", "output"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
+    parser = arguments(__doc__, "data", "teacher", "output")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    o = parser.parse_args()
-    begun, jobs = time.perf_counter(), list(product(o.seeds, (QAT, SQAKD, *METHODS)))
+    o, begun = parser.parse_args(), time.perf_counter()
     with ThreadPoolExecutor(o.jobs) as pool:
+        jobs = product(o.seeds, (QAT, SQAKD, *METHODS))
         runs = list(pool.map(lambda job: run(job[0], job[1], o.data, o.teacher, o.output), jobs))
-    (o.output / "runs.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
-    if len(o.seeds) > 1:
-        text = table(runs)
-        (o.output / "table.md").write_text(text, encoding="utf-8")
-        print(text)
-    print(f"{sum(r['seconds'] for r in runs) / 60:.0f} process minutes, {(time.perf_counter() - begun) / 60:.0f} now")
+    report(runs, table(runs), o.output, begun)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ probe trained on float features, with the 10,000 pictures as bank and training s
 with batch norm re-estimated at the width. The budget is 40 minutes on two cores for all, sweeps included.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -25,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools.experiments import once, spread
+from tools.experiments import arguments, once, report, spread
 
 METHODS, SEEDS = {"SimSiam": "simsiam", "SSQL": "ssql_simsiam"}, (0, 1, 2)
 BITS = ("fp", "8w8f", "5w5f", "4w4f", "3w3f", "2w8f", "2w4f")
@@ -82,21 +80,11 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run all, print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
-    o = parser.parse_args()
-    begun = time.perf_counter()
+    o, begun = arguments(__doc__, "data", "output").parse_args(), time.perf_counter()
     jobs = [(method, seed) for seed in SEEDS for method in reversed(METHODS)]  # the longer ones first
     with ThreadPoolExecutor(o.jobs) as pool:
         runs = list(pool.map(lambda job: run(job[0], job[1], o.data, o.output), jobs))
-    text = table(runs)
-    (o.output / "runs.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
-    (o.output / "table.md").write_text(text, encoding="utf-8")
-    minutes = sum(r["seconds"] + r["seconds_swept"] for r in runs) / 60
-    print(text)
-    print(f"{minutes:.0f} process minutes in all; {(time.perf_counter() - begun) / 60:.0f} minutes on the wall now")
+    report(runs, table(runs), o.output, begun)
 
 
 if __name__ == "__main__":

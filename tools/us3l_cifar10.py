@@ -19,8 +19,6 @@ Before that, trials with seed 100 and 2,000 test pictures: US3L of 12 epochs, k-
 against 33.6 and 23.3 % of random weights; BYOL after 4 of 12 epochs 36.9 and 35.0 %. The budget is 120 minutes for all.
 """
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -29,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tools.experiments import once, spread
+from tools.experiments import arguments, once, report, spread
 
 SEEDS, WIDTHS = (0, 1, 2), (0.25, 0.5, 0.75, 1.0)
 ALONE = [f"alone {width}" for width in WIDTHS]
@@ -93,21 +91,11 @@ def table(runs: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run all, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--jobs", type=int, default=2)
-    o = parser.parse_args()
-    begun = time.perf_counter()
+    o, begun = arguments(__doc__, "data", "output").parse_args(), time.perf_counter()
     jobs = [(method, seed) for seed in SEEDS for method in METHODS]
     with ThreadPoolExecutor(o.jobs) as pool:
         runs = list(pool.map(lambda job: run(job[0], job[1], o.data, o.output), jobs))
-    text = table(runs)
-    (o.output / "runs.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
-    (o.output / "table.md").write_text(text, encoding="utf-8")
-    minutes = sum(r["seconds"] + r["seconds_swept"] for r in runs) / 60
-    print(text)
-    print(f"{minutes:.0f} process minutes in all; {(time.perf_counter() - begun) / 60:.0f} minutes on the wall now")
+    report(runs, table(runs), o.output, begun)
 
 
 if __name__ == "__main__":
