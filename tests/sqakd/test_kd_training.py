@@ -100,7 +100,7 @@ def test_a_float_student_of_another_net(sqakd: Sqakd, few: Line, tmp_path: Path)
         (("attention",), "3 of the student's stand beside 4 of the teacher's"),
         (("hint", "--features", "relu", "layer1", "layer5"), "no module 'layer5'"),
         (("hint", "--features", "relu", "layer1", "fc"), "is not one map"),
-        (("hint", "--hint_layer", 9), "0 of the student's"),
+        (("hint", "--hint_layer", 9), "--hint_layer 9: the nets have the maps 0 to 3"),
         (("fsp", *maps), "maps of equal channels"),
         (("kd", "--kd_gamma", 0, "--kd_alpha", 0), "has no loss"),
         (("hint", "--features", "relu", "layer1", "layer3", "--teacher_features", "layer2", "layer1", "layer0"),
@@ -109,6 +109,13 @@ def test_a_float_student_of_another_net(sqakd: Sqakd, few: Line, tmp_path: Path)
     ):  # fmt: skip
         found = sqakd(*short, "--distill", *line, "--output", tmp_path / "x", code=2).stderr
         assert said in found and found.count("\n") == 1 and not (tmp_path / "x").exists()
+    ours = ("--teacher_path", tmp_path / "a/checkpoint/last_checkpoint.pth", "--teacher_arch", "vgg8_bn")
+    found = sqakd("train_fp", *few, "--distill", "kd", *ours, "--output", tmp_path / "x", code=2).stderr
+    assert (
+        "--teacher_arch cifar_vgg8: " in found
+        and "holds a cifar_resnet8_1x1" in found
+        and not (tmp_path / "x").exists()
+    )
 
 
 def test_stages_of_nets(recorded: Any) -> None:

@@ -91,10 +91,10 @@ def quantizer_flags(quantizer: str, bits: int) -> list[Decorator]:
         click.option("--bkwd_scaling_factorW", "bkwd_scaling_factorW", type=Real(0, 99), default=0.0,
                      help="EWGS's scale of weights' gradients; 0 with --use_hessian: 0.001 until the Hessian."),
         click.option("--bkwd_scaling_factorA", "bkwd_scaling_factorA", type=Real(0, 99), default=0.0,
-                     help="Of inputs'."),
+                     help="Likewise, of inputs."),
         click.option("--use_hessian", cls=Switch, default=True, show_default=True, help="EWGS's scale follows the "
                      "Hessian of the loss that is trained."),
-        click.option("--update_every", type=COUNT, default=10, show_default=True, help="Epochs between that."),
+        click.option("--update_every", type=COUNT, default=10, show_default=True, help="Epochs between two Hessians."),
         click.option("--released", is_flag=True, help="Quantizers as the authors' programs compute them."),
         click.option("--include", **patterns, help="Layers quantized, by name [default: all but first and last]."),
         click.option("--exclude", **patterns, help="Layers left float, by name."),

@@ -159,7 +159,10 @@ def prepare(session: Session, own: TrainOptions, path: str | None = None) -> Tas
     side, classes = shown_side(own, train), len(train.classes) or None
     teacher = None
     if own.distill and own.teacher_path and not own.evaluate:
-        teacher = load.open_net(own.teacher_path, own.teacher_arch or own.arch, classes).model
+        found = load.open_net(own.teacher_path, own.teacher_arch or own.arch, classes)
+        if own.teacher_arch not in (None, found.arch):
+            raise InputError(f"--teacher_arch {own.teacher_arch}: {own.teacher_path} holds a {found.arch}: name that")
+        teacher = found.model
         run_blank(teacher, (3, side, side), setting="--image-size", values=False)
         classes = _classes(teacher)
     quantizers: Quantizers

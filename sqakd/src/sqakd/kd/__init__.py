@@ -1,1 +1,1 @@
-"""The distillation methods that SQAKD is compared with (the paper's Table 7, and three that are names there)."""
+"""The distillation methods that SQAKD is compared with: Table 7 of the paper, three that its program only names."""

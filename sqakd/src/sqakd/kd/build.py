@@ -56,7 +56,7 @@ def make_stages(
         InputError: modules that are not there, or maps that the method cannot compare.
     """
     first, method = (None, None) if teacher is None else make_methods(own, student, teacher, labels, side)
-    weight = 1.0 if own.distill == "crdst" else own.kd_beta
+    weight = 1.0 if own.distill == "crdst" else own.kd_beta  # CKTF weights its terms itself
     objective = Sqakd(
         student, partial(optimizers, own), teacher, alpha=own.kd_alpha, gamma=own.kd_gamma, temperature=own.kd_t,
         smoothing=own.smoothing, hessian_every=own.hessian_every, method=method, beta=weight,
@@ -67,13 +67,13 @@ def make_stages(
     begin = replace(own, optimizer_m="sgd", optimizer_q="sgd", nesterov=False)
     build, lr = partial(optimizers, begin), {"main": constant(own.lr_m), "quantizer": constant(own.lr_q)}
     if own.distill == "factor":
-        build, lr = partial(_paraphrases, begin, first.loss), {"main": constant(PARAPHRASER_RATE)}
+        build, lr = partial(_paraphraser_optimizer, begin, first.loss), {"main": constant(PARAPHRASER_RATE)}
     before = Sqakd(student, build, teacher, alpha=0.0, method=first, beta=1.0)
     before.frozen = () if first.students else ("student",)
     return [Stage(before, own.init_epochs, lr), main]
 
 
-def _paraphrases(own: TrainOptions, paraphraser: Any, all_of_it: nn.Module) -> dict[str, Any]:
+def _paraphraser_optimizer(own: TrainOptions, paraphraser: Any, trained: nn.Module) -> dict[str, Any]:
     return {"main": SGD(paraphraser.parameters(), PARAPHRASER_RATE, own.momentum, weight_decay=own.weight_decay)}
 
 
@@ -93,6 +93,9 @@ def make_methods(
         return None, _contrast(own, sides[0], sides[1], labels, side)
     where = slice(own.hint_layer, own.hint_layer + 1) if own.distill == "hint" else PLACES.get(own.distill, INNER)
     (names, shapes), (theirs, there) = (each.at(where) for each in sides)
+    if own.distill == "hint" and not (names and theirs):
+        count = min(len(each.shapes) for each in sides)
+        raise InputError(f"--hint_layer {own.hint_layer}: the nets have the maps 0 to {count - 1}: name one of them")
     _check(own.distill, shapes, there)
     if own.distill in POOLED:
         loss = POOLED[own.distill](own, shapes[0], there[0])
