@@ -26,7 +26,7 @@ BAR, EWGS = 0.15, 89.0  # points below the float net re-estimated on the same pi
 def test_eight_bits_before_training(sqakd: Callable[..., Result], cifar10_root: Path, authors_resnet20: Path) -> None:
     """Stem, shortcuts and classifier float; batch norm re-estimated."""
     line = ("--data", cifar10_root, "-a", "cifar_resnet20_1x1", "--evaluate", "--load_pretrain", "True",
-            "--pretrain_path", authors_resnet20, "--exclude", "*downsample*", "--channels-last", "True")  # fmt: skip
+            "--pretrain_path", authors_resnet20, "--exclude", "*downsample*")  # fmt: skip
 
     def figure(*more: object) -> float:
         return float(sqakd("train_quant", *line, *more).stdout.splitlines()[1].split()[2])
