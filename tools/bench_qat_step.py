@@ -1,6 +1,6 @@
 """What a W4A4 step with learned quantizers costs beside a float step: median of paired, interleaved steps.
 
-    python tools/bench_qat_step.py [--quantizers lsq ewgs ste pact dorefa] [--pairs 15] [--batch 128] [--device cpu]
+    python tools/bench_qat_step.py [--quantizers lsq ewgs ste pact dorefa] [--pairs 25] [--batch 128] [--device cpu]
                                    [--points]
 
 ResNet-20 on pictures of 32 x 32, every layer but the first and the classifier quantized with its input. Steps are those
@@ -100,7 +100,7 @@ def main() -> int:
     """Measure and say whether the goal is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quantizers", nargs="+", default=["lsq", "ewgs"], choices=QUANTIZERS)
-    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--pairs", type=int, default=25)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--points", action="store_true")

@@ -1,6 +1,6 @@
 """What a US3L step of three widths costs beside its parts run alone: median of paired steps, as a Markdown line.
 
-    python tools/bench_us3l_step.py [--net us_cifar_resnet18] [--batch 64] [--pairs 15] [--device cpu]
+    python tools/bench_us3l_step.py [--net us_cifar_resnet18] [--batch 64] [--pairs 25] [--device cpu]
 
 The step is that of the shipped recipe (SimCLR with a momentum copy, group regularization, heads of 2048) at widths 1,
 0.5 and 0.25. Its parts are ordinary nets of these widths, each with its own forward, loss, backward, decay and
@@ -58,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--net", default="us_cifar_resnet18")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--pairs", type=int, default=25)
     parser.add_argument("--device", default="cpu")
     o = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))

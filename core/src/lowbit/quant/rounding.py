@@ -17,6 +17,7 @@ a ReLU half of all values lie on a bound. On a CPU the operations run over parts
 computes v again instead of keeping it.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -72,7 +73,7 @@ def quantize_evenly(
         levels: the codes.
         low: 0-dimensional: x of v = 0; None: 0.
         rate: 0-dimensional: v per x; None: 1 / step, and the step gets both gradients.
-        delta: 0-dimensional, no gradient; None: straight through.
+        delta: 0-dimensional, no gradient; None: straight through. With a rate alone.
     """
     y: Tensor = _Quantize.apply(x.to(_wide(x.dtype)), step, low, rate, delta, levels)
     return y.to(x.dtype)
@@ -107,15 +108,39 @@ def _clip_(v: Tensor, lowest: Tensor | float, highest: Tensor | float, out: Tens
     return torch.minimum(out, highest, out=out)
 
 
-def _inside(levels: Levels) -> tuple[Tensor | float, Tensor | float]:
-    """The smallest and the largest v that x gets a gradient at; rounded, they are the lowest and the highest code."""
+def _numbers(levels: Levels, like: Tensor) -> Levels:
+    """Ends and zero point as numbers where reading them costs nothing: of true tensors on a CPU."""
+    if like.device.type != "cpu" or torch.compiler.is_compiling():
+        return levels
+    lowest, highest, zero_point = (float(end) if type(end) is Tensor else end for end in levels[:3])
+    return levels._replace(lowest=lowest, highest=highest, zero_point=zero_point)
+
+
+def _open_ends(levels: Levels, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """The v between which, themselves left out, x gets a gradient."""
     lowest, highest = levels.lowest, levels.highest
-    if levels.edge == "closed" or isinstance(lowest, float) or isinstance(highest, float):
-        return lowest, highest
     if levels.edge == "open":
-        return torch.nextafter(lowest, highest), torch.nextafter(highest, lowest)
+        return lowest, highest
+    if levels.edge == "closed":
+        return _beyond(lowest, like, -1), _beyond(highest, like, 1)
     # half a step further; ties go to the even code: the lowest is even, the highest odd
-    return lowest - 0.5, torch.nextafter(highest + 0.5, lowest)
+    return _beyond(lowest - 0.5, like, -1), highest + 0.5
+
+
+def _beyond(end: Tensor | float, like: Tensor, sign: int) -> Tensor | float:
+    """The next number of `like`'s type on the side of `sign`, where `end` lies, too; after 0 the first normal one."""
+    if isinstance(end, Tensor):
+        return torch.nextafter(end, torch.full_like(end, sign * torch.inf))
+    kind = torch.finfo(like.dtype)
+    return end + sign * math.ldexp(kind.eps, math.frexp(end)[1] - 1) if end else sign * kind.tiny
+
+
+def _inside(g: Tensor, v: Tensor, ends: tuple[Tensor | float, Tensor | float], out: Tensor) -> Tensor:
+    """`g` where v lies between the ends, themselves left out, else 0; between numbers in one operation."""
+    first, last = ends
+    if isinstance(first, float) and isinstance(last, float):
+        return torch.ops.aten.hardtanh_backward.grad_input(g, v, first, last, grad_input=out)
+    return torch.mul(g, (v > first).logical_and_(v < last), out=out)
 
 
 class _Quantize(torch.autograd.Function):
@@ -129,7 +154,7 @@ class _Quantize(torch.autograd.Function):
         delta: Tensor | None,
         levels: Levels,
     ) -> Tensor:
-        ctx.levels = levels
+        ctx.levels = levels = _numbers(levels, x)
         ctx.save_for_backward(x, step, low, rate, delta)
         scale = 1 / step if rate is None else rate
         centred = isinstance(levels.zero_point, Tensor) or levels.zero_point != 0
@@ -147,33 +172,30 @@ class _Quantize(torch.autograd.Function):
             return _twice(x.detach(), g, step, low, rate, delta, levels)
         g = g if g.stride() == x.stride() else torch.empty_like(x).copy_(g)
         scale, slope = (1 / step, None) if tied else (rate, step * rate)
-        first, last = _inside(levels)
-        spread = None if delta is None else delta / (levels.highest - levels.lowest)
-        dx, needs = torch.empty_like(x), ctx.needs_input_grad
+        ends, spread = _open_ends(levels, x), None if delta is None else delta / (levels.highest - levels.lowest)
+        dx, (of_step, of_low, of_rate) = torch.empty_like(x), ctx.needs_input_grad[1:4]
         buffers: list[Tensor] = []
         sums: tuple[list[Tensor], ...] = ([], [], [])  # of each part, the latter two before `slope`
         dsteps, dlows, drates = sums
         for part, up, out in zip(*_split(x, g, dx), strict=True):
             if not buffers or buffers[0].shape != part.shape:
-                buffers = [part.new_empty(part.shape) for _ in range(3 if delta is None else 4)]
-            v, n, inside = buffers[:3]
+                buffers = [part.new_empty(part.shape) for _ in range(2 if delta is None else 3)]
+            v, n = buffers[:2]
             _position_(part, low, scale, v)
-            _clip_(v, first, last, n)
-            torch.eq(n, v, out=inside)
-            if spread is not None or not levels.clip_step:
-                n.round_()
-            if not tied and needs[1]:
-                dsteps.append(_dot(up, n - levels.zero_point))
-            if spread is None:
-                torch.mul(up, inside, out=out)
-            else:
-                magnitude, error = torch.abs(up, out=buffers[3]), torch.sub(v, n, out=n).mul_(spread)
-                torch.addcmul(up, magnitude, error, out=out).mul_(inside)
-            if tied and needs[1]:
-                dsteps.append(_dot(up, n.addcmul_(v, inside, value=-1)))
-            if needs[2]:
+            if of_step or spread is not None:
+                _clip_(v, levels.lowest, levels.highest, n)
+                n = n if levels.clip_step else n.round_()
+            if of_step:  # tied: sum g n less sum g v inside
+                dsteps.append(_dot(up, n if tied else n - levels.zero_point))
+            if spread is not None:
+                error = torch.sub(v, n, out=n).mul_(spread)
+                up = torch.addcmul(up, torch.abs(up, out=buffers[2]), error, out=buffers[2])
+            _inside(up, v, ends, out)
+            if tied and of_step:
+                dsteps.append(-_dot(out, v))
+            if of_low:
                 dlows.append(out.sum())
-            if needs[3]:
+            if of_rate:
                 drates.append(_dot(out, v))
             if slope is not None:
                 out.mul_(slope)
@@ -209,8 +231,9 @@ def _twice(
     with torch.no_grad():
         scale = 1 / step if rate is None else rate
         v = _position_(x.clone(), low, scale)
-        clipped = _clip_(v.clone(), *_inside(levels))
-        inside, n = (clipped == v).to(x.dtype), clipped.round()
+        first, last = _open_ends(levels, x)
+        clipped = _clip_(v.clone(), levels.lowest, levels.highest)
+        inside, n = ((v > first) & (v < last)).to(x.dtype), clipped.round()
         factor = inside if rate is None else inside * step * rate
         spread = torch.zeros_like(v) if delta is None else delta / (levels.highest - levels.lowest) * (v - n)
         error = (clipped if levels.clip_step else n) - v * inside if rate is None else n - levels.zero_point
