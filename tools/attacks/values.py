@@ -90,6 +90,9 @@ def value(rng: Random) -> tuple[Any, str]:
     return None, "None"
 
 
+SHAPES = ("one row more", "flattened", "one row less")  # ways that leave a tensor's numbers as they are
+
+
 def like(rng: Random, old: Tensor) -> tuple[Tensor, str, bool]:
     """A tensor in the place of another: it, what was done, and whether no reader may accept it for floats."""
     spoiled = old.detach().clone()
@@ -131,8 +134,16 @@ def places(tree: Any, depth: int = 7) -> Iterator[tuple[Any, Any]]:
             yield from places(inner, depth - 1)
 
 
-def authored(rng: Random, content: Any) -> tuple[Any, str, bool]:
-    """A copy of a tree with one or two places changed: it, how in words, whether a weight in it may not be accepted."""
+def authored(
+    rng: Random, content: Any, spared: Callable[[str], bool] = lambda key: False
+) -> tuple[Any, str, bool]:
+    """A copy of a tree with one or two places changed: it, how in words, whether a weight in it may not be accepted.
+
+    Args:
+        rng: of the changes.
+        content: the tree.
+        spared: whether a weight's shape does not matter, as in a momentum copy where the online net is read.
+    """
     tree, said, refused = deepcopy(content), [], False
     for _ in range(1 if rng.random() < 0.8 else 2):
         found = [*places(tree)]
@@ -157,7 +168,7 @@ def authored(rng: Random, content: Any) -> tuple[Any, str, bool]:
             said.append(f"{other!r} = {words} beside {name}"[:200])
         elif way < 6 and isinstance(old, Tensor):
             at[key], words, never = like(rng, old)
-            refused |= never and is_weight
+            refused |= never and is_weight and not (words in SHAPES and spared(key))
             said.append(f"{name} as {words}")
         else:
             at[key], words = value(rng)
