@@ -134,9 +134,7 @@ def places(tree: Any, depth: int = 7) -> Iterator[tuple[Any, Any]]:
             yield from places(inner, depth - 1)
 
 
-def authored(
-    rng: Random, content: Any, spared: Callable[[str], bool] = lambda key: False
-) -> tuple[Any, str, bool]:
+def authored(rng: Random, content: Any, spared: Callable[[str], bool] = lambda key: False) -> tuple[Any, str, bool]:
     """A copy of a tree with one or two places changed: it, how in words, whether a weight in it may not be accepted.
 
     Args:
