@@ -102,3 +102,13 @@ def digits_run(
     """The folder of that run, finished, and what it said."""
     folder = tmp_path_factory.mktemp("runs") / "out"
     return folder, us3l(*digits_line, "--output", folder)
+
+
+@pytest.fixture(scope="session")
+def listed_run(tmp_path_factory: pytest.TempPathFactory, small: Path, us3l: Us3l) -> Path:
+    """The checkpoint of a switchable net of widths 1 and 0.5, an epoch old."""
+    folder = tmp_path_factory.mktemp("runs") / "listed"
+    keys = ("MODEL.ARCH=s_cifar_resnet8_1x1", "MODEL.OFA.USE_SLIMMABLE=True", "MODEL.OFA.WIDTH_MULT_LIST=[1.0, 0.5]")
+    line = ("ssl", "--config", small, "--limit-train", 16, "--probe-every", 0, *keys, "TRAIN.EPOCHS=1")
+    us3l(*line, "--output", folder)
+    return folder / "checkpoint.pth.tar"

@@ -64,6 +64,21 @@ def test_the_files_of_others_get_the_commands_config(us3l: Us3l, line: tuple[obj
     assert opened.size == (3, 8, 8) and load(tmp_path / "out/checkpoint_width_0.75.pth.tar")(X).shape == (3, 48)
 
 
+@torch.no_grad()
+def test_one_width_of_a_switchable_net(us3l: Us3l, line: tuple[object, ...], listed_run: Path, tmp_path: Path) -> None:
+    """The other widths of its list keep their statistics, and the file still has all of them."""
+    given = ("MODEL.ARCH=", f"MODEL.PRETRAINED={listed_run}", "--widths", "0.5", "--output", tmp_path / "out")
+    us3l(*line[:-1], *given)
+    before, after = open_pretrained(listed_run).model, open_pretrained(tmp_path / "out/checkpoint_width_0.5.pth.tar")
+    assert sorted(after.widths or ()) == [0.5, 1.0] and after.net.kind == "switchable"
+    outputs = []
+    for width in (0.5, 1.0):
+        with at_width(before, width), at_width(after.model, width):
+            outputs.append((before(X), after.model(X)))
+    assert [torch.equal(*pair) for pair in outputs] == [False, True]
+    assert torch.equal(load(tmp_path / "out/checkpoint_width_0.5.pth.tar")(X), outputs[0][1])
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [

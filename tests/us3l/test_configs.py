@@ -158,8 +158,9 @@ def test_the_table_names_every_shipped_config_once_and_no_other() -> None:
     [
         ("MODEL.OFA.WIDTH_MULT_RANGE=[1.0, 0.25]", "ascending"),
         ("MODEL.OFA.WIDTH_MULT_RANGE=[0, 1.0]", "greater than 0"),
-        ("MODEL.OFA.WIDTH_MULT_LIST=[]", "one width or more, each once"),
-        ("MODEL.OFA.WIDTH_MULT_LIST=[1.0, 0.999999999]", "one width or more, each once"),
+        ("MODEL.OFA.WIDTH_MULT_LIST=[]", "one entry or more, each once"),
+        ("MODEL.OFA.WIDTH_MULT_LIST=[1.0, 0.999999999]", "one entry or more, each once"),
+        ("MODEL.OFA.DISTILL_FEATURE_NAME=[]", "one entry or more, each once"),
         ("MODEL.OFA.NUM_SAMPLE_TRAINING=0", "greater than or equal to 1"),
         ("MODEL.OFA.SAMPLE_SCHEDULER=B", "'' or 'A'"),
         ("MODEL.OFA.STEP_PER=pass", "'width' or 'batch'"),

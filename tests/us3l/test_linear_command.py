@@ -229,6 +229,18 @@ def test_a_dry_run_tells_the_plan(us3l: Us3l, line: tuple[object, ...], tmp_path
     assert (plan["protocol"], plan["width"], plan["steps"]) == ("probe", "0.5", "6") and not list(tmp_path.iterdir())
 
 
+def test_a_switchable_net_by_its_plain_name_and_resumed_without_its_file(
+    us3l: Us3l, line: tuple[object, ...], listed_run: Path, tmp_path: Path
+) -> None:
+    line = (*line[:-1], "MODEL.ARCH=cifar_resnet8_1x1", "--output", tmp_path / "out")
+    us3l(*line, f"MODEL.PRETRAINED={listed_run}", "--max-steps", 4)
+    us3l(*line, "--resume", "auto")
+    found: Any = load(tmp_path / "out" / CHECKPOINT)
+    assert found.conv1.out_channels == 8 and found.fc.out_features == 10
+    opened = open_pretrained(tmp_path / "out" / CHECKPOINT)
+    assert (opened.net.kind, opened.widths) == ("switchable", (1.0, 0.5))
+
+
 def test_widths_by_layer(us3l: Us3l, line: tuple[object, ...], config: Path, tmp_path: Path) -> None:
     """Evaluated, saved, loaded and exported at them; each was trained, and outputs that meet agree."""
     net: Any = open_pretrained(str(line[-1]).partition("=")[2]).model
@@ -242,6 +254,15 @@ def test_widths_by_layer(us3l: Us3l, line: tuple[object, ...], config: Path, tmp
     found: Any = load(tmp_path / "out" / CHECKPOINT)
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     assert (found.conv1.out_channels, found.layer3[0].conv1.out_channels) == (8, 48)
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("MODEL: {INPUTSHAPE: [8, 8]}\nTRAIN: {DATASET: digits}\n")
+    given = f"MODEL.PRETRAINED={tmp_path / 'out' / CHECKPOINT}"
+    us3l("calibrate", "--config", bare, given, "--limit-train", 40, "--output", tmp_path / "calibrated")
+    opened = open_pretrained(tmp_path / "calibrated/checkpoint_width_by_layer.pth.tar")
+    assert (opened.width, opened.widths) == (first, (0.25, 1.0)) and opened.has_statistics(first)
+    scratch = (*line[:-1], *WHOLE, "TRAIN.EPOCHS=1")
+    us3l(*scratch, "--output", tmp_path / "scratch")
+    us3l("export", tmp_path / "scratch" / CHECKPOINT, "--output", tmp_path / "x", "--dry-run")
     us3l("export", tmp_path / "out" / CHECKPOINT, "--output", tmp_path / "net")
     torch.testing.assert_close(load(tmp_path / "net/subnetwork.safetensors")(x), found(x), rtol=1e-5, atol=1e-6)
     said = us3l(*line, "--output", tmp_path / "x", "MODEL.OFA.WIDTH_BY_LAYER={'conv1': 0.5}", code=2).stderr

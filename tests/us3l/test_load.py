@@ -88,6 +88,19 @@ def test_one_width_has_statistics_of_its_own(tmp_path: Path) -> None:
         found.check_width(1.0, "--width")
 
 
+def test_a_width_is_known_by_what_is_printed_of_it_and_a_list_is_no_range(tmp_path: Path) -> None:
+    third, listed = 1 / 3, {"USE_SLIMMABLE": True, "WIDTH_MULT_LIST": [1.0, 0.5]}
+    for ofa, known, unknown in (
+        ({"NUM_SAMPLE_TRAINING": 1, "WIDTH_MULT": third}, 0.333333, 0.3334),
+        ({"WIDTH_MULT_RANGE": [third, 1.0]}, 0.333333, 0.3333),
+        (listed, 0.5, 0.75),
+    ):
+        found = open_pretrained(save(tmp_path / "c.pth.tar", checkpoint_of(config_of(**ofa))[0]))
+        found.check_width(known, "--width")
+        with pytest.raises(InputError, match="was not trained, only"):
+            found.check_width(unknown, "--width")
+
+
 def test_switchable_and_plain_nets(tmp_path: Path) -> None:
     widths = [1.0, 0.5, 0.25]
     saved, encoder = checkpoint_of(

@@ -178,6 +178,8 @@ def test_what_does_not_fit_the_net_or_the_command() -> None:
         built("BYOL", **MAPS | {"DISTILL_FEATURE_NAME": ("layer9.bn2",), "DISTILL_FEATURE_DIM": (8,)})
     with pytest.raises(InputError, match="128, 256, 512 channels"):
         built("BYOL", "us_cifar_resnet18", **MAPS | {"DISTILL_FEATURE_DIM": (128, 256)})
+    with pytest.raises(InputError, match=r"fc of us_.* does not give one feature map"):
+        built("BYOL", **MAPS | {"DISTILL_FEATURE_NAME": ("fc",), "DISTILL_FEATURE_DIM": (8,)})
     with pytest.raises(InputError, match="us3l distill"):
         built("SEED")
     with pytest.raises(InputError, match="TEACHER_DIM"):

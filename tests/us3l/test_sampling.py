@@ -76,6 +76,14 @@ def test_stages_of_any_number_of_epochs(epochs: int, lists: dict[str, Any]) -> N
             assert lows[stage["first_epoch"]] == stage["minimum"] and lows[stage["first_epoch"] - 1] != stage["minimum"]
 
 
+def test_what_a_run_trains() -> None:
+    """Schedule A of fewer than four epochs does not open the whole range."""
+    lows = [Sampling(schedule="A").trained(epochs) for epochs in range(6)]
+    assert [low for low, _ in lows] == pytest.approx([0.25, 1.0, 0.5, 0.5, 0.25, 0.25])
+    assert {high for _, high in lows} == {1.0} and Sampling().trained(1) == (0.25, 1.0)
+    assert Sampling(fixed=(1.0, 0.5)).trained(1) == (1.0, 0.5)
+
+
 def test_draws_of_the_clock_lie_in_their_range() -> None:
     uniform = uniform_of(torch.Generator().manual_seed(0))
     widths = [uniform(0.5, 0.75) for _ in range(500)]

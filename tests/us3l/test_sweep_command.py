@@ -98,15 +98,11 @@ def test_which_widths(us3l: Us3l, checkpoint: Path, tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_switchable_net_has_statistics_of_its_own(us3l: Us3l, small: Path, tmp_path: Path) -> None:
-    keys = ("MODEL.ARCH=s_cifar_resnet8_1x1", "MODEL.OFA.USE_SLIMMABLE=True", "MODEL.OFA.WIDTH_MULT_LIST=[1.0, 0.5]")
-    line = ("ssl", "--config", small, "--limit-train", 16, "--probe-every", 0, *keys, "TRAIN.EPOCHS=1")
-    us3l(*line, "--output", tmp_path / "run")
-    sweep = ("sweep", tmp_path / "run/checkpoint.pth.tar", *LIMITS, "--probe-epochs", 2, "--probe-lr", 1)
-    us3l(*sweep, "--output", tmp_path / "sweep")
+def test_a_switchable_net_has_statistics_of_its_own(us3l: Us3l, listed_run: Path, tmp_path: Path) -> None:
+    us3l("sweep", listed_run, *LIMITS, "--probe-epochs", 2, "--probe-lr", 1, "--output", tmp_path / "sweep")
     rows = result_of(tmp_path / "sweep")["rows"]
     assert [row["variant"] for row in rows] == ["0.5", "1"] and {"knn_top1", "knn_top1_bn"} <= rows[0].keys()
-    assert "was not trained, only 0.5, 1" in us3l(*sweep, "--widths", "0.75", code=2).stderr
+    assert "was not trained, only 0.5, 1" in us3l("sweep", listed_run, *LIMITS, "--widths", "0.75", code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -129,7 +125,9 @@ def test_what_is_refused(us3l: Us3l, checkpoint: Path, tmp_path: Path, more: tup
 
 
 def test_a_file_of_weights_needs_a_dataset(us3l: Us3l, checkpoint: Path) -> None:
+    """Its pictures have the size that it states, and MACs are counted for them."""
     backbone = checkpoint.with_name("backbone.safetensors")
+    assert (open_pretrained(backbone).size, open_pretrained(backbone).states_size) == ((3, 8, 8), True)
     assert "--dataset" in us3l("sweep", backbone, code=2).stderr
     line = ("sweep", backbone, *LIMITS, "--dataset", "digits", "--dry-run")
     assert "variants: 0.25, 0.5, 0.75, 1" in us3l(*line).stdout

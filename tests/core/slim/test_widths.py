@@ -3,7 +3,7 @@
 import pytest
 
 from lowbit.errors import InputError
-from lowbit.slim.widths import channels_at, check_width, make_divisible, parse_widths, show_width
+from lowbit.slim.widths import channels_at, check_width, make_divisible, parse_widths, show_width, widths_in
 
 
 def test_the_rounding_against_its_definition() -> None:
@@ -25,6 +25,8 @@ def test_lists_of_widths() -> None:
     assert parse_widths("0.25:1.0:0.05") == pytest.approx([0.25 + 0.05 * i for i in range(16)])
     assert parse_widths("0.25:1.0:0.05")[-1] == 1.0
     assert parse_widths("0.3, 0.5:0.8:0.2") == (0.3, 0.5, 0.7)
+    assert len(parse_widths("0.33333331,0.33333332")) == 1  # of rows and files of one name
+    assert widths_in(0.5) == (0.5,) and widths_in({"a": 1.0, "b": 0.5, "c": 1.0}) == (0.5, 1.0)
     assert [show_width(w) for w in (0.25, 1.0, {"a": 0.5, "b": 1.0}, {"a": 0.5})] == [
         "0.25", "1", "0.5..1 by layer", "0.5 by layer"
     ]  # fmt: skip

@@ -26,9 +26,9 @@ TRANSFER = ("aircraft", "caltech101", "dtd", "flowers", "food101", "pets")
 LIST = tuple(round(0.25 + 0.025 * i, 3) for i in range(31))
 
 
-def _distinct(value: tuple[float, ...]) -> tuple[float, ...]:
-    if not value or len({f"{width:g}" for width in value}) < len(value):
-        raise ValueError("should hold one width or more, each once")
+def _distinct(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not value or len({f"{one:g}" if isinstance(one, float) else one for one in value}) < len(value):
+        raise ValueError("should hold one entry or more, each once")
     return value
 
 
@@ -36,7 +36,7 @@ class Ofa(Node):
     """Widths: which are trained, what sub-networks learn from, group regularization, batch-norm statistics."""
 
     WIDTH_MULT: Share = 1.0  # trained where NUM_SAMPLE_TRAINING is 1, and evaluated
-    WIDTH_BY_LAYER: dict[str, Share] = {}  # ours: `linear`, in place of WIDTH_MULT, by convolution  # noqa: RUF012
+    WIDTH_BY_LAYER: dict[str, Share] = {}  # ours: in `linear` and `calibrate`, by convolution  # noqa: RUF012
     WIDTH_MULT_RANGE: Annotated[tuple[Share, Share], AfterValidator(ascending)] = (0.25, 1.0)
     NUM_SAMPLE_TRAINING: Annotated[int, Field(ge=1, le=64)] = 1  # widths of a step, the largest and smallest included
     SANDWICH: bool = True  # the largest and the smallest are among them
@@ -51,7 +51,7 @@ class Ofa(Node):
     DISTILL_FEATURE: bool = False
     DISTILL_FEATURE_CRITERION: Literal["", "MSELoss", "CosineSimilarity", "AMSELoss"] = ""
     DISTILL_FEATURE_LAMBDA: Amount = 1.0
-    DISTILL_FEATURE_NAME: tuple[str, ...] = ("layer3.0.bn2",)
+    DISTILL_FEATURE_NAME: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("layer3.0.bn2",)
     DISTILL_FEATURE_DIM: tuple[AtLeastOne, ...] = (256,)
     REGULARIZER: bool = False  # instead of weight decay
     REGULARIZER_CRITERION: Literal["L2Reg", "GroupReg"] = "L2Reg"
@@ -194,7 +194,7 @@ class Config(root.Root):
     def trained_widths(self, labels: bool = False) -> tuple[float, ...]:
         """One, a list, or both ends of a range; with `labels` a switchable net has those of its list."""
         listed = labels and self.MODEL.net.kind == "switchable"
-        return self.MODEL.OFA.WIDTH_MULT_LIST if listed else self.sampling.trained
+        return self.MODEL.OFA.WIDTH_MULT_LIST if listed else self.sampling.trained(self.TRAIN.EPOCHS)
 
     @property
     def criterion(self) -> str:

@@ -6,6 +6,7 @@ variance 1, and knows the width of a file from the config alone.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from timm.data import resolve_model_data_config
 from torch import nn
@@ -15,13 +16,13 @@ from lowbit.data.fixed import FixedPictures
 from lowbit.data.pictures import Pictures
 from lowbit.errors import InputError, naming
 from lowbit.evaluate.batchnorm import check_pictures
-from lowbit.models.pretrained_cfg import ENTRY, Cfg
+from lowbit.models.pretrained_cfg import ENTRY, Cfg, checked_cfg
 from lowbit.models.weight_file import Weights, read_weights
 from lowbit.models.weights import branch_of, load_
 from lowbit.slim.conversion import Size
 from lowbit.slim.layers import at_width
 from lowbit.slim.statistics import channels_of, width_of_statistics
-from lowbit.slim.widths import Width, show_width
+from lowbit.slim.widths import Width, show_width, widths_in
 from lowbit.train.bn_statistics import batchnorms
 from lowbit.train.session import Session
 from us3l import authors
@@ -32,6 +33,7 @@ from us3l.network import network
 
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 LEAST = 0.01  # width of a net of which nobody says what was trained
+SAME = 1e-6  # widths that differ by less are one: six digits are shown
 CALIBRATION = "MODEL.OFA.CALIBRATION_PICTURES"
 
 
@@ -42,6 +44,7 @@ class Pretrained:
     model: nn.Module  # a timm net, slimmable unless `net.kind` is plain, in evaluation mode
     net: Net
     size: Size  # (C, H, W) of the pictures that it was trained on; where the file does not say, timm's for the net
+    states_size: bool = False  # the file says it
     config: Config | None = None  # that the checkpoint was trained with; None: the file does not say
     widths: tuple[float, ...] | None = None  # trained: one, a list, or both ends of a range; None: not said
     width: Width | None = None  # that the batch-norm statistics are of; None: of none, or each width has its own
@@ -52,13 +55,19 @@ class Pretrained:
     def trained(self) -> tuple[tuple[float, ...], bool]:
         """The widths that may be evaluated, and whether they are a list, not both ends of a range."""
         widths = self.widths or ((1.0,) if self.net.kind == "plain" else (LEAST, 1.0))
-        return tuple(sorted(widths)), self.net.kind != "universal" or len(widths) != 2
+        listed = self.config is not None and set(self.config.sampling.fixed) == set(widths)
+        return tuple(sorted(widths)), listed or self.net.kind != "universal" or len(widths) != 2
 
     @property
     def listed(self) -> tuple[float, ...]:
         """What is evaluated by default: the list that was trained, else quarters of the range."""
         widths, is_list = self.trained
         return widths if is_list else tuple(w for w in QUARTERS if widths[0] <= w <= widths[1]) or widths[1:]
+
+    def chosen(self, ofa: Ofa) -> Width:
+        """What a config says is evaluated; where it says nothing, the width of the file's statistics."""
+        width = ofa.WIDTH_MULT if "WIDTH_MULT" in ofa.model_fields_set else self.width
+        return ofa.WIDTH_BY_LAYER or width or ofa.WIDTH_MULT
 
     def has_statistics(self, width: Width) -> bool:
         """Whether its batch-norm statistics are those of the sub-network of a width, if it has batch norm."""
@@ -79,9 +88,11 @@ class Pretrained:
         """
         widths, is_list = self.trained
         shown = (", " if is_list else " to ").join(map(show_width, widths))
-        for one in (width,) if isinstance(width, float) else width.values():
-            if not (one in widths if is_list else widths[0] <= one <= widths[1]):
-                raise InputError(f"{option} {show_width(one)} was not trained, only {shown}: give one of these")
+        which = "one of these" if is_list else "a width between"
+        for one in widths_in(width):
+            between = not is_list and widths[0] <= one <= widths[-1]
+            if not (between or any(abs(one - known) <= SAME for known in widths)):
+                raise InputError(f"{option} {show_width(one)} was not trained, only {shown}: give {which}")
 
 
 def open_pretrained(
@@ -122,10 +133,13 @@ def open_pretrained(
                 width = width_of_statistics(model)
             except InputError:  # of a mixture, or damaged: they can be re-estimated
                 width = None
-        shape = size or (said and said.input_size) or resolve_model_data_config(model)["input_size"]
+        shows = weights.said.get(ENTRY) if weights.ours else None
+        cfg = None if shows is None else checked_cfg(shows)
+        stated: Any = (said and said.input_size) or (cfg and tuple(cfg["input_size"]))
         return Pretrained(
-            model=model.eval(), net=net, size=shape, config=said.config if said else None, widths=widths, width=width,
-            classes=classes, shown=weights.said.get(ENTRY) if said else None,
+            model=model.eval(), net=net, size=size or stated or resolve_model_data_config(model)["input_size"],
+            states_size=bool(stated), config=said.config if said else None, widths=widths, width=width,
+            classes=classes, shown=cfg,
         )  # fmt: skip
 
 

@@ -177,13 +177,18 @@ def features_of(config: Config, encoder: nn.Module, size: tuple[int, int, int]) 
     """Distillation of the maps of `DISTILL_FEATURE_NAME`.
 
     Raises:
-        InputError: a module that is not there, or has not the channels of `DISTILL_FEATURE_DIM`.
+        InputError: a module that is not there, gives no map, or has not the channels of `DISTILL_FEATURE_DIM`.
     """
     ofa = config.MODEL.OFA
     names, dims = ofa.DISTILL_FEATURE_NAME, ofa.DISTILL_FEATURE_DIM
     with captured(encoder, names) as maps:
         run_blank(encoder, size)
-    found = tuple(maps[name][0].shape[1] if maps[name] and maps[name][0].dim() == 4 else 0 for name in names)
+    found = tuple(maps[name][0].shape[1] if len(maps[name]) == 1 and maps[name][0].dim() == 4 else 0 for name in names)
+    if 0 in found:
+        raise InputError(
+            f"MODEL.OFA.DISTILL_FEATURE_NAME: {names[found.index(0)]} of {config.MODEL.ARCH} does not give one "
+            "feature map (B, C, H, W): name a convolution, a batch norm or a block that does"
+        )
     if found != tuple(dims):
         raise InputError(
             f"MODEL.OFA.DISTILL_FEATURE_DIM={list(dims)}: {', '.join(names)} of {config.MODEL.ARCH} have "

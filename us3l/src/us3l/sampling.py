@@ -38,10 +38,12 @@ class Sampling:
         if not self.fixed and self.n < 2:
             raise InputError(f"{self.n} widths a step: draw 2 or more, or name one fixed width")
 
-    @property
-    def trained(self) -> tuple[float, ...]:
-        """What is trained over all steps: the fixed widths, or both ends of the range."""
-        return self.fixed or (self.low, self.high)
+    def trained(self, epochs: int) -> tuple[float, ...]:
+        """What `epochs` epochs train: the fixed widths, or both ends of the range, as far as it opens in them.
+
+        Of no epochs (a config that trains nothing) it is the whole range.
+        """
+        return self.fixed or (self.low_at(epochs - 1, epochs) if epochs else self.low, self.high)
 
     def low_at(self, epoch: int, epochs: int) -> float:
         """The smallest width of an epoch (0-based) of a run of `epochs`."""

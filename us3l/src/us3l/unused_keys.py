@@ -85,7 +85,7 @@ def switched_on(command: Command, config: "Config", sched: str | None) -> set[st
         known.own_head: True,
     }
     found = {name for name, on in pretraining.items() if on} if command in ("ssl", "distill") else {"single"}
-    if command == "linear":
+    if command in ("linear", "calibrate"):
         found = {"by layer"} if ofa.WIDTH_BY_LAYER else {"single"}
     if command == "slimmable":
         found = {"listed", "several"}

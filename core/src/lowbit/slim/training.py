@@ -32,7 +32,7 @@ class SlimmableTraining(Objective):
 
     Args:
         student: classifier, (B, C, H, W) -> (B, classes).
-        widths: two or more.
+        widths: one or more.
         optimizer: builds the optimizer; called again whenever parameters may have been replaced.
         distills: whether narrower nets learn from the widest.
         step_per_batch: one optimizer step for all widths.

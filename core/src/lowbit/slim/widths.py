@@ -40,16 +40,20 @@ def check_width(width: float) -> float:
     return width
 
 
+def widths_in(width: Width) -> tuple[float, ...]:
+    """The width; or widths by layer, rising, each once."""
+    return tuple(sorted(set(width.values()))) if isinstance(width, Mapping) else (width,)
+
+
 def show_width(width: Width) -> str:
     """As it is printed: `0.25`, or `0.25..1 by layer`."""
-    if isinstance(width, Mapping):
-        shown = sorted(set(width.values()))
-        return f"{shown[0]:g}..{shown[-1]:g} by layer" if len(shown) > 1 else f"{shown[0]:g} by layer"
-    return f"{width:g}"
+    shown = widths_in(width)
+    ends = "..".join(f"{one:g}" for one in dict.fromkeys((shown[0], shown[-1])))
+    return f"{ends} by layer" if isinstance(width, Mapping) else ends
 
 
 def parse_widths(text: str) -> tuple[float, ...]:
-    """Widths of `0.25,0.5` or `0.25:1.0:0.05` (first, last, step), rising, each once.
+    """Widths of `0.25,0.5` or `0.25:1.0:0.05` (first, last, step), rising, one of those that are printed alike.
 
     Raises:
         InputError: not a list of widths, or one that is not in (0, 1].
@@ -70,4 +74,4 @@ def parse_widths(text: str) -> tuple[float, ...]:
             )
         count = int((last - first) / step + 1e-6) + 1
         found += [check_width(round(first + number * step, 10)) for number in range(count)]
-    return tuple(sorted(set(found)))
+    return tuple(sorted({show_width(width): width for width in found}.values()))

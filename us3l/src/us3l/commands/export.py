@@ -26,6 +26,7 @@ from lowbit.models.pretrained_cfg import ENTRY, Cfg, pretrained_cfg
 from lowbit.options import RunOptions
 from lowbit.slim.conversion import slims_inputs
 from lowbit.slim.layers import set_width_
+from lowbit.slim.widths import show_width
 from lowbit.train.configured import dataset_of, refuse
 from lowbit.train.process import on_main
 from lowbit.train.session import Session
@@ -56,7 +57,7 @@ def export(options: RunOptions, own: ExportOptions) -> Path | None:
         net, facts = session.place(set_width_(found.model, width)), {"width": width, "statistics": "of the file"}
         if lacks:
             train = session.pictures("train", labels=False)
-            side = side_of_checkpoint(found.size[1], found.config is not None, train)
+            side = side_of_checkpoint(found.size[1], found.states_size, train)
             views, shown = view_recipes(config.TRAIN.DATASET, train, side)
             cfg, fixed = (
                 cfg or pretrained_cfg(shown, (3, side, side)),
@@ -66,10 +67,11 @@ def export(options: RunOptions, own: ExportOptions) -> Path | None:
         cfg = cfg or picture_settings(net)
         counted = cost(net, tuple(cfg["input_size"]))
         facts |= {"macs": counted.macs, "parameters": counted.parameters}
+        said = {**facts, "width": show_width(width)}
         if options.dry_run:
-            session.say_facts({"net": found.net.name, **facts})
+            session.say_facts({"net": found.net.name, **said})
             return None
-        with session.open_folder("export", {**asdict(own), "net": found.net.name}, facts) as folder:
+        with session.open_folder("export", {**asdict(own), "net": found.net.name}, said) as folder:
             assert folder is not None
             if lacks:
                 reestimate_(net, fixed.trained(views), session.accelerator)
@@ -90,8 +92,12 @@ def write_plain(folder: Path, net: nn.Module, found: Pretrained, cfg: Cfg, facts
     path = folder / f"{NAME}.safetensors"
     arguments = {**said["model_args"], "num_classes": found.classes, "checkpoint_path": str(path)}
     shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    built = f"timm.create_model({said['architecture']!r}, {shown})" if said["architecture"] else "timm has no such net"
-    lines = (path, path.with_suffix(".pt2"))
+    built = (
+        f"timm.create_model({said['architecture']!r}, {shown})"
+        if said["architecture"]
+        else "timm has no net of these sizes"
+    )
+    lines = (path, path.with_suffix(".pt2"), path.with_suffix(".json"))
     return [*(f"{line} {line.stat().st_size:,} bytes" for line in lines), f"{built}; lowbit.load({str(path)!r})"]
 
 

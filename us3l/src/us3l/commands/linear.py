@@ -10,11 +10,14 @@ statistics of this width is refused (theirs evaluates with mean 0 and variance 1
 MODEL.PRETRAINED and a width that was not trained; files are read by their content.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from lowbit.checkpoint.header import read_header
+from lowbit.config.tree import with_values
 from lowbit.data.geometry import RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures, Pictures
 from lowbit.data.recipe import Recipe, dataset_channels, imagenet_eval, imagenet_train, plain
@@ -30,7 +33,7 @@ from lowbit.models.surgery import run_blank
 from lowbit.options import LinearOptions, OptimOptions, RunOptions
 from lowbit.slim.conversion import Size
 from lowbit.slim.layers import set_width_
-from lowbit.slim.widths import show_width
+from lowbit.slim.widths import show_width, widths_in
 from lowbit.train.configured import dataset_of
 from lowbit.train.epochs import after_multiples
 from lowbit.train.run import Result
@@ -39,6 +42,7 @@ from us3l import load
 from us3l.commands import FILES
 from us3l.config import Config, without_effect
 from us3l.evaluation import fixed_pictures, open_pretrained
+from us3l.names import Net
 from us3l.network import network
 from us3l.optim import AUTHORS, optimizer, rates
 
@@ -56,7 +60,8 @@ def linear(
         side, classes = side_of(train, config.MODEL.side), config.MODEL.classes(train.name, len(train.classes))
         views, shown = transforms_of(config.TRAIN.DATASET, train, side)
         size, ofa = (3, side, side), config.MODEL.OFA
-        net, content, widths = open_net(session, config, size, classes)
+        net, content, of, widths = open_net(session, config, size, classes)
+        said = with_values(config, {"MODEL.ARCH": of.arch})
         fixed = fixed_pictures(ofa, train, session, net)
         facts: dict[str, Any] = {"width": show_width(config.width) if ofa.WIDTH_BY_LAYER else ofa.WIDTH_MULT}
         unused = without_effect("linear", config, optim.sched)
@@ -68,7 +73,7 @@ def linear(
         return run_linear(
             session, "linear", config, name, own, optim,
             Evaluated(net, content, train, test, None, views, shown, facts, unused),
-            header=load.header(config, pretrained_cfg(shown, size, train.classes), classes, config.width, widths),
+            header=load.header(said, pretrained_cfg(shown, size, train.classes), classes, config.width, widths),
             optimizer=partial(optimizer, config, command="linear", optim=optim), rates=rates(config, "linear", optim),
             due=DUE, prepare=prepare,
         )  # fmt: skip
@@ -76,8 +81,8 @@ def linear(
 
 def open_net(
     session: Session, config: Config, size: Size, classes: int
-) -> tuple[nn.Module, str | None, tuple[float, ...]]:
-    """The classifier on the device, a digest of the tensors of its file (None: there are none), the widths trained.
+) -> tuple[nn.Module, str | None, Net, Sequence[float]]:
+    """The classifier on the device, a digest of its file's tensors (None: there are none), its net, the widths trained.
 
     Its batch-norm statistics are still to be found, or to be resumed.
 
@@ -88,13 +93,13 @@ def open_net(
     model, width, path = config.MODEL, config.width, config.MODEL.PRETRAINED
     frozen, warm = config.TRAIN.LINEAR_EVAL, config.TRAIN.WARMUP_FC
     backbone = open_pretrained(path, model.ARCH, size, classifier=warm) if path else None
-    of = backbone.net if backbone else model.net
-    widths = (backbone and backbone.widths) or config.trained_widths()
-    net = set_width_(network(of, size, widths, classes), width)
+    known = backbone or read_header(session.resumed() or {}, "us3l", load.FORMAT, load.Us3lHeader)
+    of, widths = known.net if known else model.net, (known and known.widths) or widths_in(width)
+    net = set_width_(network(of, size, tuple(widths), classes), width)
     run_blank(net, size, setting="MODEL.INPUTSHAPE")
     given: dict[str, Tensor] | None = None
     if backbone is not None:
-        backbone.check_width(width, "MODEL.OFA.WIDTH_MULT")
+        backbone.check_width(width, f"MODEL.OFA.{'WIDTH_BY_LAYER' if model.OFA.WIDTH_BY_LAYER else 'WIDTH_MULT'}")
         if frozen and not model.OFA.CALIBRATE_BN and not backbone.has_statistics(width):
             raise InputError(
                 f"{path} has no batch-norm statistics of width {show_width(width)}: re-estimate them with "
@@ -103,7 +108,7 @@ def open_net(
         head, _ = linear_classifier(net)
         given = {key: value for key, value in backbone.model.state_dict().items() if not key.startswith(f"{head}.")}
     content = give_pretrained_(net, given, session, config, lambda: backbone.model if backbone else net)
-    return session.place(net, sync_batchnorm=config.TRAIN.SYNC_BN and not frozen), content, widths
+    return session.place(net, sync_batchnorm=config.TRAIN.SYNC_BN and not frozen), content, of, widths
 
 
 def transforms_of(dataset: str, pictures: Pictures, side: int) -> tuple[Recipe, Recipe]:

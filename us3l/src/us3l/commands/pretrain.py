@@ -46,6 +46,12 @@ def pretrain(
     with Session("us3l", with_amp(options, config), dataset_of(train), read, files=FILES) as session:
         if train.USE_AMP and session.accelerator.mixed_precision == "no" and session.accelerator.is_main_process:
             log.warning("TRAIN.USE_AMP: the CPU computes in float32")
+        widths, sampling = config.trained_widths(), config.sampling
+        if not sampling.fixed and widths[0] > sampling.low and session.accelerator.is_main_process:
+            log.warning(
+                "SAMPLE_SCHEDULER=A with TRAIN.EPOCHS=%d trains no width below %g: give 4 or more for %g",
+                train.EPOCHS, widths[0], sampling.low,
+            )  # fmt: skip
         batch = batch_of(train, session, own.keep_global_batch)
         check_batch(config, batch, session.accelerator.num_processes)
         pictures = open_pictures(session, train.DATASET, config.MODEL.side, figures=own.probe_every > 0)
@@ -59,8 +65,7 @@ def pretrain(
             header=load.header(config, cfg), unused=without_effect(command, config, optim.sched),
             name=name, own=own, optim=optim, prefixes=load.PREFIXES, facts=pictures.facts,
         )  # fmt: skip
-        encoder, widths = objective.get_submodule("encoder_q"), config.trained_widths()
-        narrow, wide = min(widths), max(widths)
+        encoder, narrow, wide = objective.get_submodule("encoder_q"), min(widths), max(widths)
         fixed = fixed_pictures(config.MODEL.OFA, pictures.train, session, encoder)
 
         def at(width: float) -> Context:

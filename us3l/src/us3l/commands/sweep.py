@@ -36,12 +36,12 @@ def sweep(options: RunOptions, own: WidthSweepOptions) -> list[Row] | None:
     """Evaluate a checkpoint, say the table, write it where `options.output` is given."""
     refuse({"--pretrained": options.pretrained}, "in sweep, whose weights are those of the checkpoint")
     backbone = open_pretrained(own.checkpoint, own.arch)
-    widths = widths_of(backbone, own)
     config = with_options(backbone.config or Config(), own.dataset, {CALIBRATION: own.calibration}, own.checkpoint)
     probe = ProbeOptions.of_epochs(own.probe_lr, own.probe_epochs)
     with Session("us3l", options, dataset_of(config.TRAIN), [own.checkpoint], resumes=False, files=FILES) as session:
         train, test = session.pictures("train"), session.pictures("test")
-        side = side_of_checkpoint(backbone.size[1], backbone.config is not None, train)
+        side = side_of_checkpoint(backbone.size[1], backbone.states_size, train)
+        widths = widths_of(backbone, own, side)
         views, shown = view_recipes(config.TRAIN.DATASET, train, side)
         net = session.place(backbone.model)
         fixed = fixed_pictures(config.MODEL.OFA, train, session, net)
@@ -59,8 +59,8 @@ def sweep(options: RunOptions, own: WidthSweepOptions) -> list[Row] | None:
         )  # fmt: skip
 
 
-def widths_of(backbone: Pretrained, own: WidthSweepOptions) -> tuple[float, ...]:
-    """What is evaluated.
+def widths_of(backbone: Pretrained, own: WidthSweepOptions, side: int) -> tuple[float, ...]:
+    """What is evaluated; MACs are those of a picture of `side` pixels.
 
     Raises:
         InputError: two options, a width that was not trained, or no sub-network is small enough.
@@ -73,7 +73,7 @@ def widths_of(backbone: Pretrained, own: WidthSweepOptions) -> tuple[float, ...]
         return own.widths or backbone.listed
     widths, _ = backbone.trained
     ends = (widths[0] if backbone.widths else QUARTERS[0]), widths[-1]
-    found = subnetworks(backbone.model, backbone.size, *ends)
+    found = subnetworks(backbone.model, (3, side, side), *ends)
     if own.best_under:
         found = [best_under(int(own.best_under * 1e6), found)]
     return tuple(one.width for one in found)
