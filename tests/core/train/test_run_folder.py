@@ -155,6 +155,20 @@ def test_overwrite_deletes_nothing_where_no_run_is(tmp_path: Path, config: str |
     assert names(tmp_path) == [".lock", "config.json", "teacher.pth.tar"]
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pth.tar", "model_best.pth.tar", "checkpoint_0199.pth.tar"])
+def test_a_training_writes_over_nobodys_weights(tmp_path: Path, name: str) -> None:
+    """As the authors' programs leave them, which write where they are started."""
+    (tmp_path / name).write_text("somebody's")
+    for ask in (RunFolder.check, lambda path, **options: RunFolder.open(path, {}, **options)):
+        with pytest.raises(InputError, match=rf"{name} of another program.*with --overwrite"):
+            ask(tmp_path, resume=False)
+    assert names(tmp_path) == [name]
+    RunFolder.check(tmp_path)  # what trains nothing
+    RunFolder.check(tmp_path, resume=True)
+    RunFolder.open(tmp_path, {}, resume=False, overwrite=True).close()
+    RunFolder.check(tmp_path, resume=False, overwrite=True)
+
+
 RUN_NAMES = (
     "config.json", "metrics.jsonl", "train.log", "result.json", "checkpoint.pth.tar", "checkpoint.prev.pth.tar",
     "model_best.pth.tar", "checkpoint_0020.pth.tar", ".lock", ".checkpoint.pth.tar.tmp", "own.bin",

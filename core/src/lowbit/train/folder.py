@@ -18,9 +18,10 @@ from lowbit.files import open_regular, previous, write_json
 from lowbit.outcome import note_figures, note_folder
 from lowbit.train import lock
 from lowbit.train.lock import FolderLock, refuse_busy
-from lowbit.train.place import check_files, check_place
+from lowbit.train.place import check_files, check_place, check_weights
 
 CONFIG, LOG = "config.json", "train.log"
+WEIGHTS = (CHECKPOINT, previous(Path(CHECKPOINT)).name, BEST, "checkpoint_[0-9]*.pth.tar")  # that a training writes
 # What `--overwrite` removes beside a method's own files, so that a later `--resume auto` never finds the old ones.
 RUN_FILES = (
     CONFIG,
@@ -30,10 +31,7 @@ RUN_FILES = (
     "result.json",
     "backbone.safetensors",
     "packed.safetensors",
-    CHECKPOINT,
-    previous(Path(CHECKPOINT)).name,
-    BEST,
-    "checkpoint_[0-9]*.pth.tar",
+    *WEIGHTS,
     "sweep.csv",
     "sweep.png",
     "record.txt",
@@ -114,7 +112,7 @@ class RunFolder:
         inputs: Sequence[Path | None] = (),
         files: Sequence[str] = (),
     ) -> None:
-        """Refuse a folder that a run is writing to, or that holds one (a `config.json`), or that cannot be used.
+        """Refuse a folder that a run is writing to, that holds one (a `config.json`) or weights of another program.
 
         Writes nothing, for use before anything else; on several processes before the first one opens the folder.
 
@@ -126,8 +124,9 @@ class RunFolder:
             files: patterns of the method's own files.
 
         Raises:
-            InputError: another run is writing there; it holds a run and neither `resume` nor `overwrite` is given; an
-                input lies in a folder that is overwritten; see `check_place` and `check_files`.
+            InputError: another run is writing there; it holds a run and neither `resume` nor `overwrite` is given, or
+                weights of another program that a training would replace; an input lies in a folder that is overwritten;
+                see `check_place` and `check_files`.
         """
         path = Path(path)
         check_place(path)
@@ -141,6 +140,8 @@ class RunFolder:
     @staticmethod
     def _refuse_held_run(path: Path, resume: bool | None, overwrite: bool) -> None:
         if not (path / CONFIG).exists():
+            if resume is False and not overwrite:
+                check_weights(path, WEIGHTS)
             return
         if not (resume or overwrite):
             more = "" if resume is None else ", or, if it is this training, go on with --resume auto"

@@ -80,3 +80,21 @@ def check_files(path: Path, patterns: Sequence[str]) -> None:
                         f"--output {path}: {found.name} there cannot be a run's file ({_reason(error)}): move it away "
                         "or name another folder"
                     ) from error
+
+
+def check_weights(path: Path, patterns: Sequence[str]) -> None:
+    """Refuse a folder with files where a training writes its own; the authors' programs leave theirs where they start.
+
+    Args:
+        path: the folder, which holds no run and may be missing.
+        patterns: of the names of a training's files.
+
+    Raises:
+        InputError: the first that is found.
+    """
+    found = sorted(file.name for pattern in patterns for file in path.glob(pattern))
+    if found:
+        raise InputError(
+            f"--output {path} holds {found[0]} of another program, in whose place a training writes: name another "
+            "folder, or replace it with --overwrite"
+        )
