@@ -59,6 +59,11 @@ def file_of(kind: str, net: Any) -> dict[str, Any]:
             | under("module.encoder_k.", copy)
             | {"module.queue": torch.zeros(16, 8), "module.queue_ptr": torch.zeros(1, dtype=torch.int64)}
         },
+        "MoCo v3": lambda: {
+            "state_dict": under("module.base_encoder.", net)
+            | under("module.momentum_encoder.", copy)
+            | {"module.predictor.0.weight": torch.ones(32, 16)}
+        },
         "SimSiam": lambda: {"state_dict": under("module.encoder.", net)},
         "SwAV": lambda: (
             {f"module.{key}": value for key, value in backbone(net).items()}
@@ -74,7 +79,9 @@ def file_of(kind: str, net: Any) -> dict[str, Any]:
     return layouts[kind]()
 
 
+BIASLESS = (nn.Linear(64, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16, bias=False))
 HEADS = {
+    "MoCo v3": nn.Sequential(*BIASLESS, nn.BatchNorm1d(16, affine=False)),
     "MoCo v2, published": projector(64, 64, 16, 2), "MoCo v2, of a training": projector(64, 64, 16, 2),
     "SimSiam": projector(64, 64, 24, 3), "SwAV": nn.Identity(), "DINO": nn.Identity(),
     "torchvision": nn.Linear(64, 10),

@@ -54,7 +54,7 @@ def _of_file(own: PretrainOptions) -> tuple[nn.Module, str]:
             head = None
         if not isinstance(head, nn.Sequential) and (branch.plain or not isinstance(head, nn.Linear)):
             return backbone_of(weights, arch).model, "pooled features"
-        load_(made, weights, branch._replace(prefix=""))  # with its projector, as a plain net
+        load_(made, weights, branch, projector=True)
     except InputError as error:
         raise InputError(f"--teacher-path, of a {own.arch}: {error}") from error
     return made, "embeddings"

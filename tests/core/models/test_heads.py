@@ -42,8 +42,21 @@ def test_a_projector_like_another(kind: str) -> None:
     assert kinds(other) == kinds(one)
     other.load_state_dict(state)
     assert projector_like({key: value for key, value in state.items() if key != "0.bias"})[0].bias is None
-    with pytest.raises(InputError, match="no projector"):
-        projector_like({"weight": state["0.weight"]})
+
+
+def test_projectors_of_others() -> None:
+    """MoCo v3's, whose last layer has no bias; files without batch norm's statistics; layers of other kinds."""
+    parts = (nn.Linear(12, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 8, bias=False))
+    state = nn.Sequential(*parts, nn.BatchNorm1d(8, affine=False)).state_dict()
+    other = projector_like(state)
+    other.load_state_dict(state)
+    assert kinds(other) == "LBRLB"
+    bare = {key: value for key, value in state.items() if key.endswith(("weight", "bias"))}
+    assert kinds(projector_like(bare)) == "LBRL"
+    one = torch.ones(1)
+    for wrong in ({}, {"weight": one}, {"0.other": one}, {"0.weight": one[0]}, {"999.weight": one}):
+        with pytest.raises(InputError, match="no projector"):
+            projector_like(wrong)
 
 
 def test_output_bn_wins_over_the_plan() -> None:

@@ -95,19 +95,30 @@ def projector(
 
 
 def projector_like(state: Mapping[str, Tensor]) -> nn.Sequential:
-    """A projector with the layers of another, by its tensors (`0.weight`, ...).
+    """A projector with the layers of another, by its tensors (`0.weight`, ...): what has none is a ReLU.
 
     Raises:
-        InputError: they are those of no projector.
+        InputError: they are those of no projector of linear layers and batch norms.
     """
-    places = (key.partition(".")[0] for key, value in state.items() if value.dim() == 2)
-    numbers = [int(place) for place in places if place.isdecimal()]
-    if not numbers or f"{min(numbers)}.weight" not in state or f"{max(numbers)}.weight" not in state:
+    layers: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        place, _, name = key.partition(".")
+        layers.setdefault(int(place) if place.isdecimal() and len(place) < 3 else -1, {})[name] = value
+    parts = [_layer_like(layers.get(number, {})) for number in range(max(layers, default=-1) + 1)]
+    if -1 in layers or not parts or None in parts:
         raise InputError(f"{', '.join(list(state)[:3]) or 'nothing'} is no projector of linear layers")
-    first, last = state[f"{min(numbers)}.weight"], state[f"{max(numbers)}.weight"]
-    bias = tuple(f"{number}.bias" in state for number in sorted(numbers)[:-1])
-    ends = f"{max(numbers) + 1}.running_mean" in state
-    return projector(first.shape[1], first.shape[0], last.shape[0], len(numbers), ends, bias)
+    return nn.Sequential(*(part for part in parts if part is not None))
+
+
+def _layer_like(own: Mapping[str, Tensor]) -> nn.Module | None:
+    """The layer whose tensors these are; files may lack batch norm's statistics. None: another kind of layer."""
+    weight, mean = own.get("weight"), own.get("running_mean")
+    if not own:
+        return nn.ReLU()
+    if weight is not None and weight.dim() == 2:
+        return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in own)
+    of = weight if mean is None else mean
+    return None if of is None or of.dim() != 1 else nn.BatchNorm1d(len(of), affine=weight is not None)
 
 
 def predictor(dim: int, hidden: int, output_bn: bool = False) -> nn.Sequential:

@@ -84,6 +84,7 @@ def load_(
     branch: Branch,
     *,
     new_head: bool = False,
+    projector: bool = False,
     may_lack: Callable[[str], bool] = lambda key: False,
 ) -> None:
     """Give a net the weights of a file.
@@ -93,6 +94,7 @@ def load_(
         weights: of the file.
         branch: of `branch_of`.
         new_head: a classifier that the file lacks, or has for another number of classes, stays as the net has it.
+        projector: the net ends as the file does, also where that is a method's projector.
         may_lack: keys that stay as the net has them where the file has none.
 
     Raises:
@@ -100,7 +102,7 @@ def load_(
     """
     own, heads = model.state_dict(), classifiers(model)
     drawn = {key for key in own if key.startswith(heads)}
-    if _has_head(branch, own, drawn):
+    if (branch.plain or projector) and _has_head(branch, own, drawn):
         drawn = set()
     given = {key: branch.state[key] for key in own if key in branch.state and key not in drawn}
     needed = [key for key in own if not (key in drawn or key.endswith(COUNTER) or may_lack(key))]
@@ -128,7 +130,7 @@ def _report(branch: Branch, name: str, converted: set[torch.dtype], drawn: set[s
 
 
 def _has_head(branch: Branch, own: Mapping[str, Tensor], head: set[str]) -> bool:
-    return branch.plain and all(key in branch.state and branch.state[key].shape == own[key].shape for key in head)
+    return all(key in branch.state and branch.state[key].shape == own[key].shape for key in head)
 
 
 def _no_head(branch: Branch, own: Mapping[str, Tensor], head: set[str]) -> str:
@@ -160,11 +162,21 @@ def _check_fit(
         if tensor.shape != own[key].shape:
             shapes = f"{tuple(tensor.shape)}, in a {name} {tuple(own[key].shape)}"
             raise InputError(f"its {key} has the shape {shapes}")
-        if tensor.layout != torch.strided or tensor.is_meta:
-            raise InputError(f"its {key} is {'without values' if tensor.is_meta else 'sparse'}: save it dense")
+    check_values(given)
     wide = {key: value.float() if convert and value.is_floating_point() else value for key, value in given.items()}
     check_kinds(wide, {key: value for key, value in own.items() if not (convert and key.endswith(COUNTER))})
-    found = first_bad({key: value for key, value in wide.items() if value.is_floating_point()})
+
+
+def check_values(given: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that cannot be copied from, and weights that a diverged run left.
+
+    Raises:
+        InputError: the first that is sparse, has no values, or holds NaN or infinity.
+    """
+    for key, tensor in given.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise InputError(f"its {key} is {'without values' if tensor.is_meta else 'sparse'}: save it dense")
+    found = first_bad({key: value for key, value in given.items() if value.is_floating_point()})
     if found is not None:
         raise InputError(f"it holds NaN or infinity in {found}: that run diverged; name another file")
 
