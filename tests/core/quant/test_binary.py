@@ -248,3 +248,6 @@ def test_layers_to_which_the_sign_says_nothing_are_found() -> None:
     net = Functional().train()
     assert blind_layers(net, (3, 8, 8)) == []
     assert blind_layers(binarize_(net, 1), (3, 8, 8)) == ["a", "b"] and net.training
+    seen: list[Any] = []
+    net.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    assert blind_layers(net, (3, 4096, 8)) == ["a", "b"] and seen == [(1, 3, 512, 8)]

@@ -24,6 +24,7 @@ from lowbit.quant.layers import Codes, Grid
 
 STEPS = {0: "real-valued", 1: "binary activations", 2: "binary activations and weights"}
 RECTIFIERS = (nn.ReLU, nn.ReLU6)  # behind which every sign is +1
+MOST_SIDE = 512  # of a picture that is shown to a net for its signs: a layer's output at 4096 pixels takes gigabytes
 
 
 class _Sign(torch.autograd.Function):
@@ -183,7 +184,7 @@ def blind_layers(model: nn.Module, input_size: tuple[int, int, int]) -> list[str
 
     Args:
         model: any net.
-        input_size: (C, H, W) of the random picture that it is shown in evaluation mode.
+        input_size: (C, H, W) of the random picture that it is shown in evaluation mode, of large ones a corner.
     """
     modes, reference = {module: module.training for module in model.modules()}, next(model.parameters())
     lowest = dict[str, bool]()
@@ -192,8 +193,12 @@ def blind_layers(model: nn.Module, input_size: tuple[int, int, int]) -> list[str
         return lambda module, args: lowest.update({name: bool(args[0].min() >= 0)})
 
     layers = {name: m for name, m in of_kind(model, QuantConv2d).items() if isinstance(m.input_quantizer, BinaryInput)}
+    if not layers:
+        return []
     handles = [layer.register_forward_pre_hook(watched(name)) for name, layer in layers.items()]
-    picture = torch.randn(1, *input_size, generator=torch.Generator().manual_seed(0))
+    channels, *sides = input_size
+    sides = [min(side, MOST_SIDE) for side in sides]
+    picture = torch.randn(1, channels, *sides, generator=torch.Generator().manual_seed(0))
     model.eval()(picture.to(reference.device, reference.dtype))
     for handle in handles:
         handle.remove()
