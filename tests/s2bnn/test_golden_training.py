@@ -33,8 +33,8 @@ from lowbit.train.run import Run
 from lowbit.train.schedule import constant
 from s2bnn.load import used
 from s2bnn.objective import S2bnn
-from s2bnn.optim import optimizer, pretrain_rate
-from s2bnn.options import METHODS, pretrain_options
+from s2bnn.optim import optimizer, pretrain_rate, rate
+from s2bnn.options import METHODS, LinclsOptions, pretrain_options
 
 NAMES = dict(zip(("contrastive", "both", "distill"), METHODS, strict=True))
 OWN = {"teacher_path": Path("stored"), "moco_t": 0.2, "mlp": True}
@@ -284,6 +284,17 @@ def test_learning_rates(recorded: Recorded) -> None:
         schedule = pretrain_rate(pretrain_options(**options))
         ours = [schedule(Clock(0, epoch, 200, 7, 9, 0)) for epoch in range(200)]
         assert ours == pytest.approx(rates[name], rel=1e-13, abs=0)
+    schedule = rate(LinclsOptions(), "step", 0.1)
+    ours = [schedule(Clock(0, epoch, 100, 7, 9, 0)) for epoch in range(100)]
+    assert ours == pytest.approx(rates["lincls_lr0.1_schedule_60_80_epochs100"], rel=1e-13, abs=0)
+
+
+def test_what_the_teacher_says_of_the_first_batch(recorded: Recorded) -> None:
+    """A file of it, in MoCo's layout, is read elsewhere (test_teacher.py)."""
+    made = nets(recorded, "standin", 0)
+    t = F.normalize(made.teacher.double()(recorded.pictures(made.batch, made.side, 0.0)), dim=1)
+    assert close(t, recorded["teacher.embedding"], 2e-6)
+    assert close(soft_cross_entropy(t / 0.2, t / 0.2)[1], recorded["teacher.entropy_first_batch"], 1e-6)
 
 
 @pytest.mark.parametrize("method", NAMES)

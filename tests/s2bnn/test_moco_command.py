@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
-from torch import Tensor
+from torch import Tensor, nn
 
+from lowbit.errors import InputError
 from lowbit.loading import load
 from lowbit.metrics import read_metrics
+from lowbit.models.surgery import of_kind
 from lowbit.quant.binary import step_of
 from s2bnn.cli import cli
 from s2bnn.commands.main_moco import PLAIN, PLUS
@@ -170,7 +172,34 @@ def test_the_weights_of_another_method_or_of_the_authors(
     student = {k.replace(".fc.2", ".fc"): v for k, v in student.items() if ".fc.0" not in k}  # without --mlp
     torch.save({"arch": "resnet50", "state_dict": student}, tmp_path / "theirs.pth.tar")
     start_from_(alone, tmp_path / "theirs.pth.tar", ARCH)
+    student["module.encoder_q.bn1.bias"][0] = torch.nan
+    torch.save({"arch": "resnet50", "state_dict": student}, tmp_path / "diverged")
+    with pytest.raises(InputError, match=r"diverged: it holds NaN or infinity in encoder_q\.bn1\.bias"):
+        start_from_(alone, tmp_path / "diverged", ARCH)
     assert torch.equal(alone.state_dict()["encoder_q.fc.0.weight"], state["encoder_q.fc.2.weight"])
+
+
+def test_a_real_valued_net_is_made_binary(first: tuple[Path, Result], tmp_path: Path) -> None:
+    """Its ReLUs have no slopes: those of the PReLUs in their places stay as drawn; of a binary net none may lack."""
+    from s2bnn.methods import build, start_from_
+
+    given = {"student": ARCH, "moco_dim": 16, "moco_k": 16, "mlp": True}
+    content = torch.load(first[0] / "checkpoint.pth.tar", weights_only=True)
+    objective, _ = build(pretrain_options(METHODS[0], 1, (), None, **given), (3, 8, 8))
+    names = of_kind(objective.encoder_q, nn.PReLU)
+    slopes = {f"{encoder}.{name}.weight" for encoder in ("encoder_q", "encoder_k") for name in names}
+    real = {key: value + 1 for key, value in content["state_dict"].items() if key not in slopes}
+    torch.save({**content, "binarization": 0, "state_dict": real}, tmp_path / "real")
+    start_from_(objective, tmp_path / "real", ARCH)
+    for key, value in objective.state_dict().items():
+        if key in slopes:
+            assert value.tolist() == [0.25]
+        else:
+            assert torch.equal(value, real[key.removeprefix("keys.")]), key
+    assert names
+    torch.save({**content, "state_dict": real}, tmp_path / "binary")
+    with pytest.raises(InputError, match=r"--model-path .*binary: it lacks encoder_q\..*relu.*weight"):
+        start_from_(objective, tmp_path / "binary", ARCH)
 
 
 LEARNS = ("--method", METHODS[2], "--step", 1)

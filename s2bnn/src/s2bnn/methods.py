@@ -14,9 +14,9 @@ from lowbit.errors import InputError
 from lowbit.losses.queue import KeyQueue
 from lowbit.models.create import create_model
 from lowbit.models.heads import HEADS, attach_projector_, build_heads
-from lowbit.models.surgery import run_blank
+from lowbit.models.surgery import of_kind, run_blank
 from lowbit.models.weight_file import BINARIZATION, read_weights
-from lowbit.models.weights import branch_of
+from lowbit.models.weights import branch_of, check_values
 from lowbit.quant.binary import binarize_, blind_layers
 from lowbit.train.state import rename, saved_state
 from s2bnn.load import ENCODER, PREFIXES, used
@@ -74,8 +74,9 @@ def build(own: PretrainOptions, size: tuple[int, int, int], seed: int = 0) -> tu
 def start_from_(objective: S2bnn, path: Path, student: str) -> None:
     """Give an objective every tensor of a checkpoint that it has, too: of the step before, ours or the authors'.
 
-    The whole student has to be in the file, with its head. A key encoder that is not starts as the student's copy; a
-    queue or a projector that is not stays as drawn. The optimizer starts anew.
+    The whole student has to be in the file, with its head, but for slopes in the places of a real-valued net's ReLUs. A
+    key encoder that is not starts as the student's copy; a queue or a projector that is not stays as drawn. The
+    optimizer starts anew.
 
     Raises:
         InputError: it cannot be read, is of another net, or its tensors have other shapes.
@@ -86,7 +87,9 @@ def start_from_(objective: S2bnn, path: Path, student: str) -> None:
         prefix, net = branch_of(weights, objective.encoder_q).prefix, objective.encoder_q.state_dict().keys()
         given = _tensors(weights.tensors, prefix, net)
         own = dict(rename(saved_state(objective), PREFIXES))
-        _check(own, given)
+        was = weights.said.get(BINARIZATION, 0) if weights.ours else None
+        slopes = of_kind(objective.encoder_q, nn.PReLU) if was == 0 else ()  # a real-valued net may have ReLUs
+        _check(own, given, {f"{ENCODER}{name}.weight" for name in slopes})
     except InputError as error:
         raise InputError(f"--model-path {path}: {str(error).removeprefix(f'{path}: ')}") from error
     with torch.no_grad():
@@ -96,8 +99,7 @@ def start_from_(objective: S2bnn, path: Path, student: str) -> None:
         if objective.encoder_k is not None and not any(key.startswith(COPY) for key in given):
             objective.encoder_k.load_state_dict(objective.encoder_q.state_dict())
     left = sorted({key.partition(".")[0] for key in given if key not in own})
-    was = weights.said.get(BINARIZATION, "not said") if weights.ours else "not said"
-    log.info("%s: of step %s; left out: %s", path, was, ", ".join(left) or "nothing")
+    log.info("%s: of step %s; left out: %s", path, "not said" if was is None else was, ", ".join(left) or "nothing")
 
 
 def _tensors(tensors: Mapping[str, Tensor], prefix: str, net: Collection[str]) -> dict[str, Tensor]:
@@ -112,11 +114,12 @@ def _tensors(tensors: Mapping[str, Tensor], prefix: str, net: Collection[str]) -
     return found
 
 
-def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Refuse what is not the student, or of another shape."""
+def _check(own: Mapping[str, Tensor], given: Mapping[str, Tensor], may_lack: Collection[str]) -> None:
+    """Refuse what is not the student, of another shape, or no numbers."""
     for key, tensor in own.items():
-        if key not in given and key.startswith(ENCODER):
+        if key not in given and key.startswith(ENCODER) and key not in may_lack:
             raise InputError(f"it lacks {key}: give the --student and --mlp that it was trained with")
         if key in given and given[key].shape != tensor.shape:
             shapes = f"{tuple(given[key].shape)}, here {tuple(tensor.shape)}"
             raise InputError(f"its {key} has the shape {shapes}: give the --moco-dim and --moco-k that it has")
+    check_values({key: given[key] for key in own if key in given})
