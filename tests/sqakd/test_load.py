@@ -118,6 +118,18 @@ def test_a_sweep_over_bits(sqakd: Callable[..., Result], student: Path, few: tup
     assert "| 4 bits |" in said and "| 2 bits |" in said and "batch norm re-estimated" in said
 
 
+def test_what_a_sweep_refuses(sqakd: Callable[..., Result], few: tuple[object, ...], tmp_path: Path) -> None:
+    """Weights and inputs that are float have no bits to change."""
+    line = ("train_quant", *few, "--quantizer", "pact", "--max-steps", 1)
+    sqakd(*line, "--wbits", 32, "--abits", 32, "--output", tmp_path / "float")
+    said = sqakd("sweep", tmp_path / "float/checkpoint/last_checkpoint.pth", "--dataset", "digits", code=2).stderr
+    assert "no quantizer" in said
+    sqakd(*line, "--wbits", 2, "--abits", 2, "--include", "conv1", "--output", tmp_path / "signed")
+    line = ("sweep", tmp_path / "signed/checkpoint/last_checkpoint.pth", "--dataset", "digits", "--bits", 2, 1)
+    assert "signed 1-bit" in sqakd(*line, "--output", tmp_path / "table", code=2).stderr
+    assert not (tmp_path / "table").exists()
+
+
 def test_damage_and_other_nets(student: Path, teacher: Path, tmp_path: Path) -> None:
     state = torch.load(student / "checkpoint/last_checkpoint.pth", weights_only=True)
     for change, said in (

@@ -68,7 +68,8 @@ def test_students(sqakd: Sqakd, folder: Path, float_net: Path, tmp_path: Path) -
     assert f"{found['a']['top1']:.3f}" in said
 
 
-def test_what_is_refused(sqakd: Sqakd, folder: Path) -> None:
+def test_what_is_refused(sqakd: Sqakd, folder: Path, float_net: Path) -> None:
+    taught = ("--distill", "--teacher_path", float_net / LAST)
     for line, said in (
         ((folder,), "--save_root_path"),
         ((), "the dataset root is given once"),
@@ -76,6 +77,7 @@ def test_what_is_refused(sqakd: Sqakd, folder: Path) -> None:
         ((folder / "flat", "--output", folder / "x"), "train/<class>"),
         ((folder, "--distill", "crds", "--output", folder / "x"), "extra argument (crds)"),
         ((folder, "--distill", "crd", "--output", folder / "x"), "name its checkpoint, --teacher_path"),
+        ((folder / "flat", "--val-split", 0.5, *taught, "--output", folder / "x"), "these pictures have none"),
     ):
         assert said in sqakd("main", *line, *NET, code=2).stderr
     assert not (folder / "x").exists()

@@ -42,6 +42,11 @@ def test_an_impossible_fraction_is_refused(fraction: float) -> None:
         val_split(LABELS, fraction)
 
 
+def test_pictures_without_classes_are_not_held_out() -> None:
+    with pytest.raises(InputError, match="omit it"):
+        val_split(torch.full((10,), -1), 0.5)
+
+
 def test_a_subset_keeps_what_belongs_together() -> None:
     images = torch.arange(84, dtype=torch.uint8).view(84, 1, 1, 1).expand(84, 3, 2, 2).contiguous()
     some = MemoryPictures("set", ["a", "b", "c"], images, LABELS, white=16).subset(torch.tensor([5, 2]))

@@ -12,7 +12,7 @@ from lowbit.options import QUANTIZERS
 from lowbit.quant import parts
 from lowbit.quant.conv import QuantConv2d, QuantLinear
 from lowbit.quant.learned import LearnedConfig
-from lowbit.quant.learned_layers import input_quantizer, weight_quantizer
+from lowbit.quant.learned_layers import at_bits, input_quantizer, weight_quantizer
 from lowbit.quant.rounding import Levels, even_levels, quantize_evenly
 
 X = torch.randn(64, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -234,6 +234,15 @@ def test_what_does_not_exist_is_refused() -> None:
         weight_quantizer(LearnedConfig("lsq", 1))
     with pytest.raises(InputError, match="signed 1-bit"):
         module("pact", 1, X)
+    for of, said in (
+        (module("pact", 2, X), "signed 1-bit"),
+        (module("dorefa", 2, X, released=True), "2 bits and more"),
+    ):
+        with pytest.raises(InputError, match=said), at_bits(of, 1):
+            pass
+        assert of.config.bits == 2
+    with at_bits(of := module("pact", 2, X.abs()), 1):
+        assert len(of(X.abs()).unique()) == 2
     assert input_quantizer(LearnedConfig("pact", 0)) is None and weight_quantizer(LearnedConfig("pact", 0)) is None
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lowbit.errors import InputError
+from lowbit.quant import observers
 from lowbit.quant.calibrate import calibrate_
 from lowbit.quant.observers import OBSERVERS, ObservedActivation, Observer, ObserverConfig
 
@@ -72,6 +73,18 @@ def test_mse_errs_no_more_than_a_fine_search_nearby_and_keeps_the_first_batch(bi
     assert ours <= min(nearby) * 1.01
     observer(x * 10, torch.tensor(bits))
     assert float(observer.low) == low and observer.seen == 2
+
+
+@pytest.mark.parametrize("channels", [None, 5])
+def test_mse_in_parts_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch, channels: int | None) -> None:
+    x = torch.randn(7, 5, 11, generator=torch.Generator().manual_seed(3))
+    found = []
+    for part in (1 << 19, 50):
+        monkeypatch.setattr(observers, "PART", part)
+        observer = Observer(ObserverConfig("mse"), channels)
+        observer(x, BITS)
+        found.append(torch.stack([observer.low, observer.high]))
+    assert torch.equal(*found)
 
 
 def test_reset_begins_anew() -> None:

@@ -117,10 +117,12 @@ def val_split(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, T
         Positions that stay and positions held out, int64, each sorted; every class keeps at least one picture.
 
     Raises:
-        InputError: the fraction is out of range, or so small that no picture is held out.
+        InputError: the fraction is out of range, or so small that no picture is held out; there are no classes.
     """
     if not 0 < fraction < 1:
         raise InputError(f"a validation split of {fraction}: give a fraction between 0 and 1, such as 0.1")
+    if bool((labels < 0).any()):
+        raise InputError(f"a validation split of {fraction} takes of each class, and these pictures have none: omit it")
     rank, _ = _rank_in_class(labels, seed, "val-split")
     y = labels.numpy()
     count = np.bincount(y)

@@ -120,6 +120,15 @@ def sign_of(x: Tensor, config: LearnedConfig) -> Tensor:
         InputError: one bit, which has no codes on both sides of 0.
     """
     signed = config.released or (x.numel() > 0 and bool(x.amin() < 0))
+    check_sign(config, signed)
+    return torch.tensor(float(signed))
+
+
+def check_sign(config: LearnedConfig, signed: bool) -> None:
+    """Refuse one bit for codes on both sides of 0.
+
+    Raises:
+        InputError: `lsq` and `pact` have none.
+    """
     if signed and config.bits == 1 and config.quantizer in ("lsq", "pact"):
         raise InputError(f"{config.quantizer} has no signed 1-bit codes: give 2 bits, or use ewgs or dorefa")
-    return torch.tensor(float(signed))

@@ -18,7 +18,7 @@ from lowbit.models.surgery import of_kind, replace_, select
 from lowbit.quant.conv import QuantConv2d, QuantLinear
 from lowbit.quant.dorefa import DorefaInput, DorefaWeight
 from lowbit.quant.ewgs import EwgsInput, EwgsWeight
-from lowbit.quant.learned import LearnedConfig
+from lowbit.quant.learned import LearnedConfig, check_sign
 from lowbit.quant.lsq import LsqInput, LsqWeight
 from lowbit.quant.pact import PactInput
 
@@ -134,12 +134,16 @@ def at_bits(model: nn.Module, bits: int) -> Iterator[None]:
     """Inside, weights and inputs that are quantized have that many bits, their parameters as they are.
 
     Intervals (`ewgs`, `ste`), clipping values (`pact`) and rules (`dorefa`) mean something at any bits.
+
+    Raises:
+        InputError: bits that a quantizer does not have.
     """
     found: list[Any] = [m for m in model.modules() if isinstance(getattr(m, "config", None), LearnedConfig)]
     old = [(quantizer, quantizer.config) for quantizer in found if quantizer.config.bits]
     try:
         for quantizer, config in old:
             quantizer.config = replace(config, bits=bits)
+            check_sign(quantizer.config, bool(getattr(quantizer, "signed", 0) > 0))
         yield
     finally:
         for quantizer, config in old:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lowbit.errors import InputError
 from lowbit.quant.activations import FUNCTIONS
 from lowbit.quant.layers import Grid
+from lowbit.quant.parts import PART, in_parts
 from lowbit.quant.uniform import asymmetric_grid, quantize_activation_range
 
 Range = tuple[Tensor, Tensor]
@@ -63,6 +64,7 @@ def least_error(rows: Tensor, bits: Tensor) -> Range:
     wide = rows.double()
     smallest, largest = extremes(wide, bits)
     top = (torch.bitwise_left_shift(1, bits) - 1).to(wide.dtype)
+    columns = wide.split(max(1, PART // len(wide)), 1) if in_parts(wide) else (wide,)
 
     def error(shrinkage: Tensor) -> Tensor:
         keep = 1 - shrinkage / 100
@@ -70,8 +72,11 @@ def least_error(rows: Tensor, bits: Tensor) -> Range:
         step = (high - low) / top
         step = torch.where(step > 0, step, 1.0)[:, None]
         zero = torch.floor(-low[:, None] / step + 0.5)
-        codes = torch.clamp(torch.floor(wide / step + 0.5) + zero, min=torch.zeros_like(top), max=top)
-        return ((codes - zero) * step - wide).abs().pow(POWER).mean(1)
+        total = torch.zeros_like(smallest)
+        for x in columns:
+            codes = (x / step).add_(0.5).floor_().clamp_(min=-zero, max=top - zero)
+            total += codes.mul_(step).sub_(x).abs_().pow_(POWER).sum(1)
+        return total / wide.shape[1]
 
     left, right = torch.zeros_like(smallest), torch.full_like(smallest, MOST_SHRINKAGE)
     best, least = left, torch.full_like(smallest, torch.inf)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lowbit.config.files import chain, locate
+from lowbit.errors import InputError
 
 SHIPPED = Path(str(files("sqakd"))) / "configs"
 
@@ -29,6 +30,8 @@ def command_of(name: str, more: Sequence[str] = ()) -> list[str]:
     Raises:
         InputError: no such recipe.
     """
+    if name not in names():
+        raise InputError(f"recipe {name!r:.80} is not known: sqakd recipe lists them all")
     values = _entries(name)
     given_too = {text.partition("=")[0] for text in more}
     flags = {f"--{flag}": value for flag, value in values.items() if flag not in ("command", "description")}

@@ -38,10 +38,13 @@ def sweep(options: RunOptions, file: Path, dataset: str, bits: Sequence[int], ep
         Stopped: a stop signal came.
     """
     net = open_net(file)
-    kinds = {config.quantizer for pair in net.quantizers.values() for config in pair}
+    kinds = {config.quantizer for pair in net.quantizers.values() for config in pair if config.bits}
     if not kinds or not kinds.issubset(OTHERS):
         said = ", ".join(kinds) or "no quantizer"
         raise InputError(f"{file}: a net under {said} has one number of bits: name one of {', '.join(OTHERS)}")
+    for number in bits:
+        with at_bits(net.model, number):
+            pass
     own = TrainOptions(command="sweep", arch=net.arch, dataset=dataset)
     with open_session(options, own, file) as session:
         train, test = session.pictures("train"), session.pictures("test")
