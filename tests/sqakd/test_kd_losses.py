@@ -480,6 +480,16 @@ def test_slow_formulas(name: str) -> None:
     assert all(bool(torch.isfinite(g).all()) for g in again)
 
 
+def test_a_single_picture() -> None:
+    """It has no relation to another one: losses and gradients are 0."""
+    torch.manual_seed(0)
+    for loss in (relations.similarity, relations.rkd, relations.pkt, relations.Correlation((4, 4), 7)):
+        f = torch.randn(1, 4, requires_grad=True)
+        value = loss([f], [torch.randn(1, 4)])
+        value.backward()
+        assert f.grad is not None and float(value.detach()) == float(f.grad.abs().max()) == 0
+
+
 def test_singular_vectors_of_a_dead_map() -> None:
     """Of maps that are 0, or have equal channels, the gradient is finite, where torch's own is not."""
     f = torch.zeros(3, 4, 3, 3, dtype=torch.float64)

@@ -21,7 +21,7 @@ from lowbit.quant.learned import LearnedConfig
 from lowbit.quant.learned_layers import layer_points, quantize_learned_
 from lowbit.train.protocol import Clock
 from sqakd.kd.build import make_stages
-from sqakd.kd.features import shapes_of, stages_of
+from sqakd.kd.features import blocks_of, pooled, shapes_of, stages_of
 from sqakd.kd.registry import METHODS, distillation
 from sqakd.options import TrainOptions
 
@@ -97,11 +97,12 @@ def test_a_float_student_of_another_net(sqakd: Sqakd, few: Line, tmp_path: Path)
     record = read_metrics(tmp_path / "c/metrics.jsonl")[0]
     assert abs(0.1 * record["ce"] + 0.9 * record["kl"] - record["loss"]) < 1e-5
     for line, said in (
-        (("attention",), "3 of the student's stand beside 4 of the teacher's"),
+        (("attention",), "3 of the student's (layer1, layer2, layer3) stand beside 4 of the teacher's (layer1, "),
         (("hint", "--features", "relu", "layer1", "layer5"), "no module 'layer5'"),
         (("hint", "--features", "relu", "layer1", "fc"), "is not one map"),
         (("hint", "--hint_layer", 9), "--hint_layer 9: the nets have the maps 0 to 3"),
         (("fsp", *maps), "maps of equal channels"),
+        (("kdsvd", "--features", "relu", "layer1", "--teacher_features", "layer0", "layer1"), "places two by two"),
         (("kd", "--kd_gamma", 0, "--kd_alpha", 0), "has no loss"),
         (("hint", "--features", "relu", "layer1", "layer3", "--teacher_features", "layer2", "layer1", "layer0"),
          "cannot predict"),
@@ -128,8 +129,11 @@ def test_stages_of_nets(recorded: Any) -> None:
         _, found = run_captured(net, names, (recorded.pictures((2, 3, 32, 32)),))
         sizes = torch.stack([outputs[0].detach().abs().mean() for outputs in found.values()])
         expected = recorded["nets"][f"{theirs}.fp.feat_absmean"].double()
-        assert torch.allclose(sizes, expected[:-1], rtol=1e-5), arch
+        sizes = torch.cat([sizes, pooled([outputs[0] for outputs in found.values()])[0].detach().abs().mean()[None]])
+        assert torch.allclose(sizes, expected, rtol=1e-5), arch
+    assert blocks_of(create_model("tiny_shufflenetv2"), "conv5") == ["conv5"]  # of layers, not of blocks
     resnet = create_model("resnet18")
+    assert blocks_of(resnet, "layer4") == ["layer4.0", "layer4.1"]
     assert stages_of(resnet, (), "") == ("act1", "layer1", "layer2", "layer3", "layer4")
     with pytest.raises(InputError, match="--features MODULE"):
         stages_of(nn.Linear(2, 2), (), "--features")
@@ -146,6 +150,17 @@ def test_default_weights_are_the_scripts(recorded: Any) -> None:
     for low_bit, weights in ((True, (0, 1)), (False, (0.1, 0.9))):
         given = distillation({"distill": "True", "teacher_path": Path("x")}, low_bit=low_bit)
         assert (given["kd_gamma"], given["kd_alpha"]) == weights
+
+
+def test_recorded_totals(recorded: Any) -> None:
+    """The losses as recorded, put together with the default weights."""
+    kd, calls = recorded["kd"], {"crd": "crd.call1"}
+    for name in recorded.settings["kd_weights_gamma_alpha_beta"]:
+        given, key = distillation({"distill": name, "teacher_path": Path("x")}, low_bit=True), calls.get(name, name)
+        total = given["kd_gamma"] * kd["ce.loss"].double() + given["kd_alpha"] * kd["kl.T4.loss"].double()
+        if METHODS[name].adds:
+            total = total + given["kd_beta"] * kd[f"{key}.loss"].double()
+        assert torch.allclose(total, kd[f"{key}.total"].double(), rtol=1e-6), name
 
 
 def test_the_table_of_the_readme() -> None:

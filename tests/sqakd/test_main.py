@@ -69,13 +69,15 @@ def test_students(sqakd: Sqakd, folder: Path, float_net: Path, tmp_path: Path) -
 
 
 def test_what_is_refused(sqakd: Sqakd, folder: Path, float_net: Path) -> None:
-    taught = ("--distill", "--teacher_path", float_net / LAST)
+    taught = ("--teacher_path", float_net / LAST, "--distill")
     for line, said in (
         ((folder,), "--save_root_path"),
         ((), "the dataset root is given once"),
         ((folder / "train", folder / "val"), "extra argument"),
-        ((folder / "flat", "--output", folder / "x"), "train/<class>"),
-        ((folder, "--distill", "crds", "--output", folder / "x"), "extra argument (crds)"),
+        ((folder / "flat", "--output", folder / "x"), "cross-entropy reads labels, and"),
+        ((folder / "flat", *taught, "vid", "--output", folder / "x"), "beside --distill vid reads labels"),
+        ((folder / "flat", *taught, "crd", "--gamma", 0, "--output", folder / "x"), "is not train/<class>/*"),
+        ((folder, "--distill", "crds", "--output", folder / "x"), "'crds' is not one of 'kd', 'hint'"),
         ((folder, "--distill", "crd", "--output", folder / "x"), "name its checkpoint, --teacher_path"),
         ((folder / "flat", "--val-split", 0.5, *taught, "--output", folder / "x"), "these pictures have none"),
     ):

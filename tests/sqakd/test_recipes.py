@@ -2,7 +2,9 @@
 
 import math
 import re
+import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from click.testing import Result
 
 from lowbit.metrics import read_metrics
 from lowbit.models.create import create_model
+from sqakd import load
 from sqakd.cli import cli
 from sqakd.commands.recipe import command_of, listed, names
 from sqakd.options import TrainOptions
@@ -79,7 +82,7 @@ def test_a_recipe_is_printed_and_run(sqakd: Callable[..., Result]) -> None:
     name = "run_cifar10_resnet20/EWGS+SQAKD_W2A2"
     said = sqakd("recipe", name, "--print", "--epochs", 3).stdout
     assert said.startswith("sqakd train_quant --arch resnet20_quant") and "--epochs 3" in said and "1200" not in said
-    tried = ("--dataset", "digits", "--limit-train", 80, "--batch_size", 20, "--dry-run")
+    tried = ("--dataset", "digits", "--limit-train", 120, "--batch_size", 20, "--dry-run")
     assert "steps: 4,800" in sqakd("recipe", "run_cifar10_resnet20/fp", *tried).stdout
     assert "sqakd recipe lists them all" in sqakd("recipe", "run_cifar10_resnet20/W2A2", code=2).stderr
 
@@ -98,50 +101,38 @@ def float_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
     return path
 
 
-SHORT = ("--dataset", "digits", "--limit-train", 16, "--limit-eval", 10, "--calibration", 8, "--max-steps", 2,
+@pytest.fixture
+def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of what is in a file, which is read once: drawing a net and filling it takes longer than two steps."""
+    monkeypatch.setattr(load, "open_net", lambda *given: deepcopy(OPENED(*given)))
+
+
+OPENED = cache(load.open_net)
+SHORT = ("--dataset", "digits", "--limit-train", 12, "--limit-eval", 10, "--calibration", 4, "--max-steps", 2,
          "--print-freq", 1, "-j", 0)  # fmt: skip
-SMALL = "cifar_resnet8_1x1"
-OWN = {  # recipes that run with their own net, one of each net at least. False: heavy
-    "run_cifar10_resnet20/EWGS+SQAKD_W2A2": True, "run_cifar10_vgg8/EWGS_W2A2": False,
-    "run_cifar100_resnet32/EWGS+SQAKD_W4A4": False, "run_cifar100_vgg13/EWGS_W1A1": False,
-    "run_tinyimagenet_resnet18/pact_a4w4_kd": False, "run_tinyimagenet_vgg11/lsq_a8w8_kd": False,
-    "run_tinyimagenet_mobilenetV2/pact_a4w4_kd": False, "run_tinyimagenet_shufflenetv2/dorefa_a8w8_kd": True,
-    "run_tinyimagenet_squeezenet/lsq_a4w4": True, "run_cifar10_resnet20_EWGS+KDs/EWGS+AT_W2A2": True,
-    "run_cifar100_vgg13_EWGS+KDs/EWGS+CKTF_W1A1": False,
-}  # fmt: skip
+ORDINARY = ("run_cifar10_resnet20/EWGS+SQAKD_W2A2", "run_tinyimagenet_shufflenetv2/dorefa_a8w8_kd",
+            "run_tinyimagenet_squeezenet/lsq_a4w4", "run_cifar10_resnet20_EWGS+KDs/EWGS+AT_W2A2")  # fmt: skip
+EACH = [pytest.param(name, marks=() if name in ORDINARY else pytest.mark.heavy) for name in names()]
 
 
-def kind_of(name: str) -> tuple[Any, ...]:
-    """What a recipe computes but for its net and constants; one of each kind runs with SMALL."""
-    own = options_of(command_of(name))
-    return own.command, own.quantizer, own.wbits if own.distill in ("", "kd") else 0, own.distill, own.start is None
-
-
-RUN = {*{kind_of(name): name for name in reversed(names())}.values(), *OWN}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if OWN.get(n) else pytest.mark.heavy) for n in sorted(RUN)])
+@pytest.mark.usefixtures("read_once")
+@pytest.mark.parametrize("name", EACH)
 def test_recipes_run(
     sqakd: Callable[..., Result], float_weights: Callable[[str], Path], name: str, tmp_path: Path
 ) -> None:
-    """Two steps on the digits, from drawn weights; the plan first, which writes nothing."""
-    own = options_of(command_of(name))
-    arch = own.arch if name in OWN else SMALL
-    given = ["--arch", arch, "--batch-size" if own.command == "main" else "--batch_size", 8]
-    given += ["--image-size", 32] if arch == "tiny_squeezenet" else []
-    given += ["--pretrain_path", float_weights(arch)] if own.start else []
-    given += ["--teacher_arch", arch, "--teacher_path", float_weights(arch)] if own.distill else []
-    output = "--save_root_path" if own.command == "main" else "--log_dir"
-    line = ("recipe", name, *SHORT, *given, output, tmp_path / "run")
+    """Two steps of four digits with its own net, from drawn weights; the plan first, which writes nothing."""
+    own, run = options_of(command_of(name)), tmp_path / "run"
+    given = ["--batch-size" if own.command == "main" else "--batch_size", 4]
+    given += ["--image-size", 32] if own.arch == "tiny_squeezenet" else []
+    given += ["--pretrain_path", float_weights(own.arch)] if own.start else []
+    given += ["--teacher_path", float_weights(own.arch)] if own.distill else []
+    line = ("recipe", name, *SHORT, *given, "--save_root_path" if own.command == "main" else "--log_dir", run)
     plan = sqakd(*line, "--dry-run").stdout
-    assert f"labels: {'read' if own.reads_labels else 'not read'}" in plan and not (tmp_path / "run").exists()
+    assert f"labels: {'read' if own.reads_labels else 'not read'}" in plan and not run.exists()
     sqakd(*line)
-    steps = [step for step in read_metrics(tmp_path / "run/metrics.jsonl") if step["event"] == "step"]
+    steps = [step for step in read_metrics(run / "metrics.jsonl") if step["event"] == "step"]
     assert [math.isfinite(step["loss"]) for step in steps] == [True, True]
     first = bool(own.distill) and own.method.two_stages
     parts = {"kl": own.kd_alpha > 0, "ce": own.kd_gamma > 0 and not first, "feature_loss": own.kd_beta > 0}
     assert {name: name in steps[0] for name in parts} == parts
-
-
-def test_every_net_runs() -> None:
-    assert {options_of(command_of(name)).arch for name in OWN} == {options_of(command_of(n)).arch for n in names()}
+    shutil.rmtree(run)  # all together they are 10 GB

@@ -68,12 +68,17 @@ class Switch(click.Option):
         super().__init__(*args, **{"type": click.BOOL, "metavar": "[True|False]", **kwargs})
         self.alone = alone
 
-    def takes(self, token: str) -> bool:
-        """Whether a token is one of its values; where a command has arguments, another one after the flag is theirs."""
+    def takes(self, token: str, positional: bool) -> bool:
+        """Whether the token after the flag is its value; one that is none of them is refused then.
+
+        Where a command has arguments (`positional`) such a one is theirs, but after a flag whose values are names only
+        where there is such a file.
+        """
         try:
             self.type.convert(token, self, None)
         except click.UsageError:
-            return False
+            named = isinstance(self.type, click.Choice) and not os.path.exists(token)  # noqa: PTH110 (any token)
+            return _is_value(token) and (not positional or named)
         return True
 
 
@@ -103,8 +108,7 @@ def _occurrences(
         end = position + 1
         if option is not None and not option.is_flag and not option.count:
             follows = args[end] if end < len(args) else "-"
-            is_its = isinstance(option, Switch) and (option.takes(follows) or (not positional and _is_value(follows)))
-            if isinstance(option, Switch) and not joined and not is_its:
+            if isinstance(option, Switch) and not joined and not option.takes(follows, positional):
                 yield [f"{token}={option.alone}"], option
                 position = end
                 continue

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from lowbit.checkpoint.write import Names
+from lowbit.data.folders import LAYOUT
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Recipe, from_timm
 from lowbit.errors import InputError
@@ -152,8 +153,9 @@ def prepare(session: Session, own: TrainOptions, path: str | None = None) -> Tas
     Raises:
         InputError: weights of another net, pictures without classes that are needed, patterns that fit no layer.
     """
-    options, labels = session.options, own.reads_labels or own.evaluate
-    session.pictures("train", labels=labels)
+    options, reader = session.options, "--evaluate reads labels" if own.evaluate else own.label_reader
+    if not session.pictures("train", labels=False).classes and reader:
+        raise InputError(f"{reader}, and {options.data} is not {LAYOUT}: sort its pictures so, or give another --data")
     train, held = session.train_and_held()
     test = session.pictures("test") if train.classes else None
     side, classes = shown_side(own, train), len(train.classes) or None
@@ -169,10 +171,11 @@ def prepare(session: Session, own: TrainOptions, path: str | None = None) -> Tas
     if path is not None:
         model, arch, quantizers, _ = load.open_net(path, own.arch, classes, own)
     else:
-        model, arch = _start(own, options.pretrained, classes or 0), own.arch
+        model, arch, quantizers = _start(own, options.pretrained, classes or 0), own.arch, {}
+    run_blank(model, (3, side, side), setting="--image-size", values=False)  # slow under quantizers
+    if path is None:
         quantizers = quantizers_of(own, model)
         quantize_(model, quantizers)
-    run_blank(model, (3, side, side), setting="--image-size", values=False)
     views, shown = recipes(own, session.dataset, train, side)
     if options.pretrained:
         views, shown = from_timm({**picture_settings(model), "input_size": (3, side, side)})

@@ -26,7 +26,7 @@ from sqakd.optim import optimizers, rates
 from sqakd.options import TrainOptions
 
 PARAPHRASER_RATE = 0.01
-SAME_CHANNELS = ("fsp", "kdsvd")
+IN_PAIRS = ("fsp", "kdsvd")  # compare what lies between two places, channel by channel
 
 
 class Side(NamedTuple):
@@ -96,7 +96,7 @@ def make_methods(
     if own.distill == "hint" and not (names and theirs):
         count = min(len(each.shapes) for each in sides)
         raise InputError(f"--hint_layer {own.hint_layer}: the nets have the maps 0 to {count - 1}: name one of them")
-    _check(own.distill, shapes, there)
+    _check(own.distill, dict(zip(names, shapes, strict=True)), dict(zip(theirs, there, strict=True)))
     if own.distill in POOLED:
         loss = POOLED[own.distill](own, shapes[0], there[0])
         return None, FeatureLoss(names, theirs, loss, reduce=pooled, together=True)
@@ -139,15 +139,21 @@ def _on_maps(
     return FeatureLoss((), theirs, paraphraser), made(transfer)
 
 
-def _check(name: str, student: Sequence[Sequence[int]], teacher: Sequence[Sequence[int]]) -> None:
-    """Refuse maps that cannot be compared."""
+def _check(name: str, student: Mapping[str, Sequence[int]], teacher: Mapping[str, Sequence[int]]) -> None:
+    """Refuse maps, by name their shapes, that cannot be compared."""
     if not student or len(student) != len(teacher):
+        said = [
+            f"{len(maps)} of the {of}'s ({', '.join(maps)})"
+            for of, maps in (("student", student), ("teacher", teacher))
+        ]
         raise InputError(
-            f"--distill {name} compares maps one by one, and {len(student)} of the student's stand beside "
-            f"{len(teacher)} of the teacher's: name as many, --features MODULE... --teacher_features MODULE..."
+            f"--distill {name} compares maps one by one, and {said[0]} stand beside {said[1]}: name as many, "
+            "--features MODULE... --teacher_features MODULE..."
         )
-    channels = [[shape[1] for shape in shapes] for shapes in (student, teacher)]
-    if name in SAME_CHANNELS and channels[0] != channels[1]:
+    if name in IN_PAIRS and len(student) < 2:
+        raise InputError(f"--distill {name} compares places two by two: name one module more, --features MODULE...")
+    channels = [[shape[1] for shape in maps.values()] for maps in (student, teacher)]
+    if name in IN_PAIRS and channels[0] != channels[1]:
         raise InputError(
             f"--distill {name} needs maps of equal channels, and the student's have {channels[0]}, the teacher's "
             f"{channels[1]}: name other modules, --features MODULE... --teacher_features MODULE..."
@@ -165,7 +171,7 @@ def _contrast(own: TrainOptions, student: Side, teacher: Side, labels: Tensor, s
         (names, s), (theirs, t) = student.at(LAST), teacher.at(LAST)
         return FeatureLoss(names, theirs, loss(s[0][1], t[0][1]), reduce=pooled, negatives=negatives)
     (names, s), (theirs, t) = student.at(ALL), teacher.at(ALL)
-    _check(own.distill, s, t)
+    _check(own.distill, student.shapes, teacher.shapes)
     stages = [blocks_of(teacher.net, name) for name in theirs[1:]]
     blocks = [block for stage in stages for block in stage]
     found = shapes_of(teacher.net, blocks, side, "--teacher_features")

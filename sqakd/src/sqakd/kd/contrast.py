@@ -46,7 +46,7 @@ class Negatives(nn.Module):
         sizes = labels.bincount()
         if int(sizes.max()) == len(labels):
             raise InputError(
-                "the method's negatives are of other classes, and all pictures are of one: change the data"
+                "--distill crd and crdst draw negatives of other classes, and all pictures are of one: change the data"
             )
         self.count, self.relaxed = count, relaxed
         given = {"order": labels.argsort(stable=True), "starts": sizes.cumsum(0) - sizes, "sizes": sizes}

@@ -47,11 +47,10 @@ def shapes_of(net: nn.Module, names: Sequence[str], side: int, flag: str) -> dic
 
 
 def blocks_of(net: nn.Module, stage: str) -> list[str]:
-    """Names of a stage's blocks; itself where it has none."""
+    """Names of a stage's blocks; itself where its parts are single layers, or it is no sequence."""
     module = module_of(net, stage)
-    return (
-        [f"{stage}.{child}" for child, _ in module.named_children()] if isinstance(module, nn.Sequential) else [stage]
-    )
+    is_stage = isinstance(module, nn.Sequential) and all(list(block.children()) for block in module)
+    return [f"{stage}.{name}" for name, _ in module.named_children()] if is_stage else [stage]
 
 
 def layout_of(batch: Batch, clock: Clock) -> Ranks:

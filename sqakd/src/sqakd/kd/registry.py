@@ -91,9 +91,17 @@ class DistillOptions:
         return METHODS[self.distill]
 
     @property
+    def label_reader(self) -> str:
+        """What reads labels, as an error says it; "": nothing."""
+        if self.distill and self.method.negatives:
+            return f"--distill {self.distill} chooses negatives by labels"
+        beside = f" beside --distill {self.distill}" if self.distill else ""
+        return f"cross-entropy{beside} reads labels" if self.kd_gamma > 0 else ""
+
+    @property
     def reads_labels(self) -> bool:
         """In the loss, or to choose negatives."""
-        return self.kd_gamma > 0 or bool(self.distill and self.method.negatives)
+        return bool(self.label_reader)
 
 
 def distillation(given: Mapping[str, Any], *, low_bit: bool) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 SP: Tung, Mori, "Similarity-Preserving Knowledge Distillation", ICCV 2019 (arXiv 1907.09682), Eq. 2-4. RKD: Park, Kim,
 Lu, Cho, CVPR 2019 (arXiv 1904.05068), Eq. 4-9. CC: Peng et al., "Correlation Congruence", ICCV 2019 (arXiv 1904.01802);
-the released form. PKT: Passalis, Tefas, ECCV 2018 (arXiv 1803.10837), Eq. 4-9.
+the released form. PKT: Passalis, Tefas, ECCV 2018 (arXiv 1803.10837), Eq. 4-9. Of a single picture all are 0.
 """
 
 import torch
@@ -34,7 +34,8 @@ def _geometry(f: Tensor) -> tuple[Tensor, Tensor]:
     difference = f[None] - f[:, None]
     distance = difference.square().sum(2).clamp(min=TINY).sqrt() * (1 - same)
     unit = difference / (distance + same)[:, :, None]
-    return distance / (distance.sum() / (distance > 0).sum().clamp(min=1)), unit @ unit.mT
+    mean = distance.sum() / (distance > 0).sum().clamp(min=1)
+    return distance / mean.clamp(min=TINY), unit @ unit.mT
 
 
 class Correlation(nn.Module):
@@ -52,7 +53,7 @@ class Correlation(nn.Module):
     def forward(self, fs: Maps, ft: Maps) -> Tensor:
         """Features (B, D) of both -> scalar."""
         difference = (self.student(fs[0]) - self.teacher(ft[0].detach())).abs()
-        return (difference[:-1] * difference[1:]).sum(1).mean()
+        return (difference[:-1] * difference[1:]).sum() / max(len(difference) - 1, 1)
 
 
 def pkt(fs: Maps, ft: Maps) -> Tensor:
