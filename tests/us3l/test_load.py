@@ -235,6 +235,9 @@ ENTRIES = [
 ]  # fmt: skip
 
 
+UNFIT = ("width", {"conv1": 0.5})  # leaves out the other convolutions
+
+
 @pytest.fixture(scope="module")
 def saved() -> dict[str, Any]:
     return checkpoint_of(config_of())[0]
@@ -242,7 +245,7 @@ def saved() -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "value", "reader"),
-    [*((*entry, load) for entry in ENTRIES), *((*entry, open_pretrained) for entry in ENTRIES[::4])],
+    [*((*entry, load) for entry in ENTRIES), *((*entry, open_pretrained) for entry in (*ENTRIES[::4], UNFIT))],
 )
 def test_entries_of_another_kind(
     saved: dict[str, Any], tmp_path: Path, name: str, value: Any, reader: Callable[[Path], Any]

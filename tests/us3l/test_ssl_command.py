@@ -79,9 +79,12 @@ def test_parts_equal_an_unbroken_run(
 def test_what_runs_otherwise_than_it_says_is_reported(us3l: Us3l, small: Path, tmp_path: Path) -> None:
     line = ("ssl", "--config", small, "--limit-train", 8, "--probe-every", 0, "--output", tmp_path / "out")
     keys = ("SSL.TYPE=US_SimSiam", "TRAIN.LOSS.CRITERION.NAME=", "TRAIN.USE_AMP=True", "TRAIN.USE_DDP=True")
-    said = us3l(*line, *keys, "MODEL.OFA.DISTILL_CRITERION=MSELoss", "--max-steps", 1).stderr.splitlines()
+    said = us3l(
+        *line, *keys, "TRAIN.EPOCHS=2", "MODEL.OFA.DISTILL_CRITERION=MSELoss", "--max-steps", 1
+    ).stderr.splitlines()
     assert sum("US_SimSiam" in one and "SimSiam is run" in one for one in said) == 1
     assert sum("TRAIN.USE_AMP: the CPU computes in float32" in one for one in said) == 1
+    assert sum("TRAIN.EPOCHS=2 trains no width below 0.5: give 4 or more for 0.25" in one for one in said) == 1
     (found,) = [
         one.partition("no effect in this command, set by ")[2] for one in said if "no effect in this command" in one
     ]

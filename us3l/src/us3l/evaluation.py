@@ -127,6 +127,9 @@ def open_pretrained(
             weights = Weights(weights.name, theirs.state)
         lacking = authors.is_statistic if theirs else lambda key: False
         load_(model, weights, branch_of(weights, model), may_lack=lacking)
+        if said and said.width:  # is one of this net
+            with at_width(model, said.width):
+                pass
         width = said.width if said else 1.0 if net.kind == "universal" else None  # ordinary nets have all channels'
         if theirs and net.kind == "universal":
             try:

@@ -93,8 +93,8 @@ def read_header(checkpoint: Mapping[str, Any], package: str, newest: int, kind: 
         first = error.errors(include_url=False)[0]
         place, value = ".".join(str(part) for part in first["loc"])[:80], first["input"]
         shown = repr(value)[:80] if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
-        reason = place if first["type"] == "missing" else f"{place} {shown}"
-        reason = f"{reason}: {first['msg']}"
+        where = place if first["type"] == "missing" else f"{place} {shown}"
+        reason = f"{where}: {first['msg']}" if place else first["msg"].removeprefix("Value error, ")
     except (TypeError, AttributeError, RecursionError) as error:
         reason = str(error)
     raise InputError(
