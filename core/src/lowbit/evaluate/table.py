@@ -1,6 +1,7 @@
 """The rows of a sweep as a Markdown table, as CSV and as a picture; accuracies in percent, MACs in millions."""
 
 import csv
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -119,7 +120,8 @@ def plot(series: Mapping[str, Sequence[Row]], path: Path) -> None:
         if by_macs:
             axes.set(xlabel="MACs, M")
         else:
-            axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 5 else 0)
+            said = [textwrap.fill(name, 14) for name in names]
+            axes.set_xticks(range(len(names)), said, rotation=30 if len(names) > 5 else 0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     save_figure(figure, path)
@@ -140,9 +142,10 @@ def bars(series: Mapping[str, Sequence[float]], names: Sequence[str], level: tup
     axes, width = figure.subplots(), 0.8 / len(series)
     for number, (label, values) in enumerate(series.items()):
         places = [group + (number + 0.5) * width - 0.4 for group in range(len(names))]
-        axes.bar_label(axes.bar(places, values, 0.95 * width, label=label), fmt="%.1f")
+        drawn = axes.bar(places, values, 0.95 * width, label=label)
+        axes.bar_label(drawn, fmt="%.1f", padding=-14, color="white")  # inside: the line may lie above
     axes.axhline(level[1], color="black", linestyle="--", label=level[0])
     axes.set(ylabel="top-1, %", ylim=(max(0, min(map(min, series.values())) - 15), 103))
     axes.set_xticks(range(len(names)), names)
-    axes.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside upper center", ncols=len(series) + 1, fontsize=8)
     save_figure(figure, path)
