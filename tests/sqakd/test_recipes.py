@@ -123,7 +123,8 @@ def test_recipes_run(
     """Two steps of four digits with its own net, from drawn weights; the plan first, which writes nothing."""
     own, run = options_of(command_of(name)), tmp_path / "run"
     given = ["--batch-size" if own.command == "main" else "--batch_size", 4]
-    given += ["--image-size", 32] if own.arch == "tiny_squeezenet" else []
+    side = 32 if own.arch == "tiny_squeezenet" else 16  # MobileNet-V2's maps of 8 pixels are constant: it diverges
+    given += ["--image-size", side] if own.command == "main" else []
     given += ["--pretrain_path", float_weights(own.arch)] if own.start else []
     given += ["--teacher_path", float_weights(own.arch)] if own.distill else []
     line = ("recipe", name, *SHORT, *given, "--save_root_path" if own.command == "main" else "--log_dir", run)
