@@ -46,8 +46,9 @@ class Screen:
 
 
 def on_terminal(
-    columns: int, program: Callable[[], object], monkeypatch: pytest.MonkeyPatch, *, record: bool = True
-) -> Screen:
+    columns: int, program: Callable[[], object], monkeypatch: pytest.MonkeyPatch, *, record: bool = True,
+    kind: str = "xterm",
+) -> Screen:  # fmt: skip
     """Run a program whose stderr, and with `record` stdout, is a terminal of this width."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -64,6 +65,7 @@ def on_terminal(
     reader.start()
     with monkeypatch.context() as patch, os.fdopen(follower, "w", encoding="utf-8") as stderr:
         patch.setattr("lowbit.train.console.EVERY", 0.0)
+        patch.setenv("TERM", kind)
         patch.setattr(sys, "stderr", stderr)
         with os.fdopen(os.dup(follower), "w", encoding="utf-8") as stdout:
             if record:

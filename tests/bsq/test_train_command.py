@@ -15,7 +15,9 @@ import torch
 from click.testing import Result
 from PIL import Image
 
+import lowbit
 from bsq.cli import cli
+from lowbit.data.recipe import DIGITS
 from lowbit.metrics import read_metrics
 from lowbit.train import signals
 
@@ -33,6 +35,23 @@ def test_files_of_a_run(digits_run: Path) -> None:
     for values in (config, result):
         assert (values["global_batch"], values["batch_per_process"], values["seed"]) == (64, 64, 1234)
     assert 60 < result["top1"] <= 100 and result["images_per_second"] > 0 and result["steps"] == 3 * 23
+
+
+def test_image_size(digits_run: Path, bsq: Bsq, tmp_path: Path) -> None:
+    """Files say it, and the commands that read them keep it; a resumed run has that of its start."""
+    few = ("--limit-train", 40, "--limit-eval", 20)
+    line = ("train", *NET, *few, "--epochs", 2, "--max-steps", 1, "-c", tmp_path / "a")
+    bsq(*line, "--image-size", 12)
+    bsq("convert", *NET, *few, "--model", tmp_path / "a/checkpoint.pth.tar", "-c", tmp_path / "b")
+    for folder in "ab":
+        cfg = lowbit.load(tmp_path / folder / "checkpoint.pth.tar").pretrained_cfg
+        assert (cfg["input_size"], cfg["mean"][0], cfg["crop_pct"]) == ((3, 12, 12), DIGITS.mean[0], 1.0)
+    assert "--image-size" in bsq(*line, "--resume", "auto", code=2).stderr
+    bsq(*line, "--image-size", 8, "--overwrite")  # their own: they are shown as without it
+    assert torch.load(tmp_path / "a/checkpoint.pth.tar", weights_only=True)["pictures"] is None
+    said = bsq("train", "-d", "digits", "-a", "test_vit", "--image-size", 12, "-c", tmp_path / "c", code=2).stderr
+    assert "test_vit cannot take pictures of 12x12 pixels" in said and "change --image-size" in said
+    assert not (tmp_path / "c").exists()
 
 
 def test_log_txt_has_the_authors_columns(digits_run: Path) -> None:

@@ -152,6 +152,7 @@ def test_pictures_that_cannot_be_read_are_named(files: Path, digits: Path, progr
         (("digit-0.png",), ("--top", 0), "0 is not in the range"),
         (("digit-0.png",), ("--output", "empty"), "name a file in a folder"),
         (("digit-0.png",), ("--output", "none/x.csv"), "name a file in a folder"),
+        (("digit-0.png",), ("--output", "/dev/null", "--overwrite"), "name a file in a folder"),
         (("digit-0.png",), ("--output", "digit-0.png", "--overwrite"), "one of the files that are read"),
     ],
 )

@@ -17,9 +17,8 @@ from bsq.bit_layer import BIAS, WEIGHT
 from bsq.network import bit_layers, check_widths, nbit_dict
 from bsq.options import MAX_BITS
 from lowbit.checkpoint.check import unwrapped_state
-from lowbit.checkpoint.header import Header, Pictures, read_header
+from lowbit.checkpoint.header import Header, Pictures, read_header, stated_figures
 from lowbit.errors import InputError
-from lowbit.metrics import number
 from lowbit.models.layouts import resnet_of
 from lowbit.models.surgery import of_kind
 from lowbit.models.weight_file import Weights, read_weights
@@ -67,9 +66,7 @@ class Saved(NamedTuple):
     @property
     def top1(self) -> float | None:
         """Accuracy of this very net, in percent; None: the file does not say it."""
-        said = self.weights.content
-        found = said.get("acc", said["figures"].get("top1") if isinstance(said.get("figures"), Mapping) else None)
-        return number(found.item() if isinstance(found, Tensor) and found.numel() == 1 else found)
+        return stated_figures(self.weights.content).get("top1")
 
 
 def parse(weights: Weights) -> Saved | None:

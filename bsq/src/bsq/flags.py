@@ -11,7 +11,7 @@ import click
 from bsq.options import FLOAT_BITS, ActOptions, PruneOptions, WidthOptions, flag_of, net_of
 from lowbit.cli.options import Decorator, gathered, run_options
 from lowbit.cli.parsing import COUNT, MANY, Real, UserPath
-from lowbit.options import DATASETS
+from lowbit.options import DATASETS, MAX_SIDE
 
 FILE = UserPath(exists=True, dir_okay=False)
 TRAINING = {"output_note": "default: checkpoint, and none with --evaluate"}
@@ -34,6 +34,8 @@ def net_options() -> Decorator:
     return gathered("net", net_of, [
         click.option("-d", "--dataset", type=click.Choice(DATASETS), default="cifar10", show_default=True),
         click.option("--test-batch", type=COUNT, default=100, show_default=True, help="Of the whole job."),
+        click.option("--image-size", type=click.IntRange(8, MAX_SIDE), metavar="N", help="Side of the pictures "
+                     "[default: what --model says, else as the data set's or the net's are shown]."),
         *_arch_options("resnet20"),
         click.option("--model", type=FILE, help="Checkpoint the weights come from."),
         click.option("--float64", is_flag=True, help="Compute in double precision (slow, and free of rounding noise)."),

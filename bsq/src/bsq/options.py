@@ -25,6 +25,7 @@ class NetOptions:
     Attributes:
         arch: timm name; None: what the file says. dataset: a name of `lowbit.data.datasets`; "": what the file says.
         model: checkpoint the weights come from. test_batch: pictures per evaluated batch, of the whole job.
+        image_size: side of the pictures; None: what the checkpoint says, else as the data set's or the net's are shown.
         float64: evaluate in double precision, which no order of operations can move.
     """
 
@@ -32,6 +33,7 @@ class NetOptions:
     dataset: str = "cifar10"
     model: Path | None = None
     test_batch: int = 100
+    image_size: int | None = None
     float64: bool = False
 
 
@@ -147,12 +149,14 @@ def widths_of(flag: str, given: Sequence[str], default: int, names: Sequence[str
 
 def net_of(
     arch: str | None, depth: int | None, block_name: str, model: Path | None,
-    dataset: str | None = "cifar10", test_batch: int = 100, float64: bool = False,
+    dataset: str | None = "cifar10", test_batch: int = 100, image_size: int | None = None, float64: bool = False,
 ) -> NetOptions:  # fmt: skip
     """Net options out of the authors' `-a`, `--depth` and `--block-name`."""
     arch = "resnet" if arch is None and depth is not None else arch
     name = None if arch is None else timm_name(arch, depth, block_name)
-    return NetOptions(arch=name, model=model, dataset=dataset or "", test_batch=test_batch, float64=float64)
+    return NetOptions(
+        arch=name, model=model, dataset=dataset or "", test_batch=test_batch, image_size=image_size, float64=float64
+    )
 
 
 def timm_name(arch: str, depth: int | None, block_name: str = "BasicBlock") -> str:

@@ -118,7 +118,7 @@ def _of_net(path: Path, opened: Opened) -> Description:
     if not classes and hasattr(model, "reset_classifier"):
         model.reset_classifier(0)  # type: ignore[operator]  # a projector is no part of what is used
     channels, height, width = pictures["input_size"]
-    figures, source = _figures(path, said)
+    figures, source = _figures(path, said, opened.figures)
     whose, layers = said.get("package", said.get("method")), cost(model, (channels, height, width)).layers
     return Description(
         path, path.stat().st_size, opened.kind, _text(whose), _text(said.get("arch")), _text(said.get("type")), classes,
@@ -145,7 +145,7 @@ def _of_program(path: Path, said: Mapping[str, Any]) -> Description:
         if type(count) is not int or not 0 <= count <= MOST_CLASSES:
             raise InputError(f"its num_classes is {count!r:.80}: name another file")
     names = cfg.get(NAMES) or [str(number) for number in range(count)]
-    figures, source = _figures(path, {})
+    figures, source = _figures(path, {}, {})
     return Description(
         path, path.stat().st_size, "program", None, _text(said.get("of")), None, tuple(names), cfg, True,
         _facts(said), figures, source,
@@ -195,10 +195,10 @@ def _facts(said: Mapping[str, Any]) -> dict[str, Any]:
     return {name: said[name] for name in names if said.get(name) is not None}
 
 
-def _figures(path: Path, said: Mapping[str, Any]) -> tuple[dict[str, float], str]:
-    """Figures and where they stand: in the file, else in the `result.json` beside it."""
-    last, acc = said.get("last"), _numbers({"top1": said.get("acc")})
-    if own := {**acc, **_numbers(said.get("figures"))}:
+def _figures(path: Path, said: Mapping[str, Any], stated: Mapping[str, float]) -> tuple[dict[str, float], str]:
+    """Figures and where they stand: `stated` by the file, else in the `result.json` beside it."""
+    last = said.get("last")
+    if own := _numbers(stated):
         return own, "of this net"
     if "figures" not in said and isinstance(last, Mapping) and (found := _numbers(last.get("eval"))):
         return found, "of its last evaluation"

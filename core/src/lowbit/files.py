@@ -128,9 +128,10 @@ def check_output_file(path: Path, overwrite: bool, inputs: Sequence[Path] = ()) 
     """Refuse a place that a file (`--output`) cannot go to, before anything is computed.
 
     Raises:
-        InputError: a folder, a folder that is missing, one of the files that are read, or a file that is there already.
+        InputError: a folder or a device, a folder that is missing, one of the files that are read, or a file that is
+            there already.
     """
-    if path.is_dir() or not path.parent.is_dir():
+    if (path.exists() and not path.is_file()) or not path.parent.is_dir():
         raise InputError(f"--output {path}: name a file in a folder that exists")
     if path.exists() and any(path.samefile(other) for other in inputs if other.exists()):
         raise InputError(f"--output {path} is one of the files that are read: name another")

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from lowbit.checkpoint.header import stated_figures
 from lowbit.checkpoint.read import is_safetensors, read_checkpoint
 from lowbit.errors import InputError
 from lowbit.export.packed import open_packed
@@ -37,11 +39,13 @@ class Opened(NamedTuple):
         model: as `load` gives it.
         kind: "checkpoint", "packed" or "float" (an export to safetensors).
         said: what the file says beside its tensors.
+        figures: what it says of this very net, such as `top1`.
     """
 
     model: nn.Module
     kind: str
     said: Mapping[str, Any]
+    figures: Mapping[str, float] = MappingProxyType({})
 
     @property
     def outputs(self) -> int:
@@ -97,7 +101,7 @@ def open_file(path: Path | str) -> Opened:
             raise InputError(f"{path}: {error}") from error
         if net is not None:
             model, said = _described(net.eval(), checkpoint.get(ENTRY), path), Weights(str(path), checkpoint).said
-            return Opened(model, "checkpoint", said)
+            return Opened(model, "checkpoint", said, stated_figures(checkpoint))
     package = checkpoint.get("package")
     needed = f"install the package lowbit-{package}" if package else "it names no package; name another file"
     raise InputError(

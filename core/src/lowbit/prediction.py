@@ -24,7 +24,7 @@ from lowbit.models.create import picture_settings
 from lowbit.models.pretrained_cfg import ENTRY
 from lowbit.options import WORKERS
 from lowbit.quant.calibrate import unfixed
-from lowbit.train.process import make_accelerator, until_stopped
+from lowbit.train.process import make_accelerator, precision_here, until_stopped
 
 BATCH = 64  # pictures at a time
 
@@ -135,7 +135,7 @@ def _predicted(opened: Opened, pictures: FolderPictures, top: int, workers: int)
         log.warning("the file does not say how pictures are shown to its net: they are shown as timm has it")
     if alone := bool(unfixed(model)):
         log.warning("activation ranges are each batch's own: pictures are shown one at a time (an export fixes them)")
-    accelerator = make_accelerator("no")
+    accelerator = make_accelerator(precision_here() or "no")
     model.to(accelerator.device)
     loader = EvalLoader(
         pictures, from_timm(picture_settings(model))[1], batch_size=1 if alone else BATCH, device=accelerator.device,

@@ -11,7 +11,7 @@ from pathlib import Path
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from lowbit.checkpoint.header import read_header
+from lowbit.checkpoint.header import PictureSize, read_header
 from lowbit.data.fixed import FixedPictures
 from lowbit.data.pictures import Pictures
 from lowbit.data.recipe import Channels, Recipe
@@ -31,8 +31,6 @@ from ssql.config import Calibration, Config, Quant
 from ssql.load import FORMAT, SslHeader
 from ssql.pictures import channels_of
 
-Size = tuple[int, int, int]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
@@ -47,7 +45,7 @@ class Pretrained:
 
     model: nn.Module
     arch: str
-    size: Size
+    size: PictureSize
     config: Config | None
 
     @property
@@ -56,7 +54,7 @@ class Pretrained:
         return None if self.config is None else channels_of(self.config)
 
 
-def open_pretrained(path: Path | str, arch: str | None = None, size: Size | None = None) -> Pretrained:
+def open_pretrained(path: Path | str, arch: str | None = None, size: PictureSize | None = None) -> Pretrained:
     """Read any file (`lowbit.models.weights`), or a quantized net in the authors' layout.
 
     Args:

@@ -1,6 +1,7 @@
 """Recipes: order, normalisation to the last bit, and what each paper's recipe does."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from lowbit.data.recipe import (
     RandomGrayscale,
     Recipe,
     cifar_train,
+    flip_share,
     from_timm,
     imagenet_eval,
     imagenet_train,
@@ -111,6 +113,8 @@ def test_recipes_of_a_pretrained_net() -> None:
     assert train.geometry.interpolation == config["interpolation"] == evaluation.geometry.interpolation
     assert evaluation.geometry.resize == math.floor(224 / config["crop_pct"])
     assert evaluation.channels.mean == tuple(config["mean"]) and evaluation.channels.std == tuple(config["std"])
+    unmirrored = from_timm(config, flip_share("digits"))[0].geometry
+    assert train.geometry.flip == flip_share("folder") and unmirrored == replace(train.geometry, flip=0.0)
     squash = from_timm({**config, "crop_mode": "squash"})[1].geometry
     assert squash == ResizedCenterCrop(evaluation.geometry.resize, 224, config["interpolation"], squash=True)
     with pytest.raises(InputError, match="crop mode border"):

@@ -1,11 +1,14 @@
 """The record goes to stdout, and a stdout that is closed, full or gone ends the record, not the run."""
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lowbit.train import console
 
 PROGRAM = """
 import logging, sys
@@ -49,6 +52,14 @@ def test_a_full_device(tmp_path: Path) -> None:
 def test_a_closed_stdout(tmp_path: Path) -> None:
     code, said = run(tmp_path, subprocess.DEVNULL, preexec_fn=lambda: os.close(1))
     assert code == 0 and "Traceback" not in said and "still here 1000" in said
+
+
+def test_signs_that_a_stream_lacks_cost_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    console.say("St\xf6rche 51 %", "a name that is no text: \udcff")
+    console.say("the next")
+    assert written.getvalue().decode("ascii") == "St\\xf6rche 51 %\na name that is no text: \\udcff\nthe next\n"
 
 
 def test_lines_of_torch_do_not_pass_through() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -15,7 +16,7 @@ from lowbit.errors import InputError
 from lowbit.train.engine import Engine, split
 from lowbit.train.log import Meter
 from lowbit.train.loop import Run, fit
-from lowbit.train.process import check_precision, finish, make_accelerator, start_trackers
+from lowbit.train.process import check_precision, finish, make_accelerator, precision_here, start_trackers
 from lowbit.train.protocol import Clock, Objective, Out, Pass, Stage
 from lowbit.train.schedule import constant
 from lowbit.train.supervised import Supervised
@@ -273,6 +274,17 @@ def test_fp16_needs_a_gpu() -> None:
         make_accelerator("fp8")
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         make_accelerator("fp16", cpu=True)
+
+
+def test_runs_of_one_program_have_their_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    for wanted in ("bf16", "no", "bf16"):
+        assert make_accelerator(wanted, cpu=True).mixed_precision == wanted
+    AcceleratorState._reset_state()
+    Accelerator(mixed_precision="bf16", cpu=True)  # the program's own, which keeps what it was given
+    monkeypatch.setattr("lowbit.train.process._chosen_here", False)
+    with pytest.raises(InputError, match=r"--mixed-precision no: an Accelerator of this program has bf16"):
+        make_accelerator("no", cpu=True)
+    assert precision_here() == make_accelerator("bf16", cpu=True).mixed_precision == "bf16"
 
 
 def test_trackers(accelerator: Accelerator, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a person sees of a run on a pseudo-terminal, and without one."""
 
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -108,17 +109,26 @@ def test_a_record_in_a_file_leaves_figures_to_the_log(
     assert screen.bars and capsys.readouterr().out.splitlines() == ["Test Acc: 38.30", "Test Acc: 37.30", "the end"]
 
 
+STEPS = [
+    rf"epoch {e}/2 · step {s}/5 · loss 0.\d+ · {RATE}( · 0:00 left)?"
+    for e, s in ((1, 2), (1, 4), (2, 1), (2, 3), (2, 5))
+]
+
+
+def test_a_terminal_that_takes_nothing_back(terminal: Terminal, accelerator: Accelerator, tmp_path: Path) -> None:
+    screen = terminal(80, lambda: train(accelerator, tmp_path, record), kind="dumb")
+    shown = [(remark, f"Test Acc: {figure}") for remark, figure in zip(REMARKS, ("38.30", "37.30"), strict=True)]
+    match(screen.lines, [*STEPS[:2], *shown[0], *STEPS[2:], *shown[1], "the end"])
+    assert screen.states == []
+
+
 def test_without_a_terminal_a_line_per_interval(
     accelerator: Accelerator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(accelerator, tmp_path, record)
     said = capsys.readouterr()
     assert said.out.splitlines() == ["Test Acc: 38.30", "Test Acc: 37.30", "the end"]
-    steps = [
-        rf"epoch {e}/2 · step {s}/5 · loss 0.\d+ · {RATE}( · 0:00 left)?"
-        for e, s in ((1, 2), (1, 4), (2, 1), (2, 3), (2, 5))
-    ]
-    match(said.err.splitlines(), [*steps[:2], REMARKS[0], EPOCHS[0], *steps[2:], REMARKS[1], EPOCHS[1]])
+    match(said.err.splitlines(), [*STEPS[:2], REMARKS[0], EPOCHS[0], *STEPS[2:], REMARKS[1], EPOCHS[1]])
     assert said.err.replace("\n", "").isprintable()
 
 
@@ -181,7 +191,8 @@ except OSError: pass
 os.waitpid(pid, 0)
 sys.stdout.buffer.write(written)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    env = {**os.environ, "TERM": "xterm"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=env)
     first, _, rest = done.stdout.decode().partition("\r\n")
     assert "toy go: loading torch and the net …" in first and "import of torch halted" in rest
     assert first.rpartition("\r")[2].startswith("Traceback")

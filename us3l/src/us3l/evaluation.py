@@ -11,7 +11,7 @@ from typing import Any
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from lowbit.checkpoint.header import read_header
+from lowbit.checkpoint.header import PictureSize, read_header
 from lowbit.data.fixed import FixedPictures
 from lowbit.data.pictures import Pictures
 from lowbit.errors import InputError, naming
@@ -19,7 +19,6 @@ from lowbit.evaluate.batchnorm import check_pictures
 from lowbit.models.pretrained_cfg import ENTRY, Cfg, checked_cfg
 from lowbit.models.weight_file import Weights, read_weights
 from lowbit.models.weights import branch_of, load_
-from lowbit.slim.conversion import Size
 from lowbit.slim.layers import at_width
 from lowbit.slim.statistics import channels_of, width_of_statistics
 from lowbit.slim.widths import Width, show_width, widths_in
@@ -43,7 +42,7 @@ class Pretrained:
 
     model: nn.Module  # a timm net, slimmable unless `net.kind` is plain, in evaluation mode
     net: Net
-    size: Size  # (C, H, W) of the pictures that it was trained on; where the file does not say, timm's for the net
+    size: PictureSize  # of the pictures that it was trained on; where the file does not say, timm's for the net
     states_size: bool = False  # the file says it
     config: Config | None = None  # that the checkpoint was trained with; None: the file does not say
     widths: tuple[float, ...] | None = None  # trained: one, a list, or both ends of a range; None: not said
@@ -96,7 +95,7 @@ class Pretrained:
 
 
 def open_pretrained(
-    path: Path | str, arch: str | None = None, size: Size | None = None, *, classifier: bool = False
+    path: Path | str, arch: str | None = None, size: PictureSize | None = None, *, classifier: bool = False
 ) -> Pretrained:
     """Read any file (`lowbit.models.weights`): ours, the authors', a state dict of timm or torchvision.
 

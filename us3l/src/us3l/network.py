@@ -3,17 +3,18 @@
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from lowbit.checkpoint.header import PictureSize
 from lowbit.models.create import create_model
-from lowbit.slim.conversion import Size, slim_, slim_inputs_
+from lowbit.slim.conversion import slim_, slim_inputs_
 from us3l.names import Kind, Net
 
 
-def network(of: Net, size: Size, widths: tuple[float, ...], classes: int) -> nn.Module:
+def network(of: Net, size: PictureSize, widths: tuple[float, ...], classes: int) -> nn.Module:
     """A net with a linear classifier of `classes` (0: none), drawn by torch's generator; arguments of `slimmable_`."""
     return slimmable_(create_model(of.name, num_classes=classes), of, size, widths)
 
 
-def slimmable_(net: nn.Module, of: Net, size: Size, widths: tuple[float, ...]) -> nn.Module:
+def slimmable_(net: nn.Module, of: Net, size: PictureSize, widths: tuple[float, ...]) -> nn.Module:
     """Make timm's net, in place and whatever stands at its end, what the authors' name of it and its widths say.
 
     Args:

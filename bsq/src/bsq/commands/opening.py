@@ -13,13 +13,13 @@ from bsq.activation import quantize_bsq_activations_
 from bsq.checkpoint import Saved
 from bsq.options import FLOAT_BITS, MAX_BITS, ActOptions, NetOptions
 from lowbit.data.pictures import MemoryPictures
-from lowbit.data.recipe import Recipe, from_timm
+from lowbit.data.recipe import Recipe, flip_share, from_timm
 from lowbit.data.supervised import supervised_recipes
 from lowbit.errors import InputError
 from lowbit.models.cifar_resnet import CifarResNet
 from lowbit.models.create import check_arch, create_model, create_pretrained, picture_settings
 from lowbit.models.pretrained_cfg import pretrained_cfg
-from lowbit.models.surgery import replace_
+from lowbit.models.surgery import replace_, run_blank
 from lowbit.options import RunOptions
 from lowbit.quant.activations import QuantActivation
 from lowbit.train.session import Session
@@ -69,8 +69,8 @@ def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, 
     """Read `--model`, open the evaluated set (with `--download` both are fetched), make the net.
 
     Raises:
-        InputError: see `read_model`, `create` and `quantize_chosen_activations_`; the dataset cannot be read, or a
-            limit is larger than it.
+        InputError: see `read_model`, `create` and `quantize_chosen_activations_`; the dataset cannot be read, a limit
+            is larger than it, or the net does not take pictures of --image-size.
     """
     saved = read_model(net, required)
     test = session.pictures("test")
@@ -79,9 +79,14 @@ def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, 
     if pictures is None and session.options.pretrained:
         pictures = picture_settings(model)
     recipes = recipes_of(net, pictures, model)
+    shown = recipes[1].geometry.size(*(test.size if isinstance(test, MemoryPictures) else (0, 0)))
+    if net.image_size not in (None, shown[0]):
+        shown = (net.image_size, net.image_size)
+        run_blank(model, (3, *shown), setting="--image-size", values=False)
+        pictures = pretrained_cfg(recipes[1], (3, *shown))
+        recipes = recipes_of(net, pictures, model)
     if acts is not None:
         quantize_chosen_activations_(model, acts, saved)
-    shown = recipes[1].geometry.size(*(test.size if isinstance(test, MemoryPictures) else (0, 0)))
     facts = {"arch": net.arch, "classes": len(test.classes), "dataset": net.dataset, "pictures": pictures}
     facts["pretrained_cfg"] = pretrained_cfg(recipes[1], [3, *shown], test.classes)
     return Opened(model, saved, recipes, {**facts, "input_size": [3, *shown]})
@@ -90,7 +95,7 @@ def open_net(session: Session, net: NetOptions, acts: ActOptions | None = None, 
 def recipes_of(net: NetOptions, pictures: dict[str, Any] | None, model: nn.Module) -> tuple[Recipe, Recipe]:
     """Training's and evaluation's pictures: by timm's configuration `pictures`, else the data set's, else the net's."""
     own = supervised_recipes(net.dataset) if pictures is None else None
-    return own or from_timm(pictures or picture_settings(model))
+    return own or from_timm(pictures or picture_settings(model), flip_share(net.dataset))
 
 
 def read_model(net: NetOptions, required: bool = False) -> Saved | None:

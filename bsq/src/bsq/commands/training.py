@@ -44,7 +44,8 @@ def training_job(
     kept, held = session.train_and_held()
     batch = of_job(sgd.train_batch, session.accelerator.num_processes, accumulate=options.accumulate)
     loader = session.loader(kept, recipe, batch)
-    stage, shared = Stage(objective, sgd.epochs, {"main": stated_schedule(sgd)}), sgd.compared
+    stage = Stage(objective, sgd.epochs, {"main": stated_schedule(sgd)})
+    shared = {**sgd.compared, "--image-size": header["input_size"][1]}
     for group in groups:
         for name, value in asdict(group).items():
             shared[flag_of(f"{type(group).__name__}.{name}")] = list(value) if isinstance(value, tuple) else value

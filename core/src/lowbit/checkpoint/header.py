@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from lowbit.errors import InputError
+from lowbit.metrics import number
 from lowbit.options import MAX_SIDE, MOST_CLASSES
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -66,6 +67,14 @@ def picture_size(said: Any) -> PictureSize:
         return TypeAdapter(PictureSize).validate_python(said)
     except ValidationError:
         raise InputError(f"its input_size is {said!r:.80}, not (C, H, W): name another file") from None
+
+
+def stated_figures(checkpoint: Mapping[str, Any]) -> dict[str, float]:
+    """What a file says of the very net that it holds: its `figures`, or its top-1 in percent alone, as `acc`."""
+    acc, figures = checkpoint.get("acc"), checkpoint.get("figures")
+    top1 = acc.item() if isinstance(acc, Tensor) and acc.numel() == 1 else acc
+    said = {**(figures if isinstance(figures, Mapping) else {}), **({} if top1 is None else {"top1": top1})}
+    return {str(name): value for name, given in said.items() if (value := number(given)) is not None}
 
 
 def read_header(checkpoint: Mapping[str, Any], package: str, newest: int, kind: type[Kind]) -> Kind | None:

@@ -43,7 +43,7 @@ Amount = Annotated[float, Field(ge=0, le=MOST_REAL)]
 Positive = Annotated[float, Field(gt=0, le=MOST_REAL)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Size = Annotated[tuple[int, int], AfterValidator(_size)]  # height and width in pixels
+HeightWidth = Annotated[tuple[int, int], AfterValidator(_size)]  # in pixels
 
 
 def of_file(value: Any, annotation: Any) -> Any:

@@ -39,6 +39,11 @@ def dataset_channels(dataset: str) -> Channels:
     return CHANNELS.get(dataset, IMAGENET)
 
 
+def flip_share(dataset: str) -> float:
+    """How often a training picture of a dataset is mirrored: a mirrored digit is another digit."""
+    return 0.0 if dataset == "digits" else 0.5
+
+
 class Colour(Protocol):
     """A random operation on floats in [0, 1]."""
 
@@ -216,12 +221,13 @@ def imagenet_eval(
     return Recipe(channels, ResizedCenterCrop(resize, side, interpolation))
 
 
-def from_timm(config: Mapping[str, Any]) -> tuple[Recipe, Recipe]:
+def from_timm(config: Mapping[str, Any], flip: float = 0.5) -> tuple[Recipe, Recipe]:
     """Training and evaluation recipes of a pretrained net (`--pretrained`).
 
     Args:
         config: what `timm.data.resolve_model_data_config` returns: input_size, interpolation, mean, std, crop_pct,
             crop_mode.
+        flip: share of training pictures that are mirrored.
 
     Raises:
         InputError: the net wants a crop, an interpolation or a shape that is not supported.
@@ -235,4 +241,5 @@ def from_timm(config: Mapping[str, Any]) -> tuple[Recipe, Recipe]:
         )
     channels = Channels(tuple(config["mean"]), tuple(config["std"]))
     center = ResizedCenterCrop(math.floor(side / config["crop_pct"]), side, interpolation, squash=mode == "squash")
-    return imagenet_train(side, channels, interpolation=interpolation), Recipe(channels, center)
+    crop = RandomResizedCrop(side, interpolation=interpolation, flip=flip)
+    return Recipe(channels, crop), Recipe(channels, center)

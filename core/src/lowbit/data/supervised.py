@@ -1,7 +1,7 @@
 """How the pictures of a dataset are shown to a net that is trained with their labels, and in its evaluation."""
 
 from lowbit.data.geometry import PaddedCrop
-from lowbit.data.recipe import Recipe, cifar_train, dataset_channels, plain
+from lowbit.data.recipe import Recipe, cifar_train, dataset_channels, flip_share, plain
 
 
 def supervised_recipes(dataset: str) -> tuple[Recipe, Recipe] | None:
@@ -16,6 +16,6 @@ def supervised_recipes(dataset: str) -> tuple[Recipe, Recipe] | None:
         "cifar10": cifar_train(channels),
         "cifar100": cifar_train(channels),
         "tiny-imagenet": cifar_train(channels, 64, 8),
-        "digits": Recipe(channels, PaddedCrop(8, 1, flip=0.0)),  # a mirrored digit is another digit
+        "digits": Recipe(channels, PaddedCrop(8, 1, flip=flip_share("digits"))),
     }
     return (train[dataset], plain(channels)) if dataset in train else None

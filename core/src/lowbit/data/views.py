@@ -12,6 +12,7 @@ from lowbit.data.recipe import (
     RandomGrayscale,
     Recipe,
     dataset_channels,
+    flip_share,
     imagenet_eval,
     plain,
 )
@@ -19,7 +20,7 @@ from lowbit.data.supervised import supervised_recipes
 from lowbit.errors import InputError
 
 WITHOUT_BLUR = ("cifar10", "cifar100")
-DIGITS_SCALE = (0.6, 1.0)  # a fifth of a digit is none, and a mirrored one is another
+DIGITS_SCALE = (0.6, 1.0)  # a fifth of a digit is none
 FOLDER_SIDE, FOLDER_RESIZE = 224, 256
 
 
@@ -57,7 +58,7 @@ def view_recipes(
     side, channels = side_of(pictures, side), channels or dataset_channels(dataset)
     train = ssl_views(side, channels, blur=dataset not in WITHOUT_BLUR)
     if dataset == "digits":
-        train = Recipe(channels, RandomResizedCrop(side, DIGITS_SCALE, flip=0.0), (ColorJitter(),))
+        train = Recipe(channels, RandomResizedCrop(side, DIGITS_SCALE, flip=flip_share(dataset)), (ColorJitter(),))
     if not isinstance(pictures, MemoryPictures):
         return train, imagenet_eval(side, round(side * FOLDER_RESIZE / FOLDER_SIDE), channels)
     shown = plain(channels) if pictures.size == (side, side) else Recipe(channels, ResizedCenterCrop(side, side))
@@ -76,5 +77,5 @@ def labelled_views(dataset: str, pictures: Pictures, side: int, channels: Channe
     small = supervised_recipes(dataset)
     if small is not None and isinstance(pictures, MemoryPictures) and pictures.size == (side, side):
         return replace(small[0], channels=channels), replace(small[1], channels=channels)
-    flip = 0.0 if dataset == "digits" else 0.5
-    return Recipe(channels, RandomResizedCrop(side, flip=flip)), view_recipes(dataset, pictures, side, channels)[1]
+    crop = RandomResizedCrop(side, flip=flip_share(dataset))
+    return Recipe(channels, crop), view_recipes(dataset, pictures, side, channels)[1]

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from lowbit.checkpoint.header import PictureSize
 from lowbit.errors import InputError
 from lowbit.models.surgery import of_kind, replace_, run_blank
 from lowbit.quant.layers import to_plain_
@@ -20,7 +21,6 @@ from lowbit.slim.layers import SlimConv2d, SlimLinear, at_width, set_width_, sli
 from lowbit.slim.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from lowbit.slim.widths import Width
 
-Size = tuple[int, int, int]  # (C, H, W) of a picture
 CHECKED = (0.15, 0.25, 0.4, 0.65, 0.9)  # widths of the blank forwards
 
 
@@ -42,7 +42,7 @@ def without_statistics_(net: nn.Module) -> nn.Module:
     return net
 
 
-def slim_(net: nn.Module, input_size: Size | None = None, switchable: Sequence[float] = ()) -> nn.Module:
+def slim_(net: nn.Module, input_size: PictureSize | None = None, switchable: Sequence[float] = ()) -> nn.Module:
     """Make a net slimmable in place; parameters stay the same objects, and so keys. Returns it, at full width.
 
     Args:
@@ -102,7 +102,7 @@ def _name(net: nn.Module) -> str:
     return name
 
 
-def _check_fit(net: nn.Module, size: Size, width: float) -> None:
+def _check_fit(net: nn.Module, size: PictureSize, width: float) -> None:
     """Refuse a net whose layers do not fit each other at a width."""
     try:
         with at_width(net, width):
@@ -112,7 +112,7 @@ def _check_fit(net: nn.Module, size: Size, width: float) -> None:
         raise InputError(f"at width {width:g} its layers do not fit each other ({reason:.150})") from error
 
 
-def _slimmable(net: nn.Module, size: Size, switchable: Sequence[float]) -> dict[str, nn.Module]:
+def _slimmable(net: nn.Module, size: PictureSize, switchable: Sequence[float]) -> dict[str, nn.Module]:
     """The slimmable layers that replace those of a net, by name."""
     fixed: Any = getattr(net, "conv_head", None)  # MobileNet-V2's
     groups = channel_groups(net, size, fixed)

@@ -29,9 +29,12 @@ _recorded = False  # whether the record said something since the last line of fi
 
 
 def columns() -> int:
-    """Characters in a line of the terminal on stderr that this process may show things on; 0: there is none."""
+    """Characters in a line of the terminal on stderr that this process may show things on; 0: there is none.
+
+    One that is said to be dumb takes back nothing that stands there.
+    """
     try:
-        if os.environ.get("RANK", "0") != "0" or not sys.stderr.isatty():
+        if os.environ.get("RANK", "0") != "0" or os.environ.get("TERM") == "dumb" or not sys.stderr.isatty():
             return 0
         return os.get_terminal_size(sys.stderr.fileno()).columns or shutil.get_terminal_size().columns
     except (OSError, ValueError, AttributeError):  # closed, or replaced by something that is no file
@@ -41,7 +44,7 @@ def columns() -> int:
 def one_terminal() -> bool:
     """Whether the record and log lines come to the same terminal."""
     try:
-        return columns() > 0 and os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+        return sys.stderr.isatty() and os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -57,7 +60,7 @@ def record_on_terminal() -> bool:
 def show(line: str = "") -> None:
     """Put a line below everything else on the terminal, in the place of the one before; "" takes it away.
 
-    Without a terminal nothing is shown.
+    The cursor stays at its beginning, so that what is typed (^C) tears no line. Without a terminal nothing is shown.
     """
     global _shown
     width = columns() - 1  # a full line would move to the next one
@@ -65,7 +68,7 @@ def show(line: str = "") -> None:
         return
     _shown = line
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"\r{line[:width]:{width}}" + ("" if line else "\r"))
+        sys.stderr.write(f"\r{line[:width]:{width}}\r")
         sys.stderr.flush()
 
 
@@ -106,13 +109,19 @@ def say(*lines: str) -> None:
         return
     try:
         with _above():
-            stream.write("".join(f"{line}\n" for line in lines))
+            stream.write(_in_its_signs("".join(f"{line}\n" for line in lines), stream))
             stream.flush()
     except (OSError, ValueError) as error:  # ValueError: it is closed
         _lost = stream
         with contextlib.suppress(OSError, ValueError):  # what is left in its buffer would be an error at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         report(f"stdout cannot be written to ({error}): the record ends here, the run goes on")
+
+
+def _in_its_signs(text: str, stream: TextIO) -> str:
+    """The text without signs that a stream lacks, which would be an error (stderr replaces them itself)."""
+    signs = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(signs, "backslashreplace").decode(signs)
 
 
 def report(line: str) -> None:

@@ -206,10 +206,10 @@ class _Loop:
             self.save(notes)
         try:
             values = self.probe(clock)
-        except Stopped:
+        except Stopped as stop:
             if self.saved_at != self.position:
                 self.save(notes)
-            raise
+            raise Stopped(f"{stop}; {self.where_stopped()}") from stop
         better = self.record.improves(values)
         if better and self.run.folder is not None:
             self.write(self.run.folder.best, notes, values)
@@ -244,7 +244,12 @@ class _Loop:
             return
         if self.saved_at != self.position:
             self.save()
-        raise Stopped(f"stopped after step {self.position.done}, saved; go on with --resume auto")
+        raise Stopped(self.where_stopped())
+
+    def where_stopped(self) -> str:
+        """What is left of a run that ends here."""
+        step = f"after step {self.position.done}"
+        return f"{step}, unsaved" if self.run.folder is None else f"saved {step}; go on with --resume auto"
 
     def save(
         self, notes: Mapping[str, Any] | None = None, *, figures: Mapping[str, float] = MappingProxyType({}),

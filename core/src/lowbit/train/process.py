@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ ASK_EVERY = 10  # items between two questions whether to stop, where several pro
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+_chosen_here = False  # accelerate's precision is that of a run of ours
 
 
 def has_gpu() -> bool:
@@ -51,7 +54,8 @@ def make_accelerator(
         cpu: stay on the CPU though there is a GPU. Apple's GPU is not used: it has no double precision.
 
     Raises:
-        InputError: fp16 on the CPU (it would silently run in float32), an unknown or missing tracker.
+        InputError: fp16 on the CPU (it would silently run in float32), an unknown or missing tracker, another precision
+            than that of an accelerator that the program made itself.
     """
     wanted = mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     allowed = ("no", "bf16", "fp16")
@@ -59,6 +63,7 @@ def make_accelerator(
         raise InputError(f"--mixed-precision {wanted} is not known: choose one of {', '.join(allowed)}")
     if trackers and folder is None:
         raise InputError("--tracker needs a folder to write to: give --output")
+    _choose_precision(wanted)
     cpu = cpu or not has_gpu()  # untold, accelerate leaves CPU ranks that torchrun started alone, each its own run
     torch.backends.cudnn.deterministic = True  # else a resumed run on a GPU would differ from an unbroken one
     try:
@@ -81,6 +86,26 @@ def make_accelerator(
         raise InputError(f"--tracker {' '.join(trackers)}: not installed here; install it or leave it out")
     check_precision(accelerator)
     return accelerator
+
+
+def precision_here() -> str | None:
+    """The one precision that accelerate has in this process; None: no accelerator was made."""
+    return AcceleratorState._shared_state.get("_mixed_precision")
+
+
+def _choose_precision(wanted: str) -> None:
+    """Let a run have another precision than the one before it in this process, which is over."""
+    global _chosen_here
+    held = precision_here()
+    if held is None:
+        _chosen_here = True
+    elif held != wanted and _chosen_here:
+        AcceleratorState._reset_state()
+    elif held != wanted:
+        raise InputError(
+            f"--mixed-precision {wanted}: an Accelerator of this program has {held}, which is one for all: give "
+            f"--mixed-precision {held}, or start another process"
+        )
 
 
 def check_precision(accelerator: Accelerator) -> None:

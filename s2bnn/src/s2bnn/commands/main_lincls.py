@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lowbit.checkpoint.header import read_header
 from lowbit.data.pictures import Pictures
-from lowbit.data.recipe import Channels, Recipe, dataset_channels, from_timm
+from lowbit.data.recipe import Channels, Recipe, dataset_channels, flip_share, from_timm
 from lowbit.data.views import labelled_views, side_of
 from lowbit.errors import InputError
 from lowbit.evaluate.linear import LinearEvaluation, figures_of
@@ -119,7 +119,8 @@ def _new_classifier_(net: Any, classes: int, seed: int) -> nn.Module:
 def recipes(own: LinclsOptions, pictures: Pictures, side: int, student: Student, timm: bool) -> tuple[Recipe, Recipe]:
     """(training, evaluation): normalised as the student's file says, else as the dataset's name; `timm`: its own."""
     if timm:
-        return from_timm({**picture_settings(student.model), "input_size": (3, side, side)})
+        cfg = {**picture_settings(student.model), "input_size": (3, side, side)}
+        return from_timm(cfg, flip_share(own.dataset))
     said = student.said.get(ENTRY)
     channels = Channels(tuple(said["mean"]), tuple(said["std"])) if said else dataset_channels(own.dataset)
     return labelled_views(own.dataset, pictures, side, channels)

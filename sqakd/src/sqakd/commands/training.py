@@ -18,7 +18,7 @@ from torch import nn
 from lowbit.checkpoint.write import Names
 from lowbit.data.folders import LAYOUT
 from lowbit.data.pictures import Pictures
-from lowbit.data.recipe import Recipe, from_timm
+from lowbit.data.recipe import Recipe, flip_share, from_timm
 from lowbit.errors import InputError
 from lowbit.evaluate.linear import EVAL_BATCH, evaluate_student, figures_of, looked_at
 from lowbit.export.backbone import save_backbone
@@ -178,7 +178,8 @@ def prepare(session: Session, own: TrainOptions, path: str | None = None) -> Tas
         quantize_(model, quantizers)
     views, shown = recipes(own, session.dataset, train, side)
     if options.pretrained:
-        views, shown = from_timm({**picture_settings(model), "input_size": (3, side, side)})
+        cfg = {**picture_settings(model), "input_size": (3, side, side)}
+        views, shown = from_timm(cfg, flip_share(session.dataset))
     session.place(model)
     if quantizers and path is None and session.resumed() is None:
         world = session.accelerator.num_processes

@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lowbit.checkpoint.header import read_header
+from lowbit.checkpoint.header import PictureSize, read_header
 from lowbit.config.tree import with_values
 from lowbit.data.geometry import RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures, Pictures
-from lowbit.data.recipe import Recipe, dataset_channels, imagenet_eval, imagenet_train, plain
+from lowbit.data.recipe import Recipe, dataset_channels, flip_share, imagenet_eval, imagenet_train, plain
 from lowbit.data.transforms import CIFAR_SCALE, CIFAR_SIDE, cifar_recipes
 from lowbit.data.views import side_of
 from lowbit.errors import InputError
@@ -31,7 +31,6 @@ from lowbit.models.heads import linear_classifier
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import run_blank
 from lowbit.options import LinearOptions, OptimOptions, RunOptions
-from lowbit.slim.conversion import Size
 from lowbit.slim.layers import set_width_
 from lowbit.slim.widths import show_width, widths_in
 from lowbit.train.configured import dataset_of
@@ -80,7 +79,7 @@ def linear(
 
 
 def open_net(
-    session: Session, config: Config, size: Size, classes: int
+    session: Session, config: Config, size: PictureSize, classes: int
 ) -> tuple[nn.Module, str | None, Net, Sequence[float]]:
     """The classifier on the device, a digest of its file's tensors (None: there are none), its net, the widths trained.
 
@@ -123,6 +122,6 @@ def transforms_of(dataset: str, pictures: Pictures, side: int) -> tuple[Recipe, 
         return imagenet_train(side, channels), imagenet_eval(side, round(side * 8 / 7), channels)
     if dataset in ("cifar10", "cifar100") and side == CIFAR_SIDE:
         return cifar_recipes(channels, channels)
-    crop = RandomResizedCrop(side, CIFAR_SCALE, flip=0.0 if dataset == "digits" else 0.5)
+    crop = RandomResizedCrop(side, CIFAR_SCALE, flip=flip_share(dataset))
     whole = plain(channels) if pictures.size == (side, side) else Recipe(channels, ResizedCenterCrop(side, side))
     return Recipe(channels, crop), whole

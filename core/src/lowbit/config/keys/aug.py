@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from lowbit.config.tree import Node
-from lowbit.config.values import Amount, Fraction, Pixels, Positive, Share, Size, ascending
+from lowbit.config.values import Amount, Fraction, HeightWidth, Pixels, Positive, Share, ascending
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -22,7 +22,7 @@ class Resize(Node):
     """To `SIZE`; with `KEEP_RATIO` the shorter side only."""
 
     ENABLE: bool = False
-    SIZE: Size = (-1, -1)
+    SIZE: HeightWidth = (-1, -1)
     KEEP_RATIO: bool = True
     INTERPOLATION: Interpolation = "bilinear"
 

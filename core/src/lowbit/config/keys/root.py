@@ -15,7 +15,7 @@ from pydantic import model_validator
 from lowbit.config.keys.aug import Aug
 from lowbit.config.keys.train import Dataset, Train
 from lowbit.config.tree import Node, value_of, with_values
-from lowbit.config.values import Count, Fraction, HeadWidth, Positive, QueueLength, Seed, Size, UserPath
+from lowbit.config.values import Count, Fraction, HeadWidth, HeightWidth, Positive, QueueLength, Seed, UserPath
 from lowbit.errors import InputError
 from lowbit.options import WORKERS
 
@@ -52,7 +52,7 @@ class Model(Node):
     CHECKPOINT: UserPath = ""  # of a run to resume: the same as --resume
     PRETRAINED: UserPath = ""  # weights to start from or to evaluate
     NUM_CLASSES: Count = 0  # 0: those of the data; another number has to be theirs
-    INPUTSHAPE: Size = (-1, -1)  # height and width in pixels; not stated: the pictures' own, 224 of files
+    INPUTSHAPE: HeightWidth = (-1, -1)  # height and width in pixels; not stated: the pictures' own, 224 of files
 
     @property
     def side(self) -> int | None:
