@@ -80,17 +80,18 @@ def test_another_teacher_is_refused_on_resume(
     s2bnn(*line, "--resume", "auto")
 
 
+@pytest.mark.parametrize(("more", "differ"), [((), {"running_mean", "running_var"}), (("--sync-bn",), set())])
 def test_two_processes_hold_equal_weights_and_queues(
-    processes: Any, line_of: Callable[..., Line], tmp_path: Path
+    processes: Any, line_of: Callable[..., Line], more: tuple[str, ...], differ: set[str], tmp_path: Path
 ) -> None:
-    """Half of a machine's batch on each; batch norm's statistics alone follow the own half."""
+    """Half of a machine's batch on each; without --sync-bn batch norm's statistics, and they alone, differ."""
     run, kept = tmp_path / "run", tmp_path / "weights"
-    line = line_of(METHODS[1], 2, "-b", 8, "--over", "queue", "--output", run, "--rank", 0)
+    line = line_of(METHODS[1], 2, "-b", 8, "--over", "queue", "--output", run, "--rank", 0, *more)
     done = processes.start(line, world=2, weights=str(kept)).wait(0, 0)
     assert done.said(1) == "" and json.loads((run / "result.json").read_text())["global_batch"] == 8
     assert sum(done.said(rank, "err").count("accelerate launch") for rank in (0, 1)) == 1
     first, second = (torch.load(f"{kept}.{rank}") for rank in (0, 1))
     differing = {key.rpartition(".")[2] for key in first if not torch.equal(first[key], second[key])}
-    assert differing == {"running_mean", "running_var"}
+    assert differing == differ
     assert {"keys.queue", "teacher_keys.queue", "projector.weight"} <= set(first)
     assert int(first["keys.queue_ptr"]) == int(first["teacher_keys.queue_ptr"]) == 4 * 8 % 12

@@ -143,7 +143,7 @@ def test_a_step_reads_no_value_and_stays_on_its_device(kind: str, name: str) -> 
 
 
 def test_two_ranks_equal_one(processes: Any, tmp_path: Path) -> None:
-    """Every method, with its queues, in float64 over nine steps, batch norm over all processes."""
+    """Every method, with its queues, in float64 over 27 steps, batch norm over all processes."""
     started = processes.start(world=2, split=str(tmp_path))
     tiny.split_run(tmp_path)
     started.wait(0, 0)

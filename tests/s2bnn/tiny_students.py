@@ -72,12 +72,12 @@ def short_run(objective: S2bnn, folder: Path, epochs: int = 3) -> None:
 
 
 def split_run(folder: Path) -> None:
-    """What one process of one or several does: every method of SPLIT, batch norm over all processes."""
+    """What one process of one or several does: every method of SPLIT, 27 steps, batch norm over all processes."""
     accelerator = make_accelerator("no", cpu=True)
     world, rank = accelerator.num_processes, accelerator.process_index
     for name, more in SPLIT.items():
         objective = tiny(name, **more).double()
         sync_batchnorm_(objective)
-        short_run(objective, folder / f"{name}{world}")
+        short_run(objective, folder / f"{name}{world}", epochs=9)
         torch.save(objective.state_dict(), folder / f"{name}{world}.{rank}.pt")
     finish(accelerator)
