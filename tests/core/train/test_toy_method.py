@@ -72,7 +72,7 @@ def test_it_is_small(method: Method) -> None:
 
 def test_the_readme_shows_it() -> None:
     shown = (ROOT / "core/README.md").read_text().partition("## A method of your own")[2]
-    (command,) = re.findall(r"```\n(def train.*?)```", shown, re.S)
+    (command,) = re.findall(r"```py\n(def train.*?)```", shown, re.S)
     assert (PACKAGE / "commands.py").read_text().endswith(command)
     assert f"a whole one in {sum(len(p.read_text().splitlines()) for p in PACKAGE.glob('*.py'))} lines" in shown
 
