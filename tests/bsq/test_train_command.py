@@ -160,9 +160,9 @@ def test_another_optimizer_and_schedule(bsq: Bsq, tmp_path: Path) -> None:
 def test_sigterm_to_the_program(processes: Any, tmp_path: Path) -> None:
     """As a process: the handlers that `main` installs, and 75 as its own exit code."""
     started = processes.start(("train", *NET, "--epochs", 100000, "-c", tmp_path / "run"))
-    for _ in range(1200):
-        if "event" in started.said(stream="err"):
-            break
+    deadline = time.monotonic() + 60
+    while "epoch 1/100000" not in started.said(stream="err"):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(started.pids[0], signal.SIGTERM)
     started.wait(75)

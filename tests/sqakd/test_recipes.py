@@ -82,7 +82,7 @@ def test_a_recipe_is_printed_and_run(sqakd: Callable[..., Result]) -> None:
     name = "run_cifar10_resnet20/EWGS+SQAKD_W2A2"
     said = sqakd("recipe", name, "--print", "--epochs", 3).stdout
     assert said.startswith("sqakd train_quant --arch resnet20_quant") and "--epochs 3" in said and "1200" not in said
-    tried = ("--dataset", "digits", "--limit-train", 120, "--batch_size", 20, "--dry-run")
+    tried = ("--dataset", "digits", "--limit-train", 80, "--batch_size", 20, "--dry-run")
     assert "steps: 4,800" in sqakd("recipe", "run_cifar10_resnet20/fp", *tried).stdout
     assert "sqakd recipe lists them all" in sqakd("recipe", "run_cifar10_resnet20/W2A2", code=2).stderr
 
