@@ -14,6 +14,7 @@ from PIL import Image
 from lowbit.data.geometry import PaddedCrop, RandomResizedCrop, ResizedCenterCrop
 from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import ColorJitter
+from lowbit.description import show
 from lowbit.metrics import read_metrics
 from sqakd.options import TrainOptions, train_options
 from sqakd.pictures import dataset_of, recipes, shown_side
@@ -83,6 +84,22 @@ def test_what_is_refused(sqakd: Sqakd, folder: Path, float_net: Path) -> None:
     ):
         assert said in sqakd("main", *line, *NET, code=2).stderr
     assert not (folder / "x").exists()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(("net", "side"), [("vit_tiny_patch16_224", 224), ("convnext_atto", 32)])
+def test_any_timm_net(sqakd: Sqakd, folder: Path, net: str, side: int, tmp_path: Path) -> None:
+    """The README's first lines with a net without batch norm: a float net, its student at 4 bits, one packed file."""
+    few = (folder, "-a", net, "--image-size", side, "-b", 4, "--epochs", 1, "-j", 0, "--calibration", 4)
+    start = tmp_path / "fp" / LAST
+    sqakd("main", *few, "--not-quant", "True", "--lr", 0.01, "--save_root_path", tmp_path / "fp")
+    taught = ("--load_pretrain", "True", "--pretrain_path", start, "--distill", "True", "--teacher_path", start)
+    own = ("--quantizer", "lsq", "--wbits", 4, "--abits", 4, "--lr", 0.001)
+    sqakd("main", *few, *own, *taught, "--save_root_path", tmp_path / "out")
+    sqakd("export", tmp_path / "out" / LAST, "--output", tmp_path / "net")
+    bits = show(tmp_path / "net/packed.safetensors").bits["weights"]
+    assert bits[4] > 15 and bits[4] + bits[32] == sum(bits.values())
+    assert (tmp_path / "net/packed.safetensors").stat().st_size < 0.4 * start.stat().st_size
 
 
 @pytest.mark.data
