@@ -224,6 +224,27 @@ def test_options_of_other_optimizers(trained: Trained, name: str, options: dict[
     assert trained(2, resume=good, make=make).finished
 
 
+@pytest.mark.parametrize(
+    "step",
+    [torch.tensor(True), torch.tensor(4), torch.tensor(4.0, dtype=torch.float16), torch.tensor([4.0]),
+     torch.tensor(torch.nan), torch.tensor(0.0), -1, True, "4", None],
+    ids=str,
+)  # fmt: skip
+def test_an_optimizers_number_of_steps_is_one(trained: Trained, step: object) -> None:
+    """Adam divides by what it follows from; as a bool it ended in torch's own error."""
+
+    def make(net: nn.Module) -> Optimizer:
+        return make_optimizer(net.parameters(), "adamw", lr=0.1)
+
+    trained(2, max_steps=4, make=make)
+    good, state = trained.state, trained.state
+    for values in state["optimizer"]["main"]["state"].values():
+        values["step"] = step
+    with pytest.raises(InputError, match="its number of steps is none"):
+        trained(2, resume=state, make=make)
+    assert trained(2, resume=good, make=make).finished
+
+
 @pytest.mark.parametrize("stop", [None, 3, 4])
 def test_more_epochs_equal_a_run_that_had_them_from_the_start(trained: Trained, stop: int | None) -> None:
     """Where the rate does not depend on their number; also of a run that was over."""

@@ -1,5 +1,6 @@
 """What a checkpoint holds of optimizers: put in, checked, and put back."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from lowbit.errors import InputError
 
 MOMENTS = ("momentum_buffer", "exp_avg", "exp_avg_sq")  # of their parameter's shape
+COUNTS = (torch.float32, torch.float64)  # of an optimizer's number of steps as a tensor
 HELD = "parameters with state"
 OPTIONS = (  # of torch's and timm's optimizers; they stand still, unlike the rate and what a method adapts
     "weight_decay", "momentum", "dampening", "nesterov", "maximize", "betas", "eps", "amsgrad", "trust_coeff",
@@ -17,12 +19,17 @@ OPTIONS = (  # of torch's and timm's optimizers; they stand still, unlike the ra
 )  # fmt: skip
 
 
-def _check_moments(values: Mapping[str, Any], parameter: Tensor) -> None:
-    """Refuse what loading would convert silently."""
-    for moment in (values[key] for key in MOMENTS if key in values):
-        right = isinstance(moment, Tensor) and (moment.dtype, moment.shape) == (parameter.dtype, parameter.shape)
-        if not right or not bool(torch.isfinite(moment).all()):
-            raise ValueError("its momentum is not of its parameter's type and shape, or not finite")
+def _check_state(values: Mapping[str, Any], parameter: Tensor) -> None:
+    """Refuse what loading would convert silently, and what a step could not count on."""
+    for key, value in values.items():
+        if key in MOMENTS:
+            right = isinstance(value, Tensor) and (value.dtype, value.shape) == (parameter.dtype, parameter.shape)
+            if not right or not bool(torch.isfinite(value).all()):
+                raise ValueError("its momentum is not of its parameter's type and shape, or not finite")
+        elif key == "step":
+            number = value.item() if isinstance(value, Tensor) and value.dtype in COUNTS and not value.dim() else value
+            if type(number) not in (int, float) or not 1 <= number < math.inf:
+                raise ValueError("its number of steps is none")
 
 
 def save_optimizers(optimizers: Mapping[str, Optimizer]) -> dict[str, dict[str, Any]]:
@@ -44,7 +51,7 @@ def load_optimizers(optimizers: Mapping[str, Optimizer], state: Mapping[str, Any
             states, own, saved = state[name]["state"], optimizer.param_groups, state[name]["param_groups"]
             trained = [parameter for group in own for parameter in group["params"]]
             for index, values in states.items():
-                _check_moments(values, trained[index])
+                _check_state(values, trained[index])
             keys = [values.keys() for values in states.values()]
             if any(one != keys[0] for one in keys) or len(states) != state[name].get(HELD, len(states)):
                 raise ValueError("some parameters have other state than others")  # they would start from none
