@@ -181,6 +181,7 @@ DAMAGES: dict[str, tuple[Callable[[State], object], str]] = {
     "a mean's name": (meter("epoch", [1.0, 1.0], 5), "damaged or of another run"),
     "a meter in 8 bits": (meter("recent", [torch.zeros(1).to(torch.float8_e5m2), [1.0]]), "damaged or of another run"),
     "a figure's name": (entry(last={"train": {1: 2.0}, "eval": {}}), "damaged or of another run"),
+    "more figures": (entry(last={"train": {}, "eval": {}, 7: "text"}), "damaged or of another run"),
     "a meter's weights": (uneven_meter, "damaged or of another run"),
 }
 

@@ -152,6 +152,7 @@ def rehearse(state: Mapping[str, Any], objective: Objective, run: Run, finished:
 def _check_notes(state: Mapping[str, Any], meter: Meter, run: Run) -> None:
     lines, seconds, best, scaler = (state[name] for name in ("lines", "seconds", "best", "scaler"))
     right = type(lines) is int and lines >= 0 and type(seconds) is float and 0 <= seconds < math.inf
+    right = right and state["last"].keys() == {"train", "eval"}
     named = (state["last"]["train"], state["last"]["eval"], best or {}, meter.recent, meter.epoch)
     right = right and all(isinstance(part, dict) and all(isinstance(key, str) for key in part) for part in named)
     right = right and (best is None or run.best is None or type(best[run.best]) in (int, float))
