@@ -241,7 +241,7 @@ def test_an_optimizers_number_of_steps_is_one(trained: Trained, step: object) ->
     good, state = trained.state, trained.state
     for values in state["optimizer"]["main"]["state"].values():
         values["step"] = step
-    with pytest.raises(InputError, match="its number of steps is none"):
+    with pytest.raises(InputError, match="its step is not a number of 1 or more"):
         trained(2, resume=state, make=make)
     assert trained(2, resume=good, make=make).finished
 

@@ -29,7 +29,7 @@ def _check_state(values: Mapping[str, Any], parameter: Tensor) -> None:
         elif key == "step":
             number = value.item() if isinstance(value, Tensor) and value.dtype in COUNTS and not value.dim() else value
             if type(number) not in (int, float) or not 1 <= number < math.inf:
-                raise ValueError("its number of steps is none")
+                raise ValueError("its step is not a number of 1 or more")
 
 
 def save_optimizers(optimizers: Mapping[str, Optimizer]) -> dict[str, dict[str, Any]]:
