@@ -98,6 +98,19 @@ def test_damaged_checkpoints_are_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool, torch.float16, torch.complex64])
+@pytest.mark.parametrize("key", ["encoder_k.bn1.weight", "encoder_k.conv1.bias", "teacher.bn1.running_var"])
+def test_weights_that_are_no_floats_are_refused_though_nobody_reads_them(
+    checkpoint: Checkpoint, tmp_path: Path, key: str, kind: torch.dtype
+) -> None:
+    content = checkpoint(2)
+    content["state_dict"] |= {key: torch.ones(3).to(kind)}
+    torch.save(content, tmp_path / "a")
+    for read in (load, open_student):
+        with pytest.raises(InputError, match=rf"a: (state_dict\.)?{key} holds "):
+            read(tmp_path / "a")
+
+
 @pytest.mark.parametrize("mean", [[0.5, 0.5], None, ["a"] * 3, [float("nan")] * 3])
 def test_damaged_settings_of_pictures_are_refused(checkpoint: Checkpoint, tmp_path: Path, mean: Any) -> None:
     content = checkpoint(2)

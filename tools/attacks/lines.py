@@ -37,7 +37,7 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
             place = words.index("--dry-run")
             most = ["--max-steps", "4"] if words[0] not in ("calibrate", "export") else []
             words[place : place + 1] = [*most, "--output", str(folder.parent / "out")]
-        (folder / "a folder").mkdir()
+        (folder.parent / "a folder").mkdir()
         (folder / "text.pth.tar").write_text("no checkpoint")
         os.mkfifo(folder / "fifo")
         (folder / "loop").symlink_to("loop")
@@ -55,7 +55,8 @@ def kinds(seeds: Seeds) -> tuple[Kind, ...]:
 
 def spoiled(rng: Random, method: Method, words: list[str], folder: Path) -> tuple[list[str], str]:
     """A line with one more value that nobody expects, and what that is."""
-    own = [f"{folder}/{name}" for name in ("a folder", "text.pth.tar", "fifo", "loop", "nosuch", "loop/x", "fifo/x")]
+    own = [f"{folder}/{name}" for name in ("text.pth.tar", "fifo", "loop", "loop/x", "fifo/x")]
+    own += [f"{folder.parent}/{name}" for name in ("a folder", "nosuch")]  # may become a run's
     value = rng.choice(own) if rng.random() < 0.15 else rng.choice(VALUES)
     found = method.group.commands.get(words[0])
     if rng.random() < 0.05 or found is None:

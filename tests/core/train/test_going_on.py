@@ -116,6 +116,15 @@ def entry(**values: Any) -> Callable[[State], None]:
     return lambda state: state.update(values)
 
 
+def fact(**values: Any) -> Callable[[State], None]:
+    return lambda state: state["run"].update(values)
+
+
+def one_step(state: State) -> None:
+    """Counted by a number in one parameter, by nothing in the others."""
+    next(iter(state["optimizer"]["main"]["state"].values()))["step"] = 1
+
+
 def uneven_meter(state: State) -> None:
     state["ranks"][0]["meter"]["recent"]["loss"] = [torch.zeros(3), [1.0]]
 
@@ -183,6 +192,23 @@ DAMAGES: dict[str, tuple[Callable[[State], object], str]] = {
     "a figure's name": (entry(last={"train": {1: 2.0}, "eval": {}}), "damaged or of another run"),
     "more figures": (entry(last={"train": {}, "eval": {}, 7: "text"}), "damaged or of another run"),
     "a meter's weights": (uneven_meter, "damaged or of another run"),
+    "a digest's name": (fact(rebuilt=[{None: "aa", "teacher": "bb"}]), r"another run \(run\.rebuilt"),
+    "no digest": (fact(rebuilt=[{"teacher": None}]), r"another run \(run\.rebuilt"),
+    "true as threads": (fact(threads=True), r"another run \(run\.threads: "),
+    "no epochs": (fact(epochs=[0]), r"another run \(run\.epochs"),
+    "half a batch": (fact(global_batch=1.5), r"another run \(run\.global_batch"),
+    "text as options": (fact(options="lr"), r"another run \(run\.options"),
+    "no processes": (entry(ranks=[]), r"another run \(ranks: "),
+    "a buffer that is none": (entry(ranks=[{"buffers": {"a": 1}, "meter": {}}]), r"another run \(ranks\.0\."),
+    "text as scale": (entry(scaler={"scale": "2"}), r"another run \(scaler"),
+    "no optimizer": (entry(optimizer=None), r"another run \(optimizer: "),
+    "a figure that is none": (entry(best={"top1": "high"}), r"another run \(best\.top1"),
+    "true as a mean": (meter("epoch", [True, 1.0]), r"another run \(ranks\.0\.meter\.epoch"),
+    "no run": (lambda state: state.pop("run"), "weights but no run to go on with"),
+    "no place": (lambda state: state.pop("position"), "weights but no run to go on with"),
+    "more of a place": (moved(more=1), "contradicts itself"),
+    "a place without its stage": (lambda state: state["position"].pop("stage"), "contradicts itself"),
+    "another count of steps": (one_step, "some parameters have other state than others"),
 }
 
 
@@ -246,6 +272,19 @@ def test_an_optimizers_number_of_steps_is_one(trained: Trained, step: object) ->
     assert trained(2, resume=good, make=make).finished
 
 
+def test_all_parameters_count_steps_alike(trained: Trained) -> None:
+    """A plain number in one of them was taken, and gave another result."""
+
+    def make(net: nn.Module) -> Optimizer:
+        return make_optimizer(net.parameters(), "adamw", lr=0.1)
+
+    trained(2, max_steps=4, make=make)
+    state = trained.state
+    next(iter(state["optimizer"]["main"]["state"].values()))["step"] = 1
+    with pytest.raises(InputError, match="some parameters have other state than others"):
+        trained(2, resume=state, make=make)
+
+
 @pytest.mark.parametrize("stop", [None, 3, 4])
 def test_more_epochs_equal_a_run_that_had_them_from_the_start(trained: Trained, stop: int | None) -> None:
     """Where the rate does not depend on their number; also of a run that was over."""
@@ -294,7 +333,7 @@ def test_more_epochs_after_an_end_that_changes_the_net_are_refused(trained: Trai
         ([2, 2], None, [2, 3], None),
         ([2, 2], 2, [3, 2], None),
         ([2, 2], 5, [1, 2], "beyond the 1 epochs"),
-        ([2], None, [2, 2], "no run to go on with"),
+        ([2], None, [2, 2], r"stages of \[2\] epochs, this run's are of \[2, 2\]"),
     ],
 )
 def test_other_numbers_of_epochs(

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from lowbit.errors import InputError
 
+FLOATS = ("weight", "bias", "running_mean", "running_var")  # last parts of names
+
 
 def tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Every tensor inside nested dicts, lists and tuples, with its place."""
@@ -46,6 +48,20 @@ def check_kinds(given: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
             raise InputError(
                 f"{name} holds {kind(other)} ({str(other.dtype).removeprefix('torch.')}) where the net has "
                 f"{kind(tensor)}: name a checkpoint of this net"
+            )
+
+
+def check_floats(state: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no floats of 32 or 64 bits in what a method writes, also those that nobody reads.
+
+    Raises:
+        InputError: the first such one.
+    """
+    for name, tensor in state.items():
+        if name.rpartition(".")[2] in FLOATS and kind(tensor) != "floats":
+            raise InputError(
+                f"{name} holds {kind(tensor)} ({str(tensor.dtype).removeprefix('torch.')}) where the net has floats: "
+                "name a checkpoint of this net"
             )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
+from lowbit.checkpoint.check import check_floats
 from lowbit.errors import InputError
 from lowbit.metrics import number
 from lowbit.options import MAX_SIDE, MOST_CLASSES
@@ -87,7 +88,7 @@ def read_header(checkpoint: Mapping[str, Any], package: str, newest: int, kind: 
         kind: of the method's checkpoints.
 
     Raises:
-        InputError: a later format, or an entry that is not what is written there.
+        InputError: a later format, an entry that is not what is written there, or weights of another kind of numbers.
     """
     if checkpoint.get("package") != package:
         return None
@@ -97,7 +98,9 @@ def read_header(checkpoint: Mapping[str, Any], package: str, newest: int, kind: 
             f"the checkpoint has format {version!r:.80}, this version reads {newest}: update lowbit-{package}"
         )
     try:
-        return kind.model_validate(dict(checkpoint))
+        record = kind.model_validate(dict(checkpoint))
+        check_floats(record.state_dict)
+        return record
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place, value = ".".join(str(part) for part in first["loc"])[:80], first["input"]

@@ -267,7 +267,7 @@ class _Loop:
         changed = type(self.engine.objective).end_stage is not Objective.end_stage
         if self.finished and changed:  # no run goes on from here
             state["optimizer"] = {}
-        state["run"], state["figures"] = self.facts, dict(figures)
+        state["run"], state["figures"] = dict(self.facts), dict(figures)
         state["epoch"] = epochs_before(self.epochs, self.position, self.steps_per_epoch)
         on_main(self.accelerator, lambda: write_checkpoint(path, state, keep_previous=keep_previous))
 

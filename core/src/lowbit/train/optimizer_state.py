@@ -52,8 +52,8 @@ def load_optimizers(optimizers: Mapping[str, Optimizer], state: Mapping[str, Any
             trained = [parameter for group in own for parameter in group["params"]]
             for index, values in states.items():
                 _check_state(values, trained[index])
-            keys = [values.keys() for values in states.values()]
-            if any(one != keys[0] for one in keys) or len(states) != state[name].get(HELD, len(states)):
+            held = [{key: type(value) for key, value in values.items()} for values in states.values()]
+            if any(one != held[0] for one in held) or len(states) != state[name].get(HELD, len(states)):
                 raise ValueError("some parameters have other state than others")  # they would start from none
             if len(own) != len(saved):
                 raise ValueError(f"it has {len(saved)} groups of parameters, this run {len(own)}")

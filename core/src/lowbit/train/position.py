@@ -36,11 +36,12 @@ def check_position(state: Mapping[str, Any], epochs: Sequence[int], steps_per_ep
     Raises:
         InputError: no run of these numbers ever stands there.
     """
-    position = Position(**state["position"])
+    saved = state["position"]
+    position = Position(*(saved.get(name) for name in Position._fields))
     stage, epoch, step, _ = position
     found = {"done": position.done, "step": state.get("step"), "epoch": state.get("epoch")}
     inside = all(type(value) is int and value >= 0 for value in (*position, *found.values()))
-    inside = inside and stage <= len(epochs) and step <= steps_per_epoch
+    inside = inside and saved.keys() == {*Position._fields} and stage <= len(epochs) and step <= steps_per_epoch
     if inside and (epoch < epochs[stage] if stage < len(epochs) else epoch == step == 0):
         done = (sum(epochs[:stage]) + epoch) * steps_per_epoch + step
         if found == {"done": done, "step": done, "epoch": epochs_before(epochs, position, steps_per_epoch)}:

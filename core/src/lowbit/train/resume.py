@@ -1,7 +1,6 @@
 """Whether a run can go on from a checkpoint, and where: what has to be the same, and what is only reported."""
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,31 +14,31 @@ from lowbit.train.optimizer_state import load_optimizers
 from lowbit.train.position import Position, check_position, go_on
 from lowbit.train.protocol import Objective, Stage
 from lowbit.train.run import Loader, Run
+from lowbit.train.saved_run import Facts, read_run
 from lowbit.train.state import load_weights, local_meter
 
-SCALARS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
 UNNAMED = "0.1.0"  # the release that wrote none into its checkpoints
 
 log = logging.getLogger(__name__)
 
 
-def facts(stages: Sequence[Stage], loader: Loader, run: Run) -> dict[str, Any]:
-    """What has to be the same, or is worth saying, when a run is resumed."""
-    return {
-        "seed": run.seed,
-        "global_batch": loader.global_batch,
-        "steps_per_epoch": len(loader),
-        "epochs": [stage.epochs for stage in stages],
-        "processes": run.accelerator.num_processes,
-        "accumulate": run.accumulate,
-        "threads": torch.get_num_threads(),
-        "mixed_precision": run.accelerator.mixed_precision,
-        "options": dict(run.options),
-        "rebuilt": [
+def facts(stages: Sequence[Stage], loader: Loader, run: Run) -> Facts:
+    """Of the run that is about to start."""
+    return Facts(
+        seed=run.seed,
+        global_batch=loader.global_batch,
+        steps_per_epoch=len(loader),
+        epochs=[stage.epochs for stage in stages],
+        processes=run.accelerator.num_processes,
+        accumulate=run.accumulate,
+        threads=torch.get_num_threads(),
+        mixed_precision=str(run.accelerator.mixed_precision),
+        options=dict(run.options),
+        rebuilt=[
             {name: digest(stage.objective.get_submodule(name).state_dict()) for name in stage.objective.rebuilt}
             for stage in stages
         ],
-    }
+    )
 
 
 def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Loader, run: Run) -> Position:
@@ -50,44 +49,31 @@ def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Load
             net or optimizer; its numbers contradict each other; another number of epochs cannot follow.
     """
     check_release(state)
-    then = _run_of(state, len(stages))
-    now = facts(stages, loader, run)
+    saved, now = read_run(state), facts(stages, loader, run)
+    then = saved.run
     for name in ("format", "package", "arch"):
         if _differ(state.get(name), run.header.get(name)):
             raise _other(f"the checkpoint's {name} is {state.get(name)!s:.80}, this run's {run.header.get(name)}")
+    if len(then.epochs) != len(now.epochs):
+        raise _other(f"the checkpoint is of stages of {then.epochs} epochs, this run's are of {now.epochs}")
     for name in ("seed", "global_batch", "steps_per_epoch"):
-        if _differ(then.get(name), now[name]):
-            raise _other(f"the checkpoint was made with {name} {then.get(name)!s:.80}, this run has {now[name]}")
-    for name, value in now["options"].items():
-        if name in then["options"] and _differ(then["options"][name], value):
-            raise _other(f"the checkpoint was made with {name} {then['options'][name]!s:.80}, this run has {value}")
-    for old, new in zip(then["rebuilt"], now["rebuilt"], strict=False):
+        if getattr(then, name) != getattr(now, name):
+            raise _other(
+                f"the checkpoint was made with {name} {getattr(then, name)}, this run has {getattr(now, name)}"
+            )
+    for name, value in now.options.items():
+        if name in then.options and _differ(then.options[name], value):
+            raise _other(f"the checkpoint was made with {name} {then.options[name]!s:.80}, this run has {value}")
+    for old, new in zip(then.rebuilt, now.rebuilt, strict=False):
         for name in sorted({*old, *new}):
-            if _differ(old.get(name), new.get(name)):
+            if old.get(name) != new.get(name):
                 raise _other(
                     f"the checkpoint was made with other weights in {name} (digest {old.get(name)}, this run has "
                     f"{new.get(name)})"
                 )
-    position = go_on(check_position(state, then["epochs"], now["steps_per_epoch"]), then["epochs"], stages)
+    position = go_on(check_position(state, then.epochs, now.steps_per_epoch), then.epochs, stages)
     rehearse(state, stages[min(position.stage, len(stages) - 1)].objective, run, position.stage == len(stages))
     return position
-
-
-def _run_of(state: Mapping[str, Any], stages: int) -> dict[str, Any]:
-    """What a checkpoint says of its run (`facts`), as far as it is read here."""
-    try:
-        Position(**state["position"])
-        then = dict(state["run"])
-        then["options"] = dict(then.get("options", {}))
-        then["rebuilt"] = [dict(digests) for digests in then.get("rebuilt", [])]
-        epochs = then["epochs"]
-        if len(epochs) != stages or not all(type(count) is int and count > 0 for count in epochs):
-            raise ValueError("another number of stages")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            "--resume: the checkpoint holds weights but no run to go on with; name one of this program"
-        ) from error
-    return then
 
 
 def _differ(then: Any, now: Any) -> bool:
@@ -103,14 +89,14 @@ def _other(what: str) -> InputError:
 
 def report_differences(state: Mapping[str, Any], stages: Sequence[Stage], loader: Loader, run: Run) -> None:
     """Warn of what may differ from the run that wrote a checkpoint but does not leave its result the same."""
-    now = facts(stages, loader, run)
+    then, now = read_run(state).run, facts(stages, loader, run)
     for name in ("epochs", "processes", "accumulate", "threads", "mixed_precision"):
-        if _differ(state["run"].get(name), now[name]):
+        if getattr(then, name) != getattr(now, name):
             log.warning(
                 "resuming with %s %s after %s: the result is not that of an unbroken run",
                 name,
-                now[name],
-                state["run"].get(name),
+                getattr(now, name),
+                getattr(then, name),
             )
 
 
@@ -139,29 +125,14 @@ def rehearse(state: Mapping[str, Any], objective: Objective, run: Run, finished:
     """
     try:
         load_weights(state, objective, run)
-        meter = Meter()
-        meter.load(local_meter(state, run.accelerator))
-        _check_notes(state, meter, run)
+        Meter().load(local_meter(state, run.accelerator))
+        scaler = run.accelerator.scaler
+        if state["scaler"] is not None and scaler is not None and state["scaler"].keys() != scaler.state_dict().keys():
+            raise ValueError("its scaler has other entries")
+        if state["best"] is not None and run.best is not None and run.best not in state["best"]:
+            raise ValueError(f"its best epoch has no {run.best}")
         if not finished:
             load_optimizers(objective.optimizers(), state["optimizer"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
         reason = f"{type(error).__name__} {' '.join(str(error).split())[:200]}"
         raise InputError(f"--resume: the checkpoint is damaged or of another run ({reason}); name another") from error
-
-
-def _check_notes(state: Mapping[str, Any], meter: Meter, run: Run) -> None:
-    lines, seconds, best, scaler = (state[name] for name in ("lines", "seconds", "best", "scaler"))
-    right = type(lines) is int and lines >= 0 and type(seconds) is float and 0 <= seconds < math.inf
-    right = right and state["last"].keys() == {"train", "eval"}
-    named = (state["last"]["train"], state["last"]["eval"], best or {}, meter.recent, meter.epoch)
-    right = right and all(isinstance(part, dict) and all(isinstance(key, str) for key in part) for part in named)
-    right = right and (best is None or run.best is None or type(best[run.best]) in (int, float))
-    for values, weights in meter.recent.values():
-        right = right and len(values) == len(weights)
-        right = right and all(value.dim() == 0 and value.dtype in SCALARS for value in values)
-        right = right and all(type(weight) in (int, float) for weight in weights)
-    right = right and all(type(value) in (int, float) for pair in meter.epoch.values() for value in pair)
-    if scaler is not None and run.accelerator.scaler is not None:
-        right = right and scaler.keys() == run.accelerator.scaler.state_dict().keys()
-    if not right:
-        raise ValueError("its notes are not what a run writes")
