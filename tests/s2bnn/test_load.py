@@ -111,7 +111,13 @@ def test_weights_that_are_no_floats_are_refused_though_nobody_reads_them(
             read(tmp_path / "a")
 
 
-@pytest.mark.parametrize("mean", [[0.5, 0.5], None, ["a"] * 3, [float("nan")] * 3])
+@pytest.mark.parametrize(
+    "mean",
+    [[0.5, 0.5], None, ["a"] * 3, [float("nan")] * 3, torch.ones(3), torch.ones(1, requires_grad=True),
+     [torch.ones(1)] * 3],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.filterwarnings("error")
 def test_damaged_settings_of_pictures_are_refused(checkpoint: Checkpoint, tmp_path: Path, mean: Any) -> None:
     content = checkpoint(2)
     torch.save({**content, ENTRY: {**content[ENTRY], "mean": mean}}, tmp_path / "a")

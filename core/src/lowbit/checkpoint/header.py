@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from lowbit.checkpoint.check import check_floats
+from lowbit.checkpoint.check import check_floats, tensors
 from lowbit.errors import InputError
 from lowbit.metrics import number
 from lowbit.options import MAX_SIDE, MOST_CLASSES
@@ -98,7 +98,11 @@ def read_header(checkpoint: Mapping[str, Any], package: str, newest: int, kind: 
             f"the checkpoint has format {version!r:.80}, this version reads {newest}: update lowbit-{package}"
         )
     try:
-        record = kind.model_validate(dict(checkpoint))
+        said = {name: checkpoint[name] for name in kind.model_fields if name in checkpoint}
+        place = next((place for place, _ in tensors({**said, "state_dict": None})), None)
+        if place is not None:  # pydantic takes one of one element for a number
+            raise TypeError(f"{place}: a tensor")
+        record = kind.model_validate(said)
         check_floats(record.state_dict)
         return record
     except ValidationError as error:

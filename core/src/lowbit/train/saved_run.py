@@ -4,15 +4,24 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 from lowbit.errors import InputError
 
 SCALARS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):  # pydantic takes one of one element for a number
+        raise ValueError("a tensor where a number is meant")
+    return value
+
+
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
-Pair = Annotated[tuple[float, float], Field(strict=False)]  # or a list of two
+Float = Annotated[float, BeforeValidator(_plain)]
+Pair = Annotated[tuple[Float, Float], Field(strict=False)]  # or a list of two
 
 
 class _Saved(BaseModel):
@@ -44,7 +53,7 @@ class Scalars(_Saved):
     """Scalars of one name since the last line of metrics, (N,), and their N weights."""
 
     values: Tensor
-    weights: list[float]
+    weights: list[Float]
 
     @model_validator(mode="before")
     @classmethod
@@ -77,8 +86,8 @@ class Last(_Saved):
 
     model_config = ConfigDict(extra="forbid")
 
-    train: dict[str, float]
-    eval: dict[str, float]
+    train: dict[str, Float]
+    eval: dict[str, Float]
 
 
 class SavedRun(_Saved):
@@ -92,11 +101,11 @@ class SavedRun(_Saved):
     run: Facts
     position: dict[str, Any]
     optimizer: dict[str, dict[str, Any]]
-    scaler: dict[str, float] | None
+    scaler: dict[str, Float] | None
     ranks: Annotated[list[Rank], Field(min_length=1)]
     lines: Count
-    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    best: dict[str, float] | None
+    seconds: Annotated[Float, Field(ge=0, allow_inf_nan=False)]
+    best: dict[str, Float] | None
     last: Last
 
 
