@@ -1,6 +1,7 @@
 """The trainings as commands: files, figures, labels that are not read, kills, processes, what is refused."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -149,10 +150,24 @@ def test_evaluation(sqakd: Sqakd, student: Path, few: Line, teacher: Path) -> No
     own = sqakd("train_quant", *few, "--evaluate", "--resume", student / LAST).stdout.splitlines()
     found = result(student)
     assert [f"{found[key]:.3f}" in line for key, line in zip(("top1", "top1_bn"), own, strict=True)] == [True, True]
+    agreed = ("--quantizer", "ewgs", "--wbits", 2)
+    assert sqakd("train_quant", *few, *agreed, "--evaluate", "--resume", student / LAST).stdout.splitlines() == own
     float_net = sqakd("train_fp", *few, "-e", "--resume", teacher).stdout.splitlines()[0].split()[2]
     start = ("--load_pretrain", "True", "--pretrain_path", teacher, "--quantizer", "lsq", "--wbits", 12, "--abits", 12)
     said = sqakd("train_quant", *few, "-e", *start).stdout.splitlines()
     assert abs(float(said[1].split()[2]) - float(float_net)) < 20 and "re-estimated" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(("--quantizer", "lsq"), "--quantizer lsq: the net of .* has ewgs"), (("--wbits", 5), "--wbits 5: .* has 2"),
+     (("--abits", 32), "--abits 0: .* has 2")],
+)  # fmt: skip
+def test_another_net_than_the_command_line_describes_is_not_evaluated(
+    sqakd: Sqakd, student: Path, few: Line, given: Line, said: str
+) -> None:
+    found = sqakd("train_quant", *few, *given, "--evaluate", "--resume", student / LAST, code=2).stderr
+    assert re.search(said, found) and found.count("\n") == 1
 
 
 def test_labelled_and_held_out(sqakd: Sqakd, few: Line, teacher: Path, tmp_path: Path) -> None:

@@ -11,7 +11,16 @@ from typing import Any
 
 import click
 
-from lowbit.cli.options import OPTIMIZERS, SCHEDULES, Decorator, gathered, ignored_note, ignored_options, run_options
+from lowbit.cli.options import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Decorator,
+    gathered,
+    ignored_note,
+    ignored_options,
+    run_options,
+    stated,
+)
 from lowbit.cli.parsing import COUNT, MANY, WORKER_COUNT, Real, Several, Switch, UserPath
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
@@ -170,11 +179,14 @@ def main_command(options: RunOptions, own: TrainOptions, opt_level: str | None) 
     )
 
 
+SAID_BY = {"weight_levels": "wbits", "act_levels": "abits", "baseline": "quantizer"}
+
+
 def _run(options: RunOptions, own: TrainOptions, default: str | None = None) -> None:
     from sqakd.commands.training import evaluate, train
 
     if own.evaluate:
-        evaluate(options, own)
+        evaluate(options, own, {SAID_BY.get(name, name) for name in stated(("quantizer", "wbits", "abits", *SAID_BY))})
         return
     if options.output is None and default is None and not options.dry_run:
         raise InputError("--save_root_path (--output) is missing: name the run's folder")

@@ -8,6 +8,7 @@ Deviations from the authors' programs: `best` is chosen on held-out pictures wit
 do not depend on the order of processes; an unset or missing file of weights is an error, not a random start.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -117,8 +118,13 @@ def train(options: RunOptions, own: TrainOptions) -> Result | None:
     return result
 
 
-def evaluate(options: RunOptions, own: TrainOptions) -> dict[str, float] | None:
+def evaluate(options: RunOptions, own: TrainOptions, stated: Collection[str] = ()) -> dict[str, float] | None:
     """Of `--resume FILE`, or of what a training would start from, quantized before it. None after a dry run.
+
+    Args:
+        options: of any command.
+        own: of the training; a file's net has its own quantizers, but for the authors' nets, which do not say them.
+        stated: fields of `own` that the file has to agree with: `quantizer`, `wbits`, `abits`.
 
     Raises:
         InputError: before anything is written.
@@ -129,6 +135,8 @@ def evaluate(options: RunOptions, own: TrainOptions) -> dict[str, float] | None:
         raise InputError("--evaluate --resume auto: name the checkpoint, --resume FILE")
     with open_session(options, own, None if path is None else Path(path)) as session:
         task = prepare(session, own, path)
+        for name in stated if path is not None else ():
+            _check_stated(name, getattr(own, name), task.quantizers, str(path))
         facts = {"arch": task.arch, "classes": task.classes, "quantized": len(task.quantizers)}
         if options.dry_run:
             session.say_facts({**facts, "dataset": session.dataset, "pictures": len(task.test or ())})
@@ -137,6 +145,20 @@ def evaluate(options: RunOptions, own: TrainOptions) -> dict[str, float] | None:
             values = figures_of(session, task.model, **task.seen(session, own))
             session.write_result(folder, {**values, **facts, "global_batch": EVAL_BATCH})
     return values
+
+
+def _check_stated(name: str, value: str | int, quantizers: Quantizers, path: str) -> None:
+    """Refuse to evaluate another net than the command line describes; first and last layer may have other bits.
+
+    EWGS and the straight-through estimator compute the same net.
+    """
+    found: set[Any] = set()
+    for weight, given in quantizers.values():
+        found.add({"quantizer": weight.quantizer, "wbits": weight.bits, "abits": given.bits}[name])
+    same = {"ewgs", "ste"}
+    if value not in (found | same if found & same else found or {"", 0}):
+        held = ", ".join(map(str, sorted(found))) or "no quantizers"
+        raise InputError(f"--{name} {value}: the net of {path} has {held}: leave out --{name}, or name another file")
 
 
 def open_session(options: RunOptions, own: TrainOptions, *read: Path | None) -> Session:
