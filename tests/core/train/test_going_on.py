@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -393,6 +394,18 @@ def test_a_probe_that_fails_does_not_cost_its_epoch(
     for name in ("checkpoint.pth.tar", "model_best.pth.tar"):
         ours, theirs = (read_checkpoint(run.folder / name) for run in (trained, whole))
         assert str({**ours, "seconds": 0}) == str({**theirs, "seconds": 0})
+
+
+@pytest.mark.parametrize(
+    "value", [torch.tensor(50.0), np.float32(50), np.float64(50), 50, True, float("nan")], ids=repr
+)
+def test_a_run_goes_on_whatever_number_a_probe_gives(trained: Trained, value: Any) -> None:
+    def probe(clock: Clock, objective: Objective) -> Mapping[str, float]:
+        return {"top1": value}
+
+    settings: dict[str, Any] = {"probes": [probe], "best": "top1"}
+    trained(2, max_steps=4, **settings)
+    assert trained(2, resume=trained.state, **settings).finished
 
 
 def test_the_checkpoint_before_is_of_another_epoch(trained: Trained) -> None:

@@ -234,7 +234,8 @@ class _Loop:
         values: dict[str, float] = {}
         for number, probe in enumerate(self.run.probes):
             seed_global(clock, f"probe {number}", self.device)
-            values.update(probe(clock, self.engine.objective))
+            found = probe(clock, self.engine.objective)
+            values |= {name: v if isinstance(v, int | float) else float(v) for name, v in found.items()}
         self.record.figures(clock, values)
         return values
 

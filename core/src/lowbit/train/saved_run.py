@@ -21,6 +21,7 @@ def _plain(value: Any) -> Any:
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Float = Annotated[float, BeforeValidator(_plain)]
+Figure = Annotated[float, BeforeValidator(lambda value: float(value) if isinstance(value, bool) else _plain(value))]
 Pair = Annotated[tuple[Float, Float], Field(strict=False)]  # or a list of two
 
 
@@ -87,7 +88,7 @@ class Last(_Saved):
     model_config = ConfigDict(extra="forbid")
 
     train: dict[str, Float]
-    eval: dict[str, Float]
+    eval: dict[str, Figure]
 
 
 class SavedRun(_Saved):
@@ -105,7 +106,7 @@ class SavedRun(_Saved):
     ranks: Annotated[list[Rank], Field(min_length=1)]
     lines: Count
     seconds: Annotated[Float, Field(ge=0, allow_inf_nan=False)]
-    best: dict[str, Float] | None
+    best: dict[str, Figure] | None
     last: Last
 
 
