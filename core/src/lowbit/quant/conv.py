@@ -55,8 +55,8 @@ def check_plain(layer: nn.Module) -> None:
         if own is ... or isinstance(own, nn.UninitializedParameter):
             raise InputError(
                 f"its {name} is no parameter of its own (weight_norm, spectral_norm, pruning, a parametrization, a "
-                "lazy layer), which bits cannot follow: make it one (remove_parametrizations, prune.remove), or "
-                "exclude it"
+                "lazy layer), which a layer in its place cannot follow: make it one (remove_parametrizations, "
+                "prune.remove), or exclude it"
             )
     if isinstance(layer, nn.Linear):
         forwards: tuple[Any, ...] = (nn.Linear.forward, TimmLinear.forward)
@@ -66,7 +66,8 @@ def check_plain(layer: nn.Module) -> None:
         forwards = (nn.Conv2d.forward, Conv2dSame.forward)
         if kind.forward not in forwards or kind._conv_forward is not nn.Conv2d._conv_forward:  # type: ignore[attr-defined]
             raise InputError(
-                f"{kind.__name__} changes its weight before using it, which bits cannot follow: exclude it"
+                f"{kind.__name__} changes its weight before using it, which a layer in its place cannot follow: "
+                "exclude it, or choose another net"
             )
     if "forward" in vars(layer) or layer._forward_hooks or layer._forward_pre_hooks:
         raise InputError(f"this {kind.__name__} has hooks or a forward of its own, which would be lost: remove them")
