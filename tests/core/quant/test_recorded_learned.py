@@ -1,5 +1,6 @@
 """Learned quantizers against recorded numbers: outputs, gradients, starts; whole nets in float64."""
 
+import re
 from copy import deepcopy
 from typing import Any
 
@@ -204,6 +205,52 @@ def test_a_net_from_its_start(learned_numbers: Any, calibrated: nn.Module, bits:
     with torch.no_grad():
         close(deepcopy(net).eval()(learned_numbers.pictures((2, 3, 32, 32), 1)), arrays[f"{at}.f64.eval_logits2"], 1e-9)
         close(net(x), arrays[f"{at}.f64.train_logits8"], 1e-9)
+
+
+@pytest.fixture(scope="module")
+def filled(learned_numbers: Any) -> nn.Module:
+    """The filled ResNet-18 of 200 classes."""
+    net = create_model("resnet18", num_classes=200)
+    return learned_numbers.fill_(net, "tiny_resnet18_imagenet", {}).train()  # type: ignore[no-any-return]
+
+
+def read_by(key: str) -> str:
+    """The layer of a recorded input quantizer, which is called after the module in front of it."""
+    if key.startswith("maxpool"):
+        return "layer1.0.conv1"
+    stage, block, second = re.fullmatch(r"layer(\d)_(\d)_relu(_1)?_post.*", key).groups()  # type: ignore[union-attr]
+    if second is None:
+        return f"layer{stage}.{block}.conv2"
+    return f"layer{stage}.1.conv1" if block == "0" else f"layer{int(stage) + 1}.0.conv1"
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("quantizer", ["pact", "lsq", "dorefa"])
+def test_released_nets_start_from_float_inputs(
+    learned_numbers: Any, filled: nn.Module, quantizer: str, bits: int
+) -> None:
+    """All steps of the layers that both quantize; that of DoReFa's inputs is the least value but 0."""
+    net, config = deepcopy(filled), LearnedConfig(quantizer, bits, released=True)
+    quantize_learned_(net, layer_points(net), lambda name: (config, config))
+    inputs: dict[str, Tensor] = {}
+    for name, layer in learned_layers(net).items():
+        layer.register_forward_pre_hook(lambda layer, args, name=name: inputs.update({name: args[0]}))
+    initialize_(net, [learned_numbers.pictures((4, 3, 64, 64)).float()])
+    found: dict[str, Any] = {}
+    for name, layer in learned_layers(net).items():
+        x = layer.input_quantizer(inputs[name])
+        found[name] = x[x > 0].min() if quantizer == "dorefa" else layer.input_grid().scale
+        codes = layer.weight_codes()
+        assert codes is not None
+        found[f"{name}.weight_fake_quant.scale"] = codes.grid.scale
+    recorded = learned_numbers["mqnets"][f"resnet18.{quantizer}.b{bits}.scales"]
+    names = learned_numbers.json("keys")[f"resnet18_{quantizer}_scale_names"]
+    ours = [key for key in names if not key.startswith(("x_", "conv1.", "flatten_", "fc."))]
+    assert len(names) == 39 and len(ours) == 35
+    for key, expected in zip(names, recorded, strict=True):
+        if key in ours:
+            step = found[key if key in found else read_by(key)]
+            assert float(step) == pytest.approx(float(expected), rel=1e-6), key
 
 
 @pytest.mark.parametrize(

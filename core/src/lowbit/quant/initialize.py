@@ -1,4 +1,8 @@
-"""The start of learned quantizers from data: one forward, in which each layer sees already quantized inputs."""
+"""The start of learned quantizers from data: one forward, in which each layer sees already quantized inputs.
+
+Released quantizers (`LearnedConfig.released`) pass on what they get in this forward, as their programs' do: they start
+from the inputs of the float net.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -41,6 +45,8 @@ def initialize_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
             _start_(layer, args[0])
 
     handles = [layer.register_forward_pre_hook(before) for layer in layers.values()]
+    released = (module for module in modes if getattr(getattr(module, "config", None), "released", False))
+    handles += [quantizer.register_forward_hook(_pass_on) for quantizer in released]
     try:
         for module in model.modules():
             module.training = modes[module] and isinstance(module, _BatchNorm)
@@ -62,6 +68,11 @@ def initialize_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
 def uninitialized(model: nn.Module) -> bool:
     """Whether a parameter still waits for data (reads tensors back)."""
     return any(bool(parameter.isnan().any()) for parameter in model.parameters())
+
+
+def _pass_on(quantizer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
+    """In place of what was quantized, what there was to quantize."""
+    return args[0]
 
 
 def _start_(layer: Any, x: Tensor) -> None:

@@ -33,7 +33,7 @@ class LearnedConfig:
         released: as the programs released for LSQ, PACT and DoReFa compute (they share one framework), for comparison
             with published numbers: signed codes for all inputs, also after a ReLU; the gradient ends half a step
             beyond the last code; LSQ's step gradient counts the whole batch; PACT's clipping value stays 6; DoReFa
-            divides inputs by their batch's largest value, in evaluation too.
+            divides inputs by their batch's largest value, in evaluation too. They start from the float net's inputs.
     """
 
     quantizer: str
