@@ -113,17 +113,20 @@ def test_a_step_reads_nothing_back_and_stays_on_its_device(quantizer: str, kind:
     fake.run_steps(kind, objective, Batch((X,), torch.arange(8), torch.arange(8) % 3))
 
 
-def test_the_hessian_of_a_known_loss() -> None:
-    """loss = sum a q^2 / 2 of the quantized inputs q: trace / N is the mean of a, the gradient a q."""
+@pytest.mark.parametrize("of", ["input_quantizer", "weight_quantizer"])
+def test_the_hessian_of_a_known_loss(of: str) -> None:
+    """loss = sum a y^2 / 2 of the quantized values y = c q + d: by q trace / N is c^2 mean a, the gradient c a y."""
     torch.manual_seed(0)
-    config = LearnedConfig("ewgs", 4)
+    scaled, plain = LearnedConfig("ewgs", 4), LearnedConfig("ste", 4)
     net = nn.Sequential(nn.Linear(6, 6))
-    quantize_learned_(net, ["0"], lambda name: (LearnedConfig("ste", 4), config))
-    x, a = torch.rand(50, 6), torch.rand(50, 6)
+    quantize_learned_(net, ["0"], lambda name: (plain, scaled) if of == "input_quantizer" else (scaled, plain))
+    x = torch.rand(50, 6)
     initialize_(net, [x])
     seen: list[Tensor] = []
-    given = net[0].input_quantizer
-    given.register_forward_hook(lambda module, args, out: seen.append(out))
+    quantizer = getattr(net[0], of)
+    quantizer.register_forward_hook(lambda module, args, out: seen.append(out))
+    net(x)
+    a, y = torch.rand_like(seen[0]), seen[0].detach()
 
     def loss() -> Tensor:
         seen.clear()
@@ -131,10 +134,30 @@ def test_the_hessian_of_a_known_loss() -> None:
         return (a * seen[0] ** 2).sum() / 2
 
     found = scale_by_hessian_(net, [loss, loss], torch.Generator().manual_seed(0), draws=3)
-    assert list(found) == ["0.input_quantizer.interval"], "straight-through weights keep no delta"
-    q = given(x).detach()
-    expected = float(a.mean() / (3 * (a * q).std()))
-    assert float(given.interval.delta) == pytest.approx(expected, rel=1e-5)
+    assert list(found) == [f"0.{of}.interval"], "the straight-through one keeps no delta"
+    c = 1.0 if of == "input_quantizer" else 2 * float(quantizer.output_scale.detach())
+    expected = c * float(a.mean() / (3 * (a * y).std()))
+    assert float(quantizer.interval.delta) == pytest.approx(expected, rel=1e-5)
+    (delta,) = scale_by_hessian_(net, [loss, loss, lambda: -loss()], torch.Generator(), draws=3).values()
+    assert delta == pytest.approx(expected / 3, rel=1e-5), "the mean over batches is taken before the maximum with 0"
+    assert list(scale_by_hessian_(net, [lambda: -loss()], torch.Generator(), draws=3).values()) == [0]
+
+
+def test_the_hessian_does_not_know_an_output_scale_that_batch_norm_removes() -> None:
+    torch.manual_seed(0)
+    config, labels = LearnedConfig("ewgs", 2), torch.arange(20) % 4
+    net = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, eps=1e-12), nn.Tanh()).double()
+    quantize_learned_(net, ["0"], lambda name: (config, config))
+    x = torch.rand(20, 6, dtype=torch.float64)
+    initialize_(net.train(), [x])
+    weight, found = net[0].weight_quantizer, []
+    for _ in range(2):
+        for quantizer in (weight, net[0].input_quantizer):
+            quantizer.interval.delta.fill_(1e-3)
+        losses = [lambda: nn.functional.cross_entropy(net(x), labels)]
+        found.append(scale_by_hessian_(net, losses, torch.Generator().manual_seed(0), draws=4))
+        weight.output_scale.data.mul_(4)
+    assert found[0] == pytest.approx(found[1], rel=1e-6) and all(found[0].values())
 
 
 def test_the_hessian_goes_through_the_layers_behind() -> None:

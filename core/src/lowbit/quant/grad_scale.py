@@ -1,12 +1,15 @@
 """Element-wise gradient scaling from the Hessian of whatever loss is trained.
 
 Lee, Kim, Ham, "Network Quantization with Element-wise Gradient Scaling", CVPR 2021 (arXiv 2104.00903), Sec. 3.3:
-delta = max(0, (Tr(H) / N) / (3 std(g))) per quantizer, H the Hessian of the loss with respect to the N quantized
-values, g its gradient. The trace is Hutchinson's, the mean of v' H v over draws of v = +-1. Second derivatives of the
-rounding are 0, its Jacobian that of training.
+delta = max(0, (Tr(H) / N) / (3 std(g))) per quantizer, H the Hessian of the loss with respect to the N outputs q of the
+rounding, in [0, 1], g its gradient; the mean over batches before the 0. Weights are |s| (2 q - 1), so that derivatives
+with respect to q are 2 |s| times those with respect to them, and delta does not depend on s where batch norm follows.
+The trace is Hutchinson's, the mean of v' H v over draws of v = +-1. Second derivatives of the rounding are 0, its
+Jacobian that of training.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +41,7 @@ def scale_by_hessian_(
         for name, delta in _of_batch(found, loss, generator, draws).items():
             total[name] += delta
         count += 1
-    means = {name: delta / max(count, 1) for name, delta in total.items()}
+    means = {name: max(0.0, delta / max(count, 1)) for name, delta in total.items()}
     for name, interval in found.items() if count else ():
         assert interval.delta is not None
         interval.delta.fill_(means[name])
@@ -48,13 +51,17 @@ def scale_by_hessian_(
 def _of_batch(
     intervals: dict[str, Interval], loss: Callable[[], Tensor], generator: torch.Generator, draws: int
 ) -> dict[str, float]:
+    """Before the maximum with 0."""
     outputs: dict[str, Tensor] = {}
+    spans: dict[str, float] = {}  # of the values: their derivative by q, which spans 1
 
-    def keep(name: str, output: Tensor) -> None:
+    def keep(name: str, args: Any, output: Tensor) -> None:
+        _, step, levels = args
         outputs.setdefault(name, output)
+        spans[name] = float(step.detach()) * (levels.highest - levels.lowest)
 
     handles = [
-        interval.register_forward_hook(lambda module, args, output, name=name: keep(name, output))
+        interval.register_forward_hook(lambda module, args, output, name=name: keep(name, args, output))
         for name, interval in intervals.items()
     ]
     try:
@@ -75,5 +82,5 @@ def _of_batch(
             if len(seen) > 1 and abs(mean - before) < TOLERANCE * (abs(before) + 1e-6):
                 break
         spread = SPREAD * float(slope.detach().std())
-        deltas[name] = max(0.0, mean / tensor.numel() / spread) if spread > 0 else 0.0
+        deltas[name] = mean / tensor.numel() / spread * spans[name] if spread > 0 else 0.0
     return deltas
