@@ -14,7 +14,7 @@ from lowbit.models.heads import HEADS, attach_projector_, build_heads
 from lowbit.quant.bitwidths import activations, weight_quantizers
 from ssql.bit_policy import derive_policy, policy_of, quantize_encoder_
 from ssql.config import Config, Quant
-from ssql.methods import build, drawing_of, plan_of
+from ssql.methods import build, classifier, drawing_of, plan_of
 from ssql.objective import Contrastive, MomentumContrast, Reversed, Siamese
 from ssql.optim import rates
 
@@ -123,6 +123,14 @@ def test_a_list_replaces_the_derived_pins_but_the_classifier_stays_float() -> No
     assert policy_of(net, Quant(), SIZE) == derive_policy(net, SIZE)
     with pytest.raises(InputError, match=r"layer1\.0\.conv9.*did you mean"):
         policy_of(net, quant_of(BIT_CONFIG=[{"layer1.0.conv9": {"w": 8}}]), SIZE)
+
+
+@pytest.mark.parametrize(("kind", "start"), [("SimSiam", 0), ("SSQL_SimSiam", 0), ("BYOL", 1), ("SSQL_BYOL", 1)])
+def test_the_last_batch_norm_of_a_timm_resnet_s_block(kind: str, start: int) -> None:
+    encoder = build(config_of(kind, "test_resnet"), SIZE).encoder_q
+    assert (encoder.get_parameter("layer1.0.bn2.weight") == start).all()
+    net = classifier(config_of(kind, "test_resnet"), SIZE, 2)
+    assert (net.get_parameter("layer1.0.bn2.weight") == 1).all(), "fine-tuning is as torchvision's ResNets begin"
 
 
 def test_optimizer_groups() -> None:

@@ -16,6 +16,8 @@ from lowbit.train.protocol import Clock
 from us3l.commands.distill import teacher_of
 from us3l.config import Config
 from us3l.methods import build, check, heads_of
+from us3l.names import net_of
+from us3l.network import network
 from us3l.objective import UniversallySlimmable
 from us3l.sampling import Sampling
 
@@ -101,6 +103,14 @@ def test_widths_batch_norm_and_momentum() -> None:
     for objective, tracked in ((several, False), (single, True), (built("SimSiam", **SEVERAL), True)):
         norms = [m for m in objective.encoder_q.modules() if isinstance(m, SlimBatchNorm2d)]
         assert len(norms) == 9 and {norm.track_running_stats for norm in norms} == {tracked}
+
+
+@pytest.mark.parametrize(("method", "start"), [("SimSiam", 0), ("SimCLR_Momentum", 1)])
+def test_the_last_batch_norm_of_a_timm_resnet_s_block(method: str, start: int) -> None:
+    encoder = built(method, "us_test_resnet", **SEVERAL).encoder_q
+    assert (encoder.get_parameter("layer1.0.bn2.weight") == start).all()
+    net = network(net_of("us_test_resnet"), SIZE, (0.5, 1.0), 2)
+    assert (net.get_parameter("layer1.0.bn2.weight") == 1).all()
 
 
 def test_a_vision_transformer_under_moco_v3() -> None:

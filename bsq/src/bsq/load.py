@@ -132,7 +132,7 @@ def build(saved: Saved, arch: str | None = None) -> nn.Module:
     Raises:
         InputError: it does not say which net it is, or the weights do not fit it.
     """
-    size = {} if saved.classes is None else {"num_classes": saved.classes}
+    size: dict[str, Any] = {} if saved.classes is None else {"num_classes": saved.classes}
     name = saved.weights.choose_arch(arch, saved.arch)
     numbers = sum(value.numel() for value in saved.weights.tensors.values())
     check_size(lambda: create_model(name, **size), NUMBERS * numbers)

@@ -1,4 +1,7 @@
-"""From a config to nets: the objective of a pretraining, and the classifier of `linear` and `default` at its bits."""
+"""From a config to nets: the objective of a pretraining, and the classifier of `linear` and `default` at its bits.
+
+As in the authors' program, the last batch norm of each block of timm's ResNets starts at 0 under SimSiam, else at 1.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -55,7 +58,7 @@ def build(config: Config, size: tuple[int, int, int], optim: OptimOptions = AUTH
         raise InputError("SSL.TYPE is missing: name a method, such as SSQL_SimSiam")
     generator = torch.Generator().manual_seed(config.SEED or 0)
     torch.manual_seed(config.SEED or 0)
-    encoder = create_model(config.MODEL.ARCH, num_classes=1)
+    encoder = create_model(config.MODEL.ARCH, zero_init_last="SimSiam" in kind, num_classes=1)
     heads = attach_projector_(
         encoder,
         lambda features: build_heads(
@@ -110,7 +113,7 @@ def classifier(config: Config, size: tuple[int, int, int], classes: int) -> nn.M
     """
     quant = config.QUANT
     torch.manual_seed(config.SEED or 0)
-    net = create_model(config.MODEL.ARCH, num_classes=classes)
+    net = create_model(config.MODEL.ARCH, zero_init_last=False, num_classes=classes)
     if is_quantized(quant):
         quantize_encoder_(net, quant, size)
         set_bits_(net, quant.W.BIT, quant.A.BIT, keep_pins=quant.FP == "authors")

@@ -1,7 +1,8 @@
 """From a config to the objective of `SSL.TYPE`: slimmable encoder, heads, widths, losses, momentum copy.
 
 Projectors are the authors': three layers of `HIDDEN_DIM`, of which a slimmable net's first takes as many inputs as it
-has. SimCLR's have biases in both hidden layers, the others' in the first alone; SimSiam's ends in batch norm.
+has. SimCLR's have biases in both hidden layers, the others' in the first alone; SimSiam's ends in batch norm. The last
+batch norm of each block of timm's ResNets starts at 0 under SimSiam, else at 1.
 
 Deviations: heads that no pass uses are not made; statistics of batch norm are tracked by every method at a single width
 (theirs: by some).
@@ -62,7 +63,7 @@ def encoder_of(config: Config, size: tuple[int, int, int]) -> nn.Module:
     """
     net, setting, method = config.MODEL.net, config.SSL.SETTING, config.method
     torch.manual_seed(config.SEED or 0)
-    encoder = create_model(net.name, num_classes=1)
+    encoder = create_model(net.name, zero_init_last="SimSiam" in method, num_classes=1)
 
     def heads(features: int) -> Heads:
         hidden = max(setting.HIDDEN_DIM, features, setting.DIM) if method == "MoCo" else setting.HIDDEN_DIM

@@ -10,8 +10,11 @@ from us3l.names import Kind, Net
 
 
 def network(of: Net, size: PictureSize, widths: tuple[float, ...], classes: int) -> nn.Module:
-    """A net with a linear classifier of `classes` (0: none), drawn by torch's generator; arguments of `slimmable_`."""
-    return slimmable_(create_model(of.name, num_classes=classes), of, size, widths)
+    """A net with a linear classifier of `classes` (0: none), drawn by torch's generator; arguments of `slimmable_`.
+
+    The last batch norm of each block of timm's ResNets starts at 1, as the authors' does.
+    """
+    return slimmable_(create_model(of.name, zero_init_last=False, num_classes=classes), of, size, widths)
 
 
 def slimmable_(net: nn.Module, of: Net, size: PictureSize, widths: tuple[float, ...]) -> nn.Module:

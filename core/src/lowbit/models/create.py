@@ -8,6 +8,7 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from timm.models import is_model_in_modules
 from torch import nn
 
 import lowbit.models.cifar_mobilenet
@@ -44,17 +45,21 @@ def check_arch(arch: str) -> str:
     return arch
 
 
-def create_model(arch: str, **arguments: Any) -> nn.Module:
+def create_model(arch: str, zero_init_last: bool = True, **arguments: Any) -> nn.Module:
     """`timm.create_model` with the papers' nets registered.
 
     Args:
         arch: timm name.
+        zero_init_last: whether the weights of the last batch norm of each block of timm's ResNets are drawn as 0, which
+            is timm's way, or 1, torchvision's; other nets have one way.
         arguments: of `timm.create_model` (`num_classes`, `in_chans`, `pretrained`, ...).
 
     Raises:
         InputError: unknown name, or arguments that the net refuses.
     """
     check_arch(arch)
+    if not zero_init_last and is_model_in_modules(arch, "resnet"):
+        arguments["zero_init_last"] = False
     try:
         return timm.create_model(arch, **arguments)
     except (TypeError, ValueError, AssertionError, ArithmeticError, RuntimeError, MemoryError) as error:
