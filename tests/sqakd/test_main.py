@@ -16,6 +16,7 @@ from lowbit.data.pictures import MemoryPictures
 from lowbit.data.recipe import ColorJitter
 from lowbit.description import show
 from lowbit.metrics import read_metrics
+from sqakd.commands import training
 from sqakd.options import TrainOptions, train_options
 from sqakd.pictures import dataset_of, recipes, shown_side
 
@@ -124,6 +125,11 @@ def test_defaults_are_the_original_s() -> None:
                         bkwd_scaling_factorA=0.0)  # fmt: skip
     assert (own.arch, own.quantizer, own.wbits, own.abits, own.released) == ("resnet18", "dorefa", 4, 4, True)
     assert train_options("main", arch="vgg11_bn").arch == "tiny_vgg11"
+    for arch, last in (("resnet18", 1), ("resnet10t", 0)):  # torchvision's draw; that of other nets is timm's
+        start = training._start(TrainOptions(command="main", arch=arch), False, 3)
+        assert {float(value.mean()) for name, value in start.state_dict().items() if name.endswith("bn2.weight")} == {
+            last
+        }
     assert train_options("train_fp", arch="vgg13_bn_fp").arch == "cifar_vgg13"
 
 

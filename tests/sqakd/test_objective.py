@@ -99,6 +99,12 @@ def intervals(net: nn.Module) -> Tensor:
     return torch.stack(rows)
 
 
+def test_momentum_is_that_of_sgd() -> None:
+    own = TrainOptions(command="train_quant", arch="x", optimizer_q="sgd", momentum=0.5)
+    main, quantizer = optimizers(own, quantized(create_model("cifar_resnet8_1x1"), "pact", 4)).values()
+    assert main.defaults["betas"] == (0.9, 0.999) and quantizer.defaults["momentum"] == 0.5
+
+
 def test_recorded_rates(recorded: Any) -> None:
     z = recorded["sched"]
     for name in (name for name in z if name.startswith("cosine.") and name.endswith(".lr")):

@@ -52,6 +52,19 @@ def test_every_recipe_is_a_command_line(name: str) -> None:
     assert ("with labels" in said, "without labels" in said) == (own.reads_labels, not own.reads_labels)
 
 
+def test_labels_are_smoothed_where_no_teacher_is() -> None:
+    line, taught = ["main", "D", "--save_root_path", "x"], ["--distill", "--teacher_path", "x", "--gamma", "0.7"]
+    lines = (line, [*line, *taught], [*line, *taught, "--smoothing", "0.2"], ["train_fp"])
+    assert [options_of(given).smoothing for given in lines] == [0.1, 0.0, 0.2, 0.0]
+
+
+def test_a_stated_scale_is_kept_as_released() -> None:
+    own = options_of(["train_quant", "--released", "--bkwd_scaling_factorW", "0.1"])
+    assert (own.quantizer, own.delta_w, own.delta_a, own.hessian_every) == ("ewgs", 0.1, 0.0, 0)
+    own = options_of(["train_quant"])
+    assert (own.delta_w, own.delta_a, own.hessian_every) == (1e-3, 1e-3, 10)
+
+
 def test_the_same_as_the_scripts(recorded: Any) -> None:
     """Against the recorded flags of every command, read by the same parser; paths, which they have wrong, excluded."""
     ours = [(name, options_of(command_of(name))) for name in names()]

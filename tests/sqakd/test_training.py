@@ -36,7 +36,9 @@ def test_files_of_a_float_training(teacher: Path) -> None:
     folder = teacher.parents[1]
     assert {path.name for path in folder.iterdir()} >= {"config.json", "metrics.jsonl", "backbone.safetensors"}
     assert (folder / "checkpoint/best_checkpoint.pth").exists() and read(teacher)["quantizers"] == []
-    found = result(folder)
+    found, lines = result(folder), read_metrics(folder / "metrics.jsonl")
+    accuracies = [line["top1"] for line in lines if line["event"] == "eval"]
+    assert found["top1_last5"] == pytest.approx(sum(accuracies) / 2) and len(accuracies) == 2
     assert found["quantized"] == 0 and {"top1", "top1_bn", "top5_bn", "loss_bn"} <= found.keys()
     assert load(teacher)(torch.zeros(1, 3, 8, 8)).shape == (1, 10)
 
@@ -175,8 +177,10 @@ def test_labelled_and_held_out(sqakd: Sqakd, few: Line, teacher: Path, tmp_path:
     more = ("--quantizer", "pact", "--weight_levels", 4, "--act_levels", 4, "--kd_gamma", 10, "--val-split", 0.3,
             "--clip-grad", 1, "--accumulate", 2, "--first-last", "8", "--exclude", "*downsample*")  # fmt: skip
     start = ("--load_pretrain", "--pretrain_path", teacher)
-    sqakd("train_quant", *few, *more, *start, "--log_dir", tmp_path)
+    said = sqakd("train_quant", *few, *more, *start, "--log_dir", tmp_path).stdout
     found, state = result(tmp_path), read(tmp_path / LAST)
+    figures = (found["best"]["top1"], found["top1"], found["top1_last5"])
+    assert " * Acc@1 best {:.3f} last {:.3f} mean of the last 2 epochs {:.3f}\n".format(*figures) in said
     assert "val_top1" in found["best"] and "top1_bn" in found and found["train_loss"] > 10
     bits = {name: (w["bits"], a["bits"]) for w, a, names in state["quantizers"] for name in names}
     assert bits["conv1"] == bits["fc"] == (8, 8) and bits["layer1.0.conv1"] == (2, 2) and len(bits) == 8

@@ -27,7 +27,8 @@ def optimizers(own: TrainOptions, student: nn.Module) -> dict[str, Optimizer]:
 
 def _optimizer(own: TrainOptions, of: Iterable[nn.Parameter], name: str, lr: float, decay: float) -> Optimizer:
     name = "nesterov" if own.nesterov and name == "sgd" and own.momentum else name
-    return make_optimizer(of, name, lr=lr, momentum=own.momentum, weight_decay=decay)
+    momentum = {} if name.startswith("adam") else {"momentum": own.momentum}  # the authors' Adam has its usual betas
+    return make_optimizer(of, name, lr=lr, weight_decay=decay, **momentum)
 
 
 def rates(own: TrainOptions) -> dict[str, Schedule]:

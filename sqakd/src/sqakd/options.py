@@ -121,12 +121,15 @@ def train_options(command: str, **given: Any) -> TrainOptions:
     else:
         made |= {"quantizer": "", "wbits": 0, "abits": 0}
     made |= distillation(given, low_bit=bool(made["quantizer"]))
+    if made.get("smoothing", 0.0) is None:
+        made["smoothing"] = 0.0 if made["distill"] else SMOOTHING
     for name in ("lr_q", "optimizer_q", "weight_decay_q"):  # the authors' `main` has one optimizer for all
         if name in made and made[name] is None:
             made[name] = made[f"{name[:-2]}_m" if name != "weight_decay_q" else "weight_decay"]
     return TrainOptions(command=command, **made)
 
 
+SMOOTHING = 0.1  # of labels in the authors' `main`, without a teacher
 FIXED_DELTA = 1e-3  # of EWGS until the Hessian is taken
 UNSTATED = {TINY: ("dorefa", 4)}  # quantizer and bits; of `train_quant` ewgs at 1
 
@@ -140,8 +143,8 @@ def _quantization(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
             raise InputError(f"--baseline True is --quantizer ste, not {name}: give one of them")
         name = "ste"
     wbits, abits = (_bits(given, *names, bits) for names in (("wbits", "weight_levels"), ("abits", "act_levels")))
-    ewgs = name == "ewgs" and not given["released"]  # the authors' program lost the call that sets the scale: it is 0
-    hessian = ewgs and given["use_hessian"]
+    ewgs = name == "ewgs"
+    hessian = ewgs and given["use_hessian"] and not given["released"]  # the authors' program lost the call that sets it
     deltas = [(given[f"bkwd_scaling_factor{of}"] or FIXED_DELTA * hessian) * ewgs for of in "WA"]
     return {
         "quantizer": name, "delta_w": deltas[0], "delta_a": deltas[1], "hessian_every": given["update_every"] * hessian,

@@ -23,22 +23,25 @@ from lowbit.data.recipe import Recipe, flip_share, from_timm
 from lowbit.errors import InputError
 from lowbit.evaluate.linear import EVAL_BATCH, evaluate_student, figures_of, looked_at
 from lowbit.export.backbone import save_backbone
+from lowbit.metrics import number, read_metrics
 from lowbit.models.create import check_arch, create_model, create_pretrained, picture_settings
 from lowbit.models.pretrained_cfg import pretrained_cfg
 from lowbit.models.surgery import run_blank
 from lowbit.options import RunOptions
 from lowbit.quant.initialize import initialize_
 from lowbit.train.batch import of_job
+from lowbit.train.folder import RunFolder
 from lowbit.train.job import Job
 from lowbit.train.run import Result
 from lowbit.train.session import Session
 from sqakd import load
 from sqakd.commands import FILES
 from sqakd.kd.build import make_stages
-from sqakd.options import TINY, TrainOptions
+from sqakd.options import NETS, TINY, TrainOptions
 from sqakd.pictures import dataset_of, recipes, shown_side
 from sqakd.quantize import Quantizers, quantize_, quantizers_of
 
+LAST_EPOCHS = 5
 NAMES = {
     TINY: Names("checkpoints/checkpoint.pth.tar", "checkpoints/model_best.pth.tar"),
     "": Names("checkpoint/last_checkpoint.pth", "checkpoint/best_checkpoint.pth"),
@@ -111,11 +114,24 @@ def train(options: RunOptions, own: TrainOptions) -> Result | None:
                 if not seen
                 else [evaluate_student(session, due=lambda clock: clock.stage + 1 == len(stages), **seen)],
             )
-            job.write_result(folder, result, {})
+            job.write_result(folder, result, _last_epochs(session, folder, result))
             if not task.quantizers:
                 save = partial(save_backbone, task.model, arch=task.arch, cfg=cfg)
                 job.export(folder, result, lambda path: save(path / "backbone.safetensors"))
     return result
+
+
+def _last_epochs(session: Session, folder: RunFolder | None, result: Result) -> dict[str, float]:
+    """At the end of a run the best top-1, the last, and the mean of the last five epochs, which is returned."""
+    lines = [] if folder is None or not result.finished else read_metrics(folder.metrics)
+    seen = (number(line.get("top1")) for line in lines if line.get("event") == "eval")
+    found = [value for value in seen if value is not None][-LAST_EPOCHS:]
+    if not found or result.best is None:
+        return {}
+    mean = sum(found) / len(found)
+    best, last = result.best["top1"], found[-1]
+    session.say(f" * Acc@1 best {best:.3f} last {last:.3f} mean of the last {len(found)} epochs {mean:.3f}")
+    return {"top1_last5": mean}
 
 
 def evaluate(options: RunOptions, own: TrainOptions, stated: Collection[str] = ()) -> dict[str, float] | None:
@@ -217,7 +233,10 @@ def _classes(model: nn.Module) -> int:
 def _start(own: TrainOptions, pretrained: bool, classes: int) -> nn.Module:
     """The float net: out of a file, timm's, or as the seed draws it."""
     if own.start is None:
-        return create_pretrained(own.arch, classes) if pretrained else create_model(own.arch, num_classes=classes)
+        if pretrained:
+            return create_pretrained(own.arch, classes)
+        theirs = own.command == TINY and own.arch == NETS["tiny"]["resnet18_imagenet"]  # torchvision's draws
+        return create_model(own.arch, num_classes=classes, **({"zero_init_last": False} if theirs else {}))
     found = load.open_net(own.start, own.arch, classes)
     if found.quantizers or found.arch != own.arch:
         what = "is quantized" if found.quantizers else f"is a {found.arch}"
