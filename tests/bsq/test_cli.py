@@ -67,6 +67,8 @@ def test_the_authors_lines_are_understood(line: str) -> None:
     [
         ("resnet", 20, "cifar_resnet20_1x1"),
         ("resnet", None, "cifar_resnet20_1x1"),
+        ("resnet", 26, "cifar_resnet26_1x1"),
+        ("resnet", 50, "cifar_resnet50_1x1"),
         ("resnet", 110, "cifar_resnet110_1x1"),
         ("resnet20", None, "cifar_resnet20_1x1"),
         ("resnet20", 20, "cifar_resnet20_1x1"),
@@ -92,6 +94,13 @@ def test_names_of_nets(arch: str, depth: int | None, name: str) -> None:
 def test_names_that_contradict(arch: str, depth: int, block: str) -> None:
     with pytest.raises(InputError, match=r"--depth|--block-name"):
         timm_name(arch, depth, block)
+
+
+@pytest.mark.parametrize("command", ["cifar_prune_STE", "cifar_finetune"])
+def test_no_run_starts_at_a_stated_epoch(command: str) -> None:
+    """The authors' programs begin their loop there, on whatever weights there are."""
+    result = CliRunner().invoke(cli, [command, "--start-epoch", "3", "--dry-run"])
+    assert result.exit_code == 2 and "--resume auto" in result.stderr
 
 
 def cpu_seconds(*args: str) -> float:

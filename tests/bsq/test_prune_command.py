@@ -123,10 +123,47 @@ def test_best_bin_and_best_float_are_the_best_epoch(tuned: Path, bsq: Bsq) -> No
     with torch.no_grad():
         assert torch.equal(bits(x), latents(x)) and torch.equal(bits(x), floats(x))
     best_float = state_of(tuned / "best_float.pth.tar")
-    assert "Nbit_dict" not in best_float and not [key for key in best_float["state_dict"] if key.endswith("scale")]
+    assert not [key for key in best_float["state_dict"] if key.endswith("scale")]
+    assert best_float["Nbit_dict"] == nbit_dict(bits)  # so that it is converted at the widths that were found
+    converted = tuned.with_name("converted")
+    bsq("convert", *NET, "--model", tuned / "best_float.pth.tar", "-c", converted)
+    assert state_of(converted / "checkpoint.pth.tar")["Nbit_dict"] == nbit_dict(bits)
     assert "module.fc.scale" in state_of(tuned / "model_best.pth.tar")["state_dict"]  # the authors' is best_float
     assert (tuned / "model_best.pth.tar").read_bytes() != (tuned / "best_float.pth.tar").read_bytes()
     assert state_of(tuned / "best_bin.pth.tar")["Nbit_dict"] == nbit_dict(bits)
+
+
+def test_checkpoints_have_the_accuracies_of_the_authors(pruned: Path, tuned: Path, digits_run: Path) -> None:
+    """`acc` of the very net, `best_acc` of all epochs so far."""
+    for folder in (tuned, digits_run / "float"):
+        found = [line["top1"] for line in events(folder, "eval")]
+        state, best = state_of(folder / "checkpoint.pth.tar"), state_of(folder / "model_best.pth.tar")
+        assert (state["acc"], state["best_acc"]) == (found[-1], max(found)) and best["acc"] == best["best_acc"]
+    state, found = state_of(pruned / "checkpoint.pth.tar"), [line["top1"] for line in events(pruned, "eval")]
+    assert (state["acc"], state["best_acc"]) == (result_of(pruned)["top1"], max(found))
+
+
+def test_planes_between_two_requantisations_are_tuned_as_they_are(
+    pruned: Path, digits_run: Path, bsq: Bsq, tmp_path: Path
+) -> None:
+    """Fine-tuning form rounds nothing, and the widths are those that its files say."""
+    start = ("--model", digits_run / "bits8/checkpoint.pth.tar", "-c", tmp_path / "real")
+    bsq(*PRUNE, *LASSO, "--Prun_Int", 9, "--max-steps", 3, *start)
+    held = state_of(tmp_path / "real/checkpoint.pth.tar")
+    line = ("cifar_finetune", *SHORT, "--model", tmp_path / "real/checkpoint.pth.tar")
+    bsq(*line, "--lr", 1e-12, "--max-steps", 1, "-c", tmp_path / "tuned")
+    state = state_of(tmp_path / "tuned/checkpoint.pth.tar")
+    distance = 0.0
+    for name, (bits, _) in state["Nbit_dict"].items():
+        planes = [held["state_dict"][f"module.{name}.{key}"].double() for key in ("pweight", "nweight")]
+        exps = 2.0 ** torch.arange(planes[0].shape[-1] - 1, -1, -1, dtype=torch.float64)
+        codes = state["state_dict"][f"module.{name}.weight"].double() * (2**bits - 1)
+        weights = ((planes[0] - planes[1]) @ exps).clamp(1 - 2**bits, 2**bits - 1)  # the step clamps latents to [-1, 1]
+        assert torch.allclose(codes, weights, atol=1e-3)
+        distance = max(distance, (codes - codes.round()).abs().max().item())
+    assert distance > 0.1
+    said = bsq(*line, "--evaluate").stdout
+    assert all(str(list(pair)) in said for pair in state["Nbit_dict"].values())
 
 
 @pytest.mark.parametrize("steps", [3, 4])

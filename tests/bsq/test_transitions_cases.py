@@ -11,14 +11,15 @@ import torch
 from click.testing import Result
 from torch import nn
 
-from bsq import planes
+from bsq import checkpoint, planes
 from bsq.commands.requantised import RequantisedStates
 from bsq.compression import size
-from bsq.network import bit_layers, prune_, requantize_, to_bits_
+from bsq.network import bit_layers, nbit_dict, prune_, requantize_, to_bits_
 from bsq.planes import Planes
 from lowbit.checkpoint.read import read_checkpoint
 from lowbit.evaluate.classify import Scores
 from lowbit.metrics import read_metrics
+from lowbit.models.create import create_model
 from lowbit.train.folder import RunFolder
 from lowbit.train.protocol import Clock
 
@@ -132,6 +133,16 @@ def test_a_dead_layer_has_0_bits_everywhere(digits_run: Path, bsq: Bsq, tmp_path
     for source in ("bits", "tuned"):
         bsq("convert", *net, *model, "--dict", tmp_path / source / "checkpoint.pth.tar", "-c", tmp_path / f"{source}-c")
         assert json.loads((tmp_path / f"{source}-c/result.json").read_text())["bits"] == found["bits"]
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_an_empty_plane_of_the_authors_has_0_bits(stated: bool, tmp_path: Path) -> None:
+    """Their files count one for it: 1 in the Nbit_dict."""
+    net = to_bits_(create_model("cifar_resnet8_1x1"), 3, widths={"fc": [0, 3], "conv1": [2, 0]})
+    widths = {"Nbit_dict": {name: [max(w, 1), b] for name, (w, b) in nbit_dict(net).items()}} if stated else {}
+    torch.save({"state_dict": checkpoint.state_dict(net), **widths}, tmp_path / "a.pth.tar")
+    found = checkpoint.read(tmp_path / "a.pth.tar").widths
+    assert found["fc"] == (0, 3) and found["conv1"] == (2, 0) and found["layer1.0.conv1"] == (3, 0)
 
 
 def test_a_dead_layer_may_grow_again() -> None:

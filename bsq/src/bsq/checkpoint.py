@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from bsq.bit_layer import BIAS, WEIGHT
 from bsq.network import bit_layers, check_widths, nbit_dict
 from bsq.options import MAX_BITS
+from bsq.planes import is_dead
 from lowbit.checkpoint.check import unwrapped_state
 from lowbit.checkpoint.header import Header, Pictures, read_header, stated_figures
 from lowbit.errors import InputError
@@ -87,6 +88,8 @@ def parse(weights: Weights) -> Saved | None:
     if given is None and form == "finetune":
         raise InputError("the checkpoint is in finetune form without an Nbit_dict, so its widths are unknown")
     widths = check_widths(shown if given is None else given)
+    for name in [name for name in widths if form == "bit" and _is_dead(state, name)]:
+        widths[name] = (0, widths[name][1])
     if said is None:
         arch = weights.arch if weights.ours else _cifar_arch(state)
         return Saved(state, form, widths, arch, _classes(state), None, None, None, {}, weights)
@@ -120,6 +123,12 @@ def _form(state: Mapping[str, Tensor]) -> tuple[str, dict[str, list[int]]]:
     heads = [key.removesuffix(".scale") for key in state if key.endswith(".scale")]
     latent = any(f"{name}.weight" in state and state[f"{name}.scale"].numel() == 1 for name in heads)
     return ("finetune" if latent else "float"), {}
+
+
+def _is_dead(state: Mapping[str, Tensor], name: str) -> bool:
+    """Whether a layer's planes hold nothing: the authors' files count one of them."""
+    p, n = (state.get(f"{name}.{key}") for key in (WEIGHT.p, WEIGHT.n))
+    return p is not None and n is not None and is_dead(p, n)
 
 
 def _cifar_arch(state: Mapping[str, Tensor]) -> str | None:

@@ -12,7 +12,7 @@ import click
 
 from bsq import __version__, flags
 from bsq.options import NetOptions
-from lowbit.cli.options import ignored_note, ignored_options, sgd_options
+from lowbit.cli.options import ignored_note, ignored_options, sgd_options, start_epoch_option
 from lowbit.cli.parsing import SEED
 from lowbit.cli.program import Group
 from lowbit.errors import InputError
@@ -81,6 +81,7 @@ def convert(sgd: SgdOptions, **given: Any) -> None:
 @click.option("-e", "--evaluate", is_flag=True, help="Only evaluate --model.")
 @flags.shared_options(**flags.TRAINING)
 @sgd_options(epochs=350, opt="sgd; of what is no plane")
+@start_epoch_option()
 @ignored_options(flags.IGNORED)
 def cifar_prune_ste(options: RunOptions, evaluate: bool, **given: Any) -> None:
     """Train in bit form: a group lasso empties bit planes, which finds each layer's precision.
@@ -100,6 +101,7 @@ def cifar_prune_ste(options: RunOptions, evaluate: bool, **given: Any) -> None:
 @click.option("-e", "--evaluate", is_flag=True, help="Evaluate --model: accuracy, ones per bit, each layer's bits.")
 @flags.shared_options(**flags.TRAINING)
 @sgd_options(epochs=300)
+@start_epoch_option()
 @ignored_options(flags.IGNORED)
 def cifar_finetune(options: RunOptions, evaluate: bool, **given: Any) -> None:
     """Train a net in bits on at the widths that were found, or only evaluate it."""

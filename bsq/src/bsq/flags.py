@@ -52,7 +52,7 @@ def _arch_options(arch: str | None) -> list[Decorator]:
     return [
         click.option("-a", "--arch", default=arch, show_default=arch or "what --model holds",
                      help="resnet (with --depth), resnet20 … resnet110, or any timm name."),
-        click.option("--depth", type=int, help="Of -a resnet: 8, 14, 20 (default), 32, 44, 56 or 110."),
+        click.option("--depth", type=int, help="Of -a resnet: 6n + 2, from 8 to 110 [default: 20]."),
         click.option("--block-name", type=click.Choice(["BasicBlock", "Bottleneck"]), default="BasicBlock"),
     ]  # fmt: skip
 
@@ -72,10 +72,10 @@ def act_options() -> Decorator:
 
 
 IGNORED = {
-    "--start-epoch": 0, "--drop/--dropout": 0.0, "--cardinality": 8, "--widen-factor": 4, "--growthRate": 12,
+    "--drop/--dropout": 0.0, "--cardinality": 8, "--widen-factor": 4, "--growthRate": 12,
     "--compressionRate": 2, "--gpu-id": "0",
 }  # fmt: skip
-IGNORED_BY_CONVERT = {**IGNORED, "--resume": "", "--decay": 0.01, "-e/--evaluate": False}
+IGNORED_BY_CONVERT = {**IGNORED, "--start-epoch": 0, "--resume": "", "--decay": 0.01, "-e/--evaluate": False}
 
 
 def width_options() -> Decorator:

@@ -12,7 +12,8 @@ from lowbit.errors import InputError
 
 MAX_BITS = 16  # of a plane-wise weight, as in `bsq.planes`, and of activations
 FLOAT_BITS = 32  # of activations: 17 to 32 bits are the authors' way to write floats
-CIFAR_DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # 6n + 2
+CIFAR_DEPTHS = tuple(range(8, 111, 6))
+NAMED_DEPTHS = (8, 14, 20, 32, 44, 56, 110)  # whose `-a resnetN` is no net of timm
 HAWQ_RESNET20 = {  # HAWQ's widths of ResNet-20 by layer name, as the BSQ authors list them (compared at act 4)
     "conv1": 8, "layer1.0.*": 6, "layer1.1.*": 6, "layer1.2.*": 8, "layer2.*": 3, "layer3.*": 2, "fc": 3,
 }  # fmt: skip
@@ -165,13 +166,13 @@ def timm_name(arch: str, depth: int | None, block_name: str = "BasicBlock") -> s
     Raises:
         InputError: a depth that is not 6n + 2, or that the name contradicts; a block the CIFAR nets do not have.
     """
-    named = {f"resnet{d}": d for d in CIFAR_DEPTHS}
+    named = {f"resnet{d}": d for d in NAMED_DEPTHS}
     if block_name != "BasicBlock" and (arch == "resnet" or arch in named):
         raise InputError(f"--block-name {block_name}: {arch} has BasicBlock only; for Bottleneck use -a resnet50")
     if arch == "resnet":
         depth = 20 if depth is None else depth
         if depth not in CIFAR_DEPTHS:
-            raise InputError(f"--depth {depth}: the CIFAR ResNet has {', '.join(map(str, CIFAR_DEPTHS))}")
+            raise InputError(f"--depth {depth}: the CIFAR ResNet has 6n + 2 layers, 8, 14, 20 to {CIFAR_DEPTHS[-1]}")
         return f"cifar_resnet{depth}_1x1"
     if depth is not None and depth != named.get(arch):
         raise InputError(f"--depth {depth} contradicts -a {arch}: use -a resnet --depth {depth}, or leave --depth out")

@@ -8,7 +8,16 @@ from typing import Any
 
 import click
 
-from lowbit.cli.options import Decorator, gathered, ignored_note, ignored_options, optim_flags, run_options, stated
+from lowbit.cli.options import (
+    Decorator,
+    gathered,
+    ignored_note,
+    ignored_options,
+    optim_flags,
+    run_options,
+    start_epoch_option,
+    stated,
+)
 from lowbit.cli.parsing import COUNT, MANY, SEED, Last, Real, Several, UserPath
 from lowbit.cli.program import Group
 from lowbit.options import DATASETS, MAX_SIDE, MOST_CLASSES, RunOptions
@@ -69,7 +78,7 @@ def train_options(*, epochs: int, lr: float, schedule: Any, weight_decay: Any) -
         option("--image-size", type=click.IntRange(8, MAX_SIDE), metavar="N", help="Side of the pictures.",
                show_default="224, or their own in memory"),
         option("--sync-bn", is_flag=True, help="Batch norm over all processes."),
-        option("--start-epoch", default=0, expose_value=False, hidden=True),  # --resume sets it, as in theirs
+        start_epoch_option(),
     ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from lowbit.cli.options import (
     ignored_note,
     ignored_options,
     run_options,
+    start_epoch_option,
     stated,
 )
 from lowbit.cli.parsing import COUNT, MANY, WORKER_COUNT, Real, Several, Switch, UserPath
@@ -33,7 +34,7 @@ POSITIVE, PART, FILE = Real(0, min_open=True), Real(0, 1, max_open=True), UserPa
 RESULTS = "./results/ResNet20_CIFAR10"
 IGNORED = {"--num_classes": 10, "--gpu_id": "0"}
 IGNORED_BY_MAIN = {
-    "--start-epoch": 0, "--dali_cpu": False, "--prof": -1, "--deterministic": False, "--local_rank": 0,
+    "--dali_cpu": False, "--prof": -1, "--deterministic": False, "--local_rank": 0,
     "--keep-batchnorm-fp32": None, "--loss-scale": None, "-t/--test": False, "--backward_method": None,
 }  # fmt: skip
 
@@ -170,6 +171,7 @@ def train_quant(options: RunOptions, own: TrainOptions) -> None:
     *distill_flags("--gamma", "--alpha"),
 ])  # fmt: skip
 @click.option("--opt-level", type=click.Choice(["O0", "O1", "O2", "O3"]), help="O1 to O3: --mixed-precision fp16.")
+@start_epoch_option()
 @run_options(data_argument=True, output_flags=("--save_root_path", "--output"), output_note="a training needs one")
 @ignored_options(IGNORED_BY_MAIN)
 def main_command(options: RunOptions, own: TrainOptions, opt_level: str | None) -> None:

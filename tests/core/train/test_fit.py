@@ -1,6 +1,6 @@
 """What `fit` writes, refuses and puts back, in one process."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def train(accelerator: Accelerator, *, epochs: int = 2, **settings: Any) -> tupl
 
 
 def test_files_of_a_run(accelerator: Accelerator, tmp_path: Path) -> None:
-    def extra(objective: Objective) -> dict[str, Any]:
+    def extra(objective: Objective, figures: Mapping[str, float]) -> dict[str, Any]:
         return {"bits": {"fc": [8, 0]}}
 
     def probe(clock: Clock, objective: Objective) -> dict[str, float]:

@@ -46,7 +46,7 @@ def command(
             session, name, [Stage(objective, epochs, {"main": constant(lr)})], loader, plan,
             header={"format": 1, "package": "toy", "arch": "linear"}, shared={"--lr": lr},
             described={"lr": lr}, facts={"classes": 10}, prefixes={"student.": ""}, start=start,
-            extra=lambda objective: {"width": 192}, best="top1",
+            extra=lambda objective, figures: {"width": 192}, best="top1",
         )  # fmt: skip
         job.check()
         if job.planned({"dataset": "digits"}):

@@ -49,20 +49,25 @@ def finetune(
 
         if evaluate:
             return _evaluate(evaluator, model, acts, sgd.train_batch, floor)
+        loaded = deepcopy(model)  # for the record: fine-tuning form rounds no plane, and the way back would
         model = session.place(to_finetune_(prune_(model, at_least=floor)), sync_batchnorm=True)
         header = {**opened.header(model), checkpoint.FLOORS: saved.floors}
-        start = read_start(session)
+        start, accuracies = read_start(session), training.Accuracies(session.resumed())
         job = training.training_job(
-            evaluator, "cifar_finetune", FineTune(model, sgd), opened.recipes[0], header, sgd, acts, start=start
-        )
+            evaluator, "cifar_finetune", FineTune(model, sgd), opened.recipes[0], header, sgd, acts, start=start,
+            accuracies=accuracies,
+        )  # fmt: skip
         training.check(job)
         if job.planned(evaluator.facts(model)):
             return None
         with job.open() as folder:
             session.say(*printed.parameters(model))
             if not job.resumed:
-                start["top1_start"] = _to_widths(evaluator, to_bit_form_(model), sgd.train_batch, floor).top1
-            result = job.fit(folder, [training.Validation(evaluator, job, folder)])
+                loaded = session.place(loaded, sync_batchnorm=True)
+                start["top1_start"] = _to_widths(evaluator, loaded, sgd.train_batch, floor).top1
+                model.load_state_dict(loaded.state_dict())  # the ranges of activations that were set
+            del loaded
+            result = job.fit(folder, [training.Validation(evaluator, job, folder, accuracies)])
             if result.best:
                 job.export(folder, result, partial(_save_best, deepcopy(model), header, result.best))
             training.finish(job, folder, result, {**start, **summary(model)})
@@ -105,6 +110,5 @@ def _save_best(net: nn.Module, head: Mapping[str, Any], found: Mapping[str, Any]
     to_bit_form_(net)
     bits = {**common, "Nbit_dict": nbit_dict(net), "state_dict": checkpoint.state_dict(net)}
     write_checkpoint(folder / "best_bin.pth.tar", bits, keep_previous=False)
-    floats = {key: value for key, value in common.items() if key != "Nbit_dict"}
-    floats["state_dict"] = checkpoint.state_dict(to_plain_(net))
+    floats = {**bits, "state_dict": checkpoint.state_dict(to_plain_(net))}  # with the widths, for `convert`
     write_checkpoint(folder / "best_float.pth.tar", floats, keep_previous=False)

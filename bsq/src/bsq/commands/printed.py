@@ -59,9 +59,10 @@ def after_pruning(scores: Scores) -> str:
     return f" Test Loss after pruning:  {scores.loss:.8f}, Test Acc:  {scores.top1:.2f}"
 
 
-def compression(size: Size) -> str:
+def compression(size: Size, final: bool = False) -> str:
     """The authors' rate: bit layers alone, the sign not counted."""
-    return f" Compression rate after pruning [{size.weights}*32 / {size.bits}]: {size.compression:.2f} X"
+    title = "Final compression rate" if final else "Compression rate after pruning"
+    return f" {title} [{size.weights}*32 / {size.bits}]: {size.compression:.2f} X"
 
 
 def alphas(model: nn.Module) -> Iterator[str]:

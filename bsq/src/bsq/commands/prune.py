@@ -22,7 +22,6 @@ from lowbit.options import RunOptions, SgdOptions
 from lowbit.train.job import read_start
 from lowbit.train.loop import Result
 from lowbit.train.protocol import Clock, Objective
-from lowbit.train.session import Session
 
 COMMAND = "cifar_prune_STE"
 
@@ -73,9 +72,10 @@ def _train(
         net, sgd, strength=strength, interval=bits.interval, threshold=bits.threshold, ceiling=ceiling, floor=floor,
         evaluate=states, aim=aim,
     )  # fmt: skip
+    accuracies = training.Accuracies(session.resumed())
     job = training.training_job(
         evaluator, COMMAND, objective, opened.recipes[0], header, sgd, acts, bits,
-        extra=lambda objective: {**_widths(objective), **states.final}, start=start, best=False,
+        accuracies=accuracies, extra=lambda objective: {**_widths(objective), **states.final}, start=start, best=False,
     )  # fmt: skip
     training.check(job)
     random = opened.saved is None and not session.options.pretrained and not job.resumed
@@ -89,7 +89,7 @@ def _train(
             scores = evaluator.scores(net)
             start["top1_start"] = scores.top1
             session.say(*printed.planes(net), printed.accuracy(scores))
-        validation = training.Validation(evaluator, job, folder, compression=first)
+        validation = training.Validation(evaluator, job, folder, accuracies, compression=first)
 
         def probe(clock: Clock, _: Objective) -> Mapping[str, float]:
             return validation(clock, objective, reg=objective.reg())
@@ -98,15 +98,15 @@ def _train(
         values = summary(net)
         if result.finished:
             states.clear()
-            values |= {**start, "target_compression": bits.target, **_final(session, evaluator, net, bits.target)}
+            session.say("Best acc:", f"{accuracies.best:.2f}")
+            values |= {**start, "target_compression": bits.target, **_final(evaluator, net, bits.target)}
         training.finish(job, folder, result, values)
     return result
 
 
-def _final(session: Session, evaluator: Evaluator, net: nn.Module, target: float | None) -> dict[str, float]:
+def _final(evaluator: Evaluator, net: nn.Module, target: float | None) -> dict[str, float]:
     """The figures of the re-quantised net that the run ends with."""
     scores, found = evaluator.scores(net), size(net).compression
-    session.say("Best acc:", f"{scores.top1:.2f}")
     if target is not None and not meets(found, target):
         log.warning("--target-compression %g was not met: the net ends at %.2f", target, found)
     return {"top1": scores.top1, "top5": scores.top5, "loss": scores.loss}

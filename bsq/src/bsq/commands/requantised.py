@@ -61,7 +61,8 @@ class RequantisedStates:
             last = clock.step == clock.steps_per_epoch
             self.final = {"acc": scores.top1} if last else {}
             title = "Final checkpoint:" if last else "########Model after pruning########"
-            session.say(title, *printed.planes(net), printed.after_pruning(scores), printed.compression(size(net)))
+            rate = printed.compression(size(net), final=last)
+            session.say(title, *printed.planes(net), printed.after_pruning(scores), rate)
             if self.folder is not None:
                 folder = self.folder
                 on_main(session.accelerator, lambda: self._keep(folder, clock, net, scores))

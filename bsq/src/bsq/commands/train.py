@@ -34,12 +34,15 @@ def train(options: RunOptions, net: NetOptions, sgd: SgdOptions) -> Result | Non
         model = session.place(opened.model, sync_batchnorm=True)
         objective = Supervised(model, lambda student: stated_optimizer(student.parameters(), sgd))
         evaluator = Evaluator(session, net, opened.recipes[1])
-        job = training.training_job(evaluator, "train", objective, opened.recipes[0], opened.header(model), sgd)
+        accuracies = training.Accuracies(session.resumed())
+        job = training.training_job(
+            evaluator, "train", objective, opened.recipes[0], opened.header(model), sgd, accuracies=accuracies
+        )
         training.check(job)
         if job.planned(evaluator.facts(model)):
             return None
         with job.open() as folder:
             session.say(*printed.parameters(model))
-            result = job.fit(folder, [training.Validation(evaluator, job, folder)])
+            result = job.fit(folder, [training.Validation(evaluator, job, folder, accuracies)])
             training.finish(job, folder, result, {})
     return result

@@ -1,6 +1,6 @@
 """What the three trainings share (float, bits, fine-tuning): their job, and the evaluation after each epoch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +13,7 @@ from lowbit.data.recipe import Recipe
 from lowbit.errors import InputError
 from lowbit.export.backbone import save_backbone
 from lowbit.files import replace_file
-from lowbit.metrics import read_metrics
+from lowbit.metrics import number, read_metrics
 from lowbit.options import SgdOptions
 from lowbit.train.batch import of_job
 from lowbit.train.folder import RunFolder
@@ -23,9 +23,28 @@ from lowbit.train.protocol import Clock, Objective, Stage
 from lowbit.train.run import Result
 
 
+class Accuracies:
+    """`acc` of a checkpoint's very net and `best_acc` of all epochs so far, in percent, as in the authors' files.
+
+    Args:
+        resumed: the checkpoint that the run goes on from.
+    """
+
+    def __init__(self, resumed: Mapping[str, Any] | None) -> None:
+        self.best = None if resumed is None else number(resumed.get("best_acc"))
+
+    def of(self, figures: Mapping[str, float]) -> dict[str, float]:
+        """The entries where a net has these figures; without `top1` it was not evaluated."""
+        found = figures.get("top1")
+        if found is not None:
+            self.best = found if self.best is None else max(self.best, found)
+        return {name: value for name, value in (("acc", found), ("best_acc", self.best)) if value is not None}
+
+
 def training_job(
     evaluator: Evaluator, command: str, objective: Objective, recipe: Recipe, header: Mapping[str, Any],
-    sgd: SgdOptions, *groups: Any, best: bool = True, **more: Any,
+    sgd: SgdOptions, *groups: Any, accuracies: Accuracies,
+    extra: Callable[[Objective], Mapping[str, Any]] = lambda objective: {}, best: bool = True, **more: Any,
 ) -> Job:  # fmt: skip
     """The job of one objective, whose `student` is the net.
 
@@ -37,8 +56,10 @@ def training_job(
         header: entries of every checkpoint.
         sgd: batch, epochs and rates.
         groups: other option dataclasses that `config.json` records and a resumed run has in common with its start.
+        accuracies: of the run.
+        extra: more entries of each checkpoint.
         best: whether the best epoch on the evaluation set is kept as `model_best.pth.tar`.
-        more: `extra` and `start` of the `Job`.
+        more: `start` of the `Job`.
     """
     session, options = evaluator.session, evaluator.session.options
     kept, held = session.train_and_held()
@@ -52,6 +73,7 @@ def training_job(
     return Job(
         session, command, [stage], loader, batch, header=header, shared=shared,
         described=opening.described(evaluator.net, sgd, *groups), prefixes={"student.": checkpoint.PREFIX},
+        extra=lambda objective, figures: {**accuracies.of(figures), **extra(objective)},
         best=("top1" if held is None else "val_top1") if best else None, **more,
     )  # fmt: skip
 
@@ -81,13 +103,16 @@ class Validation:
         evaluator: of the command.
         job: of the run.
         folder: of the run.
+        accuracies: of the run.
         compression: of the net that a bit training starts from, for `log.txt`.
     """
 
     def __init__(
-        self, evaluator: Evaluator, job: Job, folder: RunFolder | None, compression: float | None = None
-    ) -> None:
-        self.evaluator, self.job, self.folder, self.compression = evaluator, job, folder, compression
+        self, evaluator: Evaluator, job: Job, folder: RunFolder | None, accuracies: Accuracies,
+        compression: float | None = None,
+    ) -> None:  # fmt: skip
+        self.evaluator, self.job, self.folder = evaluator, job, folder
+        self.accuracies, self.compression = accuracies, compression
 
     def __call__(self, clock: Clock, objective: Objective, **more: float) -> Mapping[str, float]:
         """A probe for `Job.fit`; `more`: figures of the caller, for the line and for `log.txt`."""
@@ -97,6 +122,7 @@ class Validation:
         if held is not None:
             values["val_top1"] = evaluator.evaluate(net, held).top1
         values |= more
+        self.accuracies.of(values)
         rate = self.job.stages[0].lr["main"](clock._replace(step=0))
         session.say(f"Epoch: [{clock.epoch + 1} | {clock.epochs}] LR: {rate:f}", printed.test_line(scores))
         if self.folder is not None and session.accelerator.is_main_process:

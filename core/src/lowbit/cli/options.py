@@ -134,6 +134,16 @@ def ignored_options(flags: Mapping[str, Any]) -> Decorator:
     )
 
 
+def _refuse_start(context: click.Context, option: click.Parameter, value: int) -> None:
+    if value:
+        raise click.BadParameter(f"{value}: a run goes on from a checkpoint alone, --resume auto", context, option)
+
+
+def start_epoch_option() -> Decorator:
+    """The original programs' `--start-epoch`, of which 0 alone is allowed: there `--resume` sets it as well."""
+    return click.option("--start-epoch", type=int, default=0, expose_value=False, hidden=True, callback=_refuse_start)
+
+
 def ignored_note(flags: Mapping[str, Any]) -> str:
     """The line under `--help` that names them."""
     return f"Accepted without effect, as in the authors' program: {', '.join(flags)}."

@@ -11,6 +11,7 @@ also runs on others (the 8x8 digits).
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -87,53 +88,21 @@ class CifarResNet(PooledNet):
         return self.layer3(self.layer2(self.layer1(x)))
 
 
-DEPTHS = (8, 14, 20, 32, 44, 56, 110)
-
+DEPTHS = tuple(range(8, 111, 6))  # 6n + 2
 default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}_1x1": cifar_cfg(8) for depth in DEPTHS})
 
 
-def _build(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _entry(depth: int) -> Callable[..., nn.Module]:
+    """What timm calls for the net of a depth."""
     variant, stages = f"cifar_resnet{depth}_1x1", {"out_indices": (0, 1, 2)}
-    return build_model_with_cfg(CifarResNet, variant, pretrained, feature_cfg=stages, depth=depth, **kwargs)
+
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return build_model_with_cfg(CifarResNet, variant, pretrained, feature_cfg=stages, depth=depth, **kwargs)
+
+    build.__name__ = build.__qualname__ = variant
+    build.__doc__ = f"ResNet-{depth}."
+    return build
 
 
-@register_model
-def cifar_resnet8_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-8."""
-    return _build(8, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet14_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-14."""
-    return _build(14, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet20_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-20, the net of the paper's CIFAR-10 tables: 272,474 parameters."""
-    return _build(20, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet32_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-32."""
-    return _build(32, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet44_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-44."""
-    return _build(44, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet56_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-56."""
-    return _build(56, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet110_1x1(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-110."""
-    return _build(110, pretrained, **kwargs)
+for _depth in DEPTHS:
+    globals()[f"cifar_resnet{_depth}_1x1"] = register_model(_entry(_depth))

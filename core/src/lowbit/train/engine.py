@@ -154,9 +154,10 @@ class Engine:
                 loss: Tensor = out.loss if part.share == 1.0 else out.loss * part.share
                 (loss if scaler is None else scaler.scale(loss)).backward()
             carries[number_of_part] = out.carry
-            self.meter.add("loss", out.loss, part.share)
+            pictures = float(len(part.index))
+            self.meter.add("loss", out.loss, pictures)
             for name, value in out.parts.items():
-                self.meter.add(name, value, part.share)
+                self.meter.add(name, value, pictures)
 
     def _step(self, clock: Clock, pas: Pass) -> None:
         """Unscale all, `before_step`, clip all together, step each, then one update of the scale."""

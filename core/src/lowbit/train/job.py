@@ -57,7 +57,7 @@ class Job:
         described: entries of `config.json` beside the session's options.
         facts: more entries of `config.json` and `result.json`, which are also logged.
         prefixes: as in `Run`.
-        extra: the method's own entries of a checkpoint, asked for at each save.
+        extra: the method's own entries of a checkpoint, as in `Run`.
         start: figures of the net that the run starts from; `read_start` has those of a resumed run. The command may
             add to them until `fit`. None: checkpoints carry none.
         best: a value of the probes; `model_best.pth.tar` is kept where it is highest.
@@ -69,8 +69,9 @@ class Job:
         self, session: Session, command: str, stages: Sequence[Stage], loader: Loader, batch: BatchPlan, *,
         header: Mapping[str, Any], shared: Mapping[str, Any], described: Mapping[str, Any],
         facts: Mapping[str, Any] | None = None, prefixes: Mapping[str, str] | None = None,
-        extra: Callable[[Objective], Mapping[str, Any]] | None = None, start: dict[str, float] | None = None,
-        best: str | None = None, log_every: int = 50, resume_option: str = "--resume",
+        extra: Callable[[Objective, Mapping[str, float]], Mapping[str, Any]] | None = None,
+        start: dict[str, float] | None = None, best: str | None = None, log_every: int = 50,
+        resume_option: str = "--resume",
     ) -> None:  # fmt: skip
         self.session, self.command, self.stages, self.loader, self.batch = session, command, stages, loader, batch
         self.described, self.start, self.resume_option = described, start, resume_option
@@ -78,9 +79,9 @@ class Job:
         given = session.options
         common = {"--limit-train": given.limit_train, "--val-split": given.val_split, "--clip-grad": given.clip_grad}
 
-        def entries(objective: Objective) -> dict[str, Any]:
+        def entries(objective: Objective, figures: Mapping[str, float]) -> dict[str, Any]:
             carried = {} if self.start is None else {AT_START: self.start}
-            return {**carried, **(extra(objective) if extra is not None else {})}
+            return {**carried, **(extra(objective, figures) if extra is not None else {})}
 
         self.run = Run(
             **session.run_options(),

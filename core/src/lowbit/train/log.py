@@ -24,7 +24,7 @@ class Meter:
         self.epoch: dict[str, tuple[float, float]] = {}  # weighted sum and weight, of all ranks
 
     def add(self, name: str, value: Tensor, weight: float) -> None:
-        """Add one scalar; `weight` is its batch's `share`."""
+        """Add one scalar; `weight` is the number of pictures that it is a mean over."""
         entry = self.recent.get(name)
         if entry is None:
             entry = self.recent[name] = ([], [])

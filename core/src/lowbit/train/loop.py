@@ -264,11 +264,11 @@ class _Loop:
     def write(
         self, path: Path, notes: Mapping[str, Any] | None, figures: Mapping[str, float], *, keep_previous: bool = False
     ) -> None:
-        state = gather(self.engine, notes or self.record.notes(), self.position, self.run)
+        state = gather(self.engine, notes or self.record.notes(), self.position, self.run, figures)
         changed = type(self.engine.objective).end_stage is not Objective.end_stage
         if self.finished and changed:  # no run goes on from here
             state["optimizer"] = {}
-        state["run"], state["figures"] = dict(self.facts), dict(figures)
+        state["run"] = dict(self.facts)
         state["epoch"] = epochs_before(self.epochs, self.position, self.steps_per_epoch)
         on_main(self.accelerator, lambda: write_checkpoint(path, state, keep_previous=keep_previous))
 

@@ -52,7 +52,7 @@ class Run:
             (reduce it as `lowbit.evaluate.classify` does). A probe that is not due returns {}, on all of them.
         options: of the training (rates, decay, chosen pictures); a run is resumed with the same.
         header: entries of every checkpoint: `format`, `package`, `arch`, ...
-        extra: the method's own entries, asked for at each save.
+        extra: the method's own entries, asked for at each save with the probes' figures of this very net.
         prefixes: beginnings of `state_dict` keys in the objective -> in the file; the longest that fits is taken.
         best: a value of the `eval` line; `model_best.pth.tar` is kept where it is highest.
     """
@@ -70,7 +70,7 @@ class Run:
     probes: Sequence[Probe] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     header: Mapping[str, Any] = field(default_factory=dict)
-    extra: Callable[[Objective], Mapping[str, Any]] | None = None
+    extra: Callable[[Objective, Mapping[str, float]], Mapping[str, Any]] | None = None
     prefixes: Mapping[str, str] = field(default_factory=dict)
     best: str | None = None
 

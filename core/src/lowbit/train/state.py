@@ -66,7 +66,9 @@ def on_cpu(value: Any) -> Any:
     return value
 
 
-def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Run) -> dict[str, Any]:
+def gather(
+    engine: Engine, notes: Mapping[str, Any], position: Position, run: Run, figures: Mapping[str, float]
+) -> dict[str, Any]:
     """The content of a checkpoint (a collective; only the first process gets all of it).
 
     Args:
@@ -74,6 +76,7 @@ def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Ru
         notes: `lines`, `meter`, `best`, `last`, `seconds` of the loop at `position`.
         position: where the run stands.
         run: header, the method's own entries, prefixes.
+        figures: the probes', of this very net.
     """
     scaler = run.accelerator.scaler
     local = {"buffers": local_buffers(engine.objective, run.accelerator), "meter": notes["meter"]}
@@ -87,7 +90,8 @@ def gather(engine: Engine, notes: Mapping[str, Any], position: Position, run: Ru
         "scaler": None if scaler is None else scaler.state_dict(),
         "ranks": gather_object([local]) if run.accelerator.num_processes > 1 else [local],
         **{name: value for name, value in notes.items() if name != "meter"},
-        **(run.extra(engine.objective) if run.extra else {}),
+        "figures": dict(figures),
+        **(run.extra(engine.objective, figures) if run.extra else {}),
     }
 
 
@@ -124,17 +128,14 @@ def load_weights(state: Mapping[str, Any], objective: Objective, run: Run) -> No
 
 
 def local_meter(state: Mapping[str, Any], accelerator: Accelerator) -> dict[str, Any]:
-    """This rank's meter; under another number of ranks the first takes all scalars, with weights to match."""
+    """This rank's meter; under another number of ranks the first takes all scalars."""
     meters = [rank["meter"] for rank in state["ranks"]]
-    world = accelerator.num_processes
-    if len(meters) == world:
+    if len(meters) == accelerator.num_processes:
         return dict(meters[accelerator.process_index])
-    scale = world / len(meters)
     recent = {}
     for name in meters[0]["recent"]:
         values = torch.cat([meter["recent"][name][0] for meter in meters])
-        weights = [weight * scale for meter in meters for weight in meter["recent"][name][1]]
+        weights = [weight for meter in meters for weight in meter["recent"][name][1]]
         mine = accelerator.is_main_process
         recent[name] = [values if mine else values[:0], weights if mine else []]
-    epoch = {name: [total * scale, weight * scale] for name, (total, weight) in meters[0]["epoch"].items()}
-    return {"recent": recent, "epoch": epoch}
+    return {"recent": recent, "epoch": meters[0]["epoch"]}
