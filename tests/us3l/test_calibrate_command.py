@@ -1,14 +1,20 @@
 """`us3l calibrate`: a file for each width, with its statistics and the width."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import Result
+from PIL import Image
 
+from lowbit.data.batch import Batch
+from lowbit.data.fixed import FixedPictures, shuffled
+from lowbit.data.geometry import RandomResizedCrop
+from lowbit.data.recipe import IMAGENET, Recipe
+from lowbit.data.views import ssl_views
 from lowbit.loading import load
 from lowbit.slim.layers import at_width
 from us3l.evaluation import open_pretrained
@@ -98,6 +104,24 @@ def test_what_is_refused(
     line = line[:-1] if more[0] == "MODEL.PRETRAINED=" else line
     error = us3l(*line, *more, "--output", tmp_path / "out", code=2).stderr
     assert said in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_pictures_in_files_are_cropped_as_in_the_authors_program(
+    us3l: Us3l, line: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down to 0.08 of the area, where pretraining has 0.2; jitter, grey and blur are pretraining's."""
+    seen = list[Recipe]()
+
+    def trained(self: FixedPictures, recipe: Recipe) -> Iterator[Batch]:
+        seen.append(recipe)
+        return shuffled(self.pictures, recipe, self.options, seed=self.seed)
+
+    monkeypatch.setattr(FixedPictures, "trained", trained)
+    (tmp_path / "data/train").mkdir(parents=True)
+    for number in range(40):
+        Image.new("RGB", (12, 12), (6 * number, 99, 0)).save(tmp_path / f"data/train/{number}.png")
+    us3l(*line, "--data", tmp_path / "data", "TRAIN.DATASET=folder", "--workers", 0, "--output", tmp_path / "out")
+    assert seen == [Recipe(IMAGENET, RandomResizedCrop(8, (0.08, 1.0)), ssl_views(8, IMAGENET, blur=True).colour)]
 
 
 def test_a_dry_run(us3l: Us3l, line: tuple[object, ...], tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import InputError
 from lowbit.train.protocol import Clock
 from us3l.group_decay import GroupDecay
 
@@ -76,9 +75,18 @@ def test_which_parameters(golden: Callable[[str], Path]) -> None:
         assert {"predictor", "predictor_new"} <= found or float(width) == 1
 
 
-def test_a_decay_that_would_turn_into_growth_is_refused() -> None:
-    with pytest.raises(InputError, match=r"0\.2.*8"):
-        GroupDecay(1e-4, 0.2, "linear", 8)
+def test_a_negative_lambda_is_computed_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    lambdas = GroupDecay(0.5, 0.2, "linear", 8).lambdas(10, 10)
+    assert lambdas == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1, 0, -0.1, -0.2])
+    assert [record.message for record in caplog.records] == [
+        "group regularization: with alpha=0.2 the last of 8 groups has a negative lambda: its channels grow"
+    ]
+    caplog.clear()
+    p = nn.Parameter(torch.ones(8))
+    add_(GroupDecay(0.5, 0.2, "linear", 8), 10, 10, p=p)
+    assert torch.allclose(p.grad, 2 * torch.tensor(lambdas))
+    GroupDecay(0.5, 0.2, "linear", 6), GroupDecay(0.5, 0.2, "exp", 8)
+    assert len(caplog.records) == 1
 
 
 def test_the_inputs_of_matrices_where_these_are_slimmed() -> None:

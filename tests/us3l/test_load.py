@@ -216,7 +216,7 @@ def test_others_files_are_not_taken() -> None:
     assert from_checkpoint({"state_dict": nn.Linear(2, 2).state_dict()}) is None
     assert from_checkpoint({"state_dict": {"encoder_q.conv1.weight": torch.zeros(4, 3, 3, 3)}}) is None
     assert from_checkpoint({"package": "ssql", "state_dict": {"encoder_q.conv1.weight": torch.zeros(1)}}) is None
-    with pytest.raises(InputError, match="no tensor of the authors' MobileNet-V2"):
+    with pytest.raises(InputError, match="no tensor or layer of the authors' MobileNet-V2"):
         authors.parse(
             {"arch": "us_mobilenetv2", "state_dict": {"features.0.0.weight": X, "features.99.body.0.weight": X}}
         )

@@ -10,6 +10,7 @@ import torch
 from lowbit.checkpoint.write import write_checkpoint
 from lowbit.data.batch import Batch
 from lowbit.errors import InputError
+from lowbit.losses.ranks import Ranks
 from lowbit.slim.layers import slimmable_layers
 from lowbit.slim.norms import SlimBatchNorm2d, SwitchableBatchNorm2d
 from lowbit.train.protocol import Clock
@@ -76,10 +77,12 @@ def test_heads_by_role() -> None:
         assert heads(method) == ("predictor", "predictor_new")
         assert heads(method, MOMENTUM_UPDATE=True) == ("predictor", "predictor")
         assert heads(method, SETTING={"NEW_DISTILL_HEAD": False}) == ("predictor", "predictor")
-        assert heads(method, DISTILL=False) == heads(method, NUM_SAMPLE_TRAINING=1) == ("predictor", "predictor")
+        assert heads(method, DISTILL=False) == ("predictor", "predictor_new"), "only MOMENTUM_UPDATE decides"
+        assert heads(method, NUM_SAMPLE_TRAINING=1) == ("predictor", "predictor")
     for method in ("SimCLR", "SimCLR_Momentum"):
         assert heads(method) == ("", "predictor")
         assert heads(method, MOMENTUM_UPDATE=True) == heads(method, SETTING={"PREDICTOR": False}) == ("", "")
+        assert heads(method, DISTILL=False) == ("", "predictor")
     for method, momentum in (("SimCLR", False), ("SimCLR_Momentum", True), ("SimSiam", False), ("BYOL", True)):
         objective = built(method, **SEVERAL)
         made = {name for name in ("predictor", "predictor_new") if hasattr(objective, name)}
@@ -161,6 +164,48 @@ def test_us_simsiam_is_simsiam_and_says_so(caplog: pytest.LogCaptureFixture) -> 
     assert sum("with the authors' sign it would repel" in record.message for record in caplog.records) == 1
 
 
+def test_exp_groups_without_alpha() -> None:
+    """0^0 = 1: only the first group is decayed, as by the formula; L2Reg has no groups, whatever alpha and kind say."""
+    for name, lambdas in (("GroupReg", (5e-4, 0, 0, 0)), ("L2Reg", (5e-4,) * 4)):
+        decay = built("BYOL", **SEVERAL, REGULARIZER=True, REGULARIZER_CRITERION=name, REGULARIZER_DECAY_ALPHA=0).plan
+        assert decay.decay is not None and decay.decay.lambdas(9, 10) == lambdas
+
+
+@pytest.mark.parametrize("name", ["InfoNCEv2", "CosineSimilarityv2"])
+def test_what_narrower_nets_learn_by(name: str) -> None:
+    """NT-Xent of a sub-network's own views, without targets; 2 - 2 cos with the other view's target, of both pairs."""
+    objective = built("SimCLR_Momentum", DISTILL_CRITERION=name, **SEVERAL | {"SETTING": {"T": 0.5}})
+    p, t = torch.nn.functional.normalize(torch.randn(4, 6, 8, dtype=torch.float64), dim=-1).chunk(2)
+    e = torch.cat([*p]).mm(torch.cat([*p]).T).div(0.5).exp().fill_diagonal_(0)
+    pairs = {
+        "InfoNCEv2": -(e.diagonal(6).repeat(2) / e.sum(1)).log().mean(),
+        "CosineSimilarityv2": 4 - 2 * ((p[0] * t[1]).sum(1).mean() + (p[1] * t[0]).sum(1).mean()),
+    }
+    assert objective.plan.distillation is not None
+    found = objective.plan.distillation(3 * p, 2 * t, Ranks((6,)))
+    assert found.item() == pytest.approx(pairs[name].item(), abs=1e-12)
+
+
+def test_layers_of_mobilenet_by_the_authors_names() -> None:
+    """Maps are of timm's modules in these places, 32 and 320 channels; the lifts have the authors' names and learn."""
+    names = ("features.6.body.7", "features.17.body.7")
+    own = {"DISTILL_FEATURE_NAME": names, "DISTILL_FEATURE_DIM": (32, 320)}
+    objective, seen, carry, out = built("SimCLR_Momentum", "us_mobilenetv2", **MAPS | own), [], None, None
+    for name in ("blocks.2.2.bn3", "blocks.6.0.bn3"):
+        objective.encoder_k.get_submodule(name).register_forward_hook(lambda module, args, x: seen.append(x))
+    views, clock = torch.randn(2, 2, *SIZE), Clock(0, 0, 1, 0, 1, seed=0)
+    for pas in objective.passes(clock)[:2]:
+        out = objective(Batch((views[0], views[1]), torch.arange(2)), clock, pas, carry)
+        carry = out.carry
+    assert out is not None and carry is not None
+    out.loss.backward()
+    assert [x.shape[1] for x in seen] == [32, 320] * 2
+    assert all(x is y for x, y in zip(seen, [maps[view] for view in (0, 1) for maps in carry[1].values()], strict=True))
+    lifts = {name: p for name, p in objective.named_parameters() if name.startswith("proj_conv.")}
+    assert list(lifts) == ["proj_conv.features_6_body_7.weight", "proj_conv.features_17_body_7.weight"]
+    assert all(p.grad is not None and bool(p.grad.any()) for p in lifts.values())
+
+
 def criterion(name: str) -> dict[str, Any]:
     return {"TRAIN": {"LOSS": {"CRITERION": {"NAME": name}}}}
 
@@ -222,3 +267,18 @@ def test_a_teacher_is_read_with_its_projector(method: str, tmp_path: Path) -> No
         teacher_of(config_of(method, TEACHER=own | {"TEACHER_DIM": 16}))
     with pytest.raises(InputError, match="TEACHER_PRETRAINED"):
         teacher_of(config_of(method))
+
+
+def test_what_seeds_projector_lacks_of_a_teacher_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """SimCLR's projector has a bias more; its other tensors are the file's."""
+    own = {
+        "TEACHER_ARCH": "cifar_resnet8_1x1", "TEACHER_PRETRAINED": str(tmp_path / "teacher.pth.tar"), "TEACHER_DIM": 8,
+        "TEACHER_HIDDEN_DIM": 8,
+    }  # fmt: skip
+    for method, said in (("BYOL", []), ("SimCLR", ["teacher.pth.tar: SEED's projector has no fc.3.bias, left out"])):
+        state = built(method, "cifar_resnet8_1x1").state_dict()
+        write_checkpoint(Path(own["TEACHER_PRETRAINED"]), {"state_dict": state}, keep_previous=False)
+        caplog.clear()
+        found = teacher_of(config_of("SEED", TEACHER=own)).state_dict()
+        assert [record.message.rpartition("/")[2] for record in caplog.records if "SEED" in record.message] == said
+        assert all(torch.equal(value, state[f"encoder_q.{key}"]) for key, value in found.items())

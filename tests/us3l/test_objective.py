@@ -181,7 +181,7 @@ def test_feature_maps_of_narrow_passes_follow_the_targets(method: str) -> None:
     """A loss on top of the one without it, of the maps of the encoder that gives the targets."""
     with_maps, plain = (runs.tiny(method, features=features).double() for features in (True, False))
     batch, clock = batch_of(), clock_at(0)
-    wide, narrow = SubNet(1.0, "max", True, False), SubNet(0.5, "min", False, True)
+    wide, narrow = SubNet(1.0, "max", True, True, False), SubNet(0.5, "min", False, False, True)
     losses, carries = [], []
     for objective in (with_maps, plain):
         carry = objective(batch, clock, Pass(wide), None).carry
@@ -320,9 +320,13 @@ def test_targets_are_the_copys_at_full_width_or_at_each_width_without_distillati
     for distillation, widths in ((True, [1.0]), (False, [1.0, 0.5, 0.25])):
         objective = runs.tiny("BYOL", {"DISTILL": distillation}, **({} if distillation else {"distillation": None}))
         seen: list[float] = []
+        heads: list[str] = []
         objective.encoder_k.conv1.register_forward_hook(lambda m, a, out, seen=seen: seen.append(m.width[1]))
+        for head in ("predictor", "predictor_new"):
+            objective.get_submodule(head).register_forward_hook(lambda *_, head=head, heads=heads: heads.append(head))
         outs = train(objective.double(), 1)
         assert seen == [width for width in widths for _ in range(2)]
+        assert heads == ["predictor"] * 2 + ["predictor_new"] * 4, "narrower passes have their own in either case"
         assert distillation or [out.carry[0][0] is outs[0].carry[0][0] for out in outs] == [True, False, False]
     alone = runs.tiny("BYOL", sampling=Sampling(fixed=(0.25,))).double()
     seen = []

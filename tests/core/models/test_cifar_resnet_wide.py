@@ -27,7 +27,14 @@ def slow_count(depths: tuple[int, ...], bottleneck: bool) -> int:
 
 
 @pytest.mark.parametrize(
-    ("depth", "blocks", "bottleneck"), [(18, (2, 2, 2, 2), False), (34, (3, 4, 6, 3), False), (50, (3, 4, 6, 3), True)]
+    ("depth", "blocks", "bottleneck"),
+    [
+        (18, (2, 2, 2, 2), False),
+        (34, (3, 4, 6, 3), False),
+        (50, (3, 4, 6, 3), True),
+        (101, (3, 4, 23, 3), True),
+        (152, (3, 8, 36, 3), True),
+    ],
 )
 def test_parameters_and_the_keys_of_timm(depth: int, blocks: tuple[int, ...], bottleneck: bool) -> None:
     with torch.device("meta"):

@@ -49,7 +49,7 @@ def parse(checkpoint: Mapping[str, Any]) -> Theirs | None:
         found = {key: value for key, value in found.items() if not key.startswith("fc.")}
     found = found or (state if slimmable else {})
     if "features.0.0.weight" in found:
-        found = dict(zip(map(_timm_key, found), found.values(), strict=True))
+        found = dict(zip(map(timm_name, found), found.values(), strict=True))
     elif "conv1.weight" not in found:
         return None
     if not slimmable:
@@ -58,23 +58,23 @@ def parse(checkpoint: Mapping[str, Any]) -> Theirs | None:
     return Theirs(found, said, slimmable)
 
 
-def _timm_key(key: str) -> str:
-    """`features.2.body.3.weight` -> `blocks.1.0.conv_dw.weight`, `fc.0.bias` -> `classifier.0.bias`.
+def timm_name(key: str) -> str:
+    """`features.2.body.3.weight` -> `blocks.1.0.conv_dw.weight`, of modules, too; `fc.0.bias` -> `classifier.0.bias`.
 
     Raises:
-        InputError: no key of their MobileNet-V2.
+        InputError: no key, and no layer, of their MobileNet-V2.
     """
     parts = key.split(".")
     try:
         if parts[0] == "fc":
             return ".".join(["classifier", *parts[1:]])
         if parts[2] != "body":
-            return f"{ENDS['.'.join(parts[1:3])]}.{'.'.join(parts[3:])}"
+            return ".".join([ENDS[".".join(parts[1:3])], *parts[3:]])
         number = int(parts[1])
         names = FIRST if number == 1 else INSIDE
-        return f"{BLOCKS[number - 1]}.{names[parts[3]]}.{'.'.join(parts[4:])}"
+        return ".".join([BLOCKS[number - 1], names[parts[3]], *parts[4:]])
     except (KeyError, IndexError, ValueError) as error:
-        raise InputError(f"{key} is no tensor of the authors' MobileNet-V2: name another file") from error
+        raise InputError(f"{key} is no tensor or layer of the authors' MobileNet-V2: name another") from error
 
 
 def is_statistic(key: str) -> bool:

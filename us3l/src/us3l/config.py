@@ -44,12 +44,14 @@ class Ofa(Node):
     MOMENTUM_UPDATE: bool = True  # also before each further pass, whose head is then the base one
     STEP_PER: Literal["width", "batch"] = "width"  # ours: batch accumulates the gradients of all widths
     DISTILL: bool = True
-    DISTILL_CRITERION: Literal["CosineSimilarity", "InfoNCEv2_distill", "InfoNCE", "MSELoss"] = "CosineSimilarity"
+    DISTILL_CRITERION: Literal[
+        "CosineSimilarity", "CosineSimilarityv2", "InfoNCEv2", "InfoNCEv2_distill", "InfoNCE", "MSELoss"
+    ] = "CosineSimilarity"  # fmt: skip
     DISTILL_LAMBDA: Amount = 1.0
     DISTILL_STUDENT_TEMP: Positive = 1.0
     DISTILL_TEACHER_TEMP: Positive = 1.0
     DISTILL_FEATURE: bool = False
-    DISTILL_FEATURE_CRITERION: Literal["", "MSELoss", "CosineSimilarity", "AMSELoss"] = ""
+    DISTILL_FEATURE_CRITERION: Literal["", "MSELoss", "CosineSimilarity", "AMSELoss"] = ""  # AMSELoss is not here
     DISTILL_FEATURE_LAMBDA: Amount = 1.0
     DISTILL_FEATURE_NAME: Annotated[tuple[str, ...], AfterValidator(_distinct)] = ("layer3.0.bn2",)
     DISTILL_FEATURE_DIM: tuple[AtLeastOne, ...] = (256,)
@@ -131,6 +133,7 @@ class Distill(Node):
 class Setting(root.Setting):
     """Heads and loss of a self-supervised method."""
 
+    MLP: bool = True  # MoCo: a hidden layer in the projector; all others have three layers and refuse False
     PREDICTOR: bool = True  # SimCLR: sub-networks have a distillation head
     NEW_DISTILL_HEAD: bool = True  # BYOL, SimSiam_Momentum: sub-networks have a predictor of their own
     MOMENTUM_COSINE: bool = False  # ours: the momentum rises to 1 along a cosine

@@ -15,15 +15,16 @@ As theirs: every pass decays all channels, used or not; a pass at full width lea
 such channels (matrices; of transformers all but these) have lambda.
 """
 
+import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lowbit.errors import InputError
 from lowbit.train.protocol import Clock
 
+log = logging.getLogger(__name__)
 LEFT_OUT, HEADS = ("encoder_k.", "proj_conv."), ("predictor.", "predictor_new.")  # beginnings of names
 
 
@@ -42,10 +43,10 @@ class GroupDecay:
 
     def __post_init__(self) -> None:
         if self.kind == "linear" and self.alpha * (self.bins - 1) > 1:
-            raise InputError(
-                f"group regularization: {self.alpha} less for each of {self.bins} groups turns decay into growth; "
-                "lower one of them"
-            )
+            log.warning(
+                "group regularization: with alpha=%g the last of %d groups has a negative lambda: its channels grow",
+                self.alpha, self.bins,
+            )  # fmt: skip
 
     def lambdas(self, epoch: int, epochs: int) -> tuple[float, ...]:
         """Of each group, in an epoch (0-based) of a run of `epochs`."""

@@ -65,23 +65,27 @@ class FeatureDistillation(nn.Module):
     """A map of c of C channels is lifted to C by the first c inputs of a 1x1 convolution, then compared.
 
     Args:
-        names: of the encoder's modules; the lift of `layer2.1.bn2` is the submodule `layer2_1_bn2`, the authors' name.
+        names: the authors', of modules; the lift of `layer2.1.bn2` is the submodule `layer2_1_bn2`.
         channels: C of each.
         loss: of two views' maps, each with the target's map of the other view.
         weight: of this loss in the objective.
+        modules: their names in the encoder, where these are others.
     """
 
-    def __init__(self, names: Sequence[str], channels: Sequence[int], loss: SiameseLoss, weight: float) -> None:
+    def __init__(
+        self, names: Sequence[str], channels: Sequence[int], loss: SiameseLoss, weight: float,
+        modules: Sequence[str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.names, self.loss, self.weight = tuple(names), loss, weight
+        self.names, self.loss, self.weight = tuple(modules or names), loss, weight
         for name, c in zip(names, channels, strict=True):
             self.add_module(name.replace(".", "_"), nn.Conv2d(c, c, 1, bias=False))
 
     def forward(self, students: Captured, targets: Captured) -> Tensor:
         """The weighted mean over the modules; of each, the maps of two views."""
         total: Any = 0
-        for name in self.names:
-            weight: Any = self.get_submodule(name.replace(".", "_")).weight
+        for name, lift in zip(self.names, self.children(), strict=True):
+            weight: Any = lift.weight
             lifted: Any = [F.conv2d(x, weight[:, : x.shape[1]]) for x in students[name]]
             wanted: Any = targets[name]
             total = total + self.loss(lifted, wanted)

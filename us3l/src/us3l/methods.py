@@ -25,6 +25,7 @@ from lowbit.options import OptimOptions
 from lowbit.slim.conversion import slims_inputs
 from lowbit.slim.norms import SlimBatchNorm2d
 from lowbit.train.schedule import constant, cosine
+from us3l.authors import timm_name
 from us3l.config import Config
 from us3l.group_decay import GroupDecay
 from us3l.losses import MAPS, FeatureDistillation, loss_of
@@ -49,8 +50,8 @@ def decay_of(config: Config, encoder: nn.Module) -> GroupDecay | None:
     ofa = config.MODEL.OFA
     if not ofa.REGULARIZER:
         return None
-    alpha = ofa.REGULARIZER_DECAY_ALPHA if ofa.REGULARIZER_CRITERION == "GroupReg" else 0.0
-    kind = ofa.REGULARIZER_DECAY_TYPE if alpha else "linear"
+    grouped = ofa.REGULARIZER_CRITERION == "GroupReg"
+    alpha, kind = (ofa.REGULARIZER_DECAY_ALPHA, ofa.REGULARIZER_DECAY_TYPE) if grouped else (0.0, "linear")
     bins, warmup = ofa.REGULARIZER_DECAY_BINS, ofa.REGULARIZER_WARMUP_EPOCHS
     return GroupDecay(ofa.REGULARIZER_LAMBDA, alpha, kind, bins, warmup, of_inputs=slims_inputs(encoder))
 
@@ -80,10 +81,10 @@ def encoder_of(config: Config, size: tuple[int, int, int]) -> nn.Module:
 
 
 def heads_of(config: Config) -> tuple[str, str]:
-    """The submodules that make the predictions of the base loss and of the distillation; "": none."""
+    """The submodules that make the predictions of the widest pass and of narrower ones; "": none."""
     known, setting = config.known, config.SSL.SETTING
     chosen = known.own_head and getattr(setting, known.own_head)
-    if config.MODEL.OFA.MOMENTUM_UPDATE or not config.distils or not chosen:
+    if config.MODEL.OFA.MOMENTUM_UPDATE or not config.several or not chosen:
         return known.head, known.head
     return known.head, "predictor_new" if known.head else "predictor"
 
@@ -148,11 +149,11 @@ def build(
         raise InputError(f"SSL.SETTING.DIM={setting.DIM} is not the teacher's DISTILL.TEACHER_DIM: make them equal")
     if method != config.SSL.TYPE:
         log.info("SSL.TYPE=%s is no method of its own: %s is run", config.SSL.TYPE, method)
-    if config.criterion == "CosineSimilarityv2":
-        log.info("TRAIN.LOSS.CRITERION.NAME=CosineSimilarityv2: 2 - 2 cos; with the authors' sign it would repel")
     encoder, generator = encoder_of(config, size), torch.Generator().manual_seed(config.SEED or 0)
     keys = KeyQueue(setting.DIM, setting.MOCO_K, generator) if known.queue else None
     distillation = ofa.DISTILL_CRITERION if len(known.criteria) > 1 else config.criterion
+    if "CosineSimilarityv2" in (config.criterion, distillation if config.distils else ""):
+        log.info("CosineSimilarityv2: 2 - 2 cos; with the authors' sign it would repel")
     temperature = ofa.DISTILL_STUDENT_TEMP if method == "SEED" else setting.T
     momentum = cosine(setting.MOMENTUM, 1.0) if setting.MOMENTUM_COSINE else constant(setting.MOMENTUM)
     plan = Plan(
@@ -182,9 +183,13 @@ def features_of(config: Config, encoder: nn.Module, size: tuple[int, int, int]) 
     """
     ofa = config.MODEL.OFA
     names, dims = ofa.DISTILL_FEATURE_NAME, ofa.DISTILL_FEATURE_DIM
-    with captured(encoder, names) as maps:
+    renamed = "features." if "mobilenetv2" in config.MODEL.net.name else "/"  # beginning of the authors' own names
+    modules = [timm_name(name) if name.startswith(renamed) else name for name in names]
+    with captured(encoder, modules) as maps:
         run_blank(encoder, size)
-    found = tuple(maps[name][0].shape[1] if len(maps[name]) == 1 and maps[name][0].dim() == 4 else 0 for name in names)
+    found = tuple(
+        maps[name][0].shape[1] if len(maps[name]) == 1 and maps[name][0].dim() == 4 else 0 for name in modules
+    )
     if 0 in found:
         raise InputError(
             f"MODEL.OFA.DISTILL_FEATURE_NAME: {names[found.index(0)]} of {config.MODEL.ARCH} does not give one "
@@ -195,4 +200,5 @@ def features_of(config: Config, encoder: nn.Module, size: tuple[int, int, int]) 
             f"MODEL.OFA.DISTILL_FEATURE_DIM={list(dims)}: {', '.join(names)} of {config.MODEL.ARCH} have "
             f"{', '.join(map(str, found))} channels; give these"
         )
-    return FeatureDistillation(names, dims, MAPS[ofa.DISTILL_FEATURE_CRITERION], ofa.DISTILL_FEATURE_LAMBDA)
+    loss = MAPS[ofa.DISTILL_FEATURE_CRITERION]
+    return FeatureDistillation(names, dims, loss, ofa.DISTILL_FEATURE_LAMBDA, modules)

@@ -47,10 +47,11 @@ def uniform_of(generator: torch.Generator) -> Uniform:
 
 
 class SubNet(NamedTuple):
-    """One pass: its width, its name in the record, whether it has the base loss, whether it is the batch's last."""
+    """One pass: its width, its name in the record, whether it is the batch's widest, has the base loss, is the last."""
 
     width: float
     name: str
+    widest: bool
     base: bool
     last: bool
 
@@ -63,7 +64,7 @@ class Plan:
     base: Loss  # of the widest pass
     distillation: Loss | None  # of narrower ones, the copy being at full width; None: all have `base`, the copy theirs
     weight: float = 1.0  # of the distillation
-    heads: tuple[str, str] = ("", "")  # submodules that predict for the two losses; "": the outputs do
+    heads: tuple[str, str] = ("", "")  # submodules that predict in the widest pass and in narrower ones; "": none
     momentum: Schedule | None = None  # m of the copy; None: there is none
     moves_per_pass: bool = False  # the copy moves before each pass, not once per batch
     step_per_batch: bool = False  # the gradients of all widths make one optimizer step
@@ -73,7 +74,7 @@ class Plan:
         """One for each width of a batch, the widest first; the same on all ranks."""
         widths = self.sampling.widths(clock.epoch, clock.epochs, uniform_of(clock.generator("widths")))
         nets = [
-            SubNet(width, name, number == 0 or self.distillation is None, number == len(widths) - 1)
+            SubNet(width, name, number == 0, number == 0 or self.distillation is None, number == len(widths) - 1)
             for number, (width, name) in enumerate(zip(widths, self.sampling.names(widths), strict=True))
         ]
         return [Pass(net, ("main",) if net.last or not self.step_per_batch else ()) for net in nets]
@@ -132,7 +133,7 @@ class UniversallySlimmable(Objective):
         if net.base:
             carry = (*self._targets(batch, clock, layout, net.width, f, maps), layout)
         targets, target_maps, _ = carry
-        head = plan.heads[0 if net.base else 1]
+        head = plan.heads[0 if net.widest else 1]
         p = tuple(map(self.get_submodule(head), f)) if head else f
         if net.base or plan.distillation is None:
             loss = plan.base(p, targets, layout)

@@ -1,4 +1,4 @@
-"""ResNet-18, 34 and 50 for 32x32 pictures: ImageNet's widths behind a 3x3 stem.
+"""ResNet-18, 34, 50, 101 and 152 for 32x32 pictures: ImageNet's widths behind a 3x3 stem.
 
 He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv 1512.03385), Table 1, with a 3x3
 stem of stride 1 and no max-pooling. Keys are timm's and torchvision's; default initialisation of torch, as the authors
@@ -8,6 +8,7 @@ Deviations: the authors average-pool 4x4; here the mean over all positions, whic
 also runs on others. 10 classes by default, not 128.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -137,37 +138,26 @@ DEPTHS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] =
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+    152: (Bottleneck, (3, 8, 36, 3)),
 }
 
 default_cfgs = generate_default_cfgs({f"cifar_resnet{depth}": cifar_cfg(4) for depth in DEPTHS})
 
 
-def _build(depth: int, pretrained: bool, **kwargs: Any) -> nn.Module:
+def _entry(depth: int) -> Callable[..., nn.Module]:
+    """What timm calls for the net of a depth."""
+    variant, stages = f"cifar_resnet{depth}", {"out_indices": (0, 1, 2, 3)}
     block, depths = DEPTHS[depth]
-    return build_model_with_cfg(
-        WideCifarResNet,
-        f"cifar_resnet{depth}",
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3)},
-        block=block,
-        depths=depths,
-        **kwargs,
-    )
+
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        own = {"block": block, "depths": depths, **kwargs}
+        return build_model_with_cfg(WideCifarResNet, variant, pretrained, feature_cfg=stages, **own)
+
+    build.__name__ = build.__qualname__ = variant
+    build.__doc__ = f"ResNet-{depth} with a 3x3 stem."
+    return build
 
 
-@register_model
-def cifar_resnet18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-18 with a 3x3 stem: 11,168,832 parameters without the classifier."""
-    return _build(18, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-34 with a 3x3 stem."""
-    return _build(34, pretrained, **kwargs)
-
-
-@register_model
-def cifar_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNet-50 with a 3x3 stem."""
-    return _build(50, pretrained, **kwargs)
+for _depth in DEPTHS:
+    globals()[f"cifar_resnet{_depth}"] = register_model(_entry(_depth))

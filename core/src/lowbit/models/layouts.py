@@ -36,6 +36,7 @@ DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {  # (blocks of each stage, wh
     ((3, 4, 6, 3), False): 34,
     ((3, 4, 6, 3), True): 50,
     ((3, 4, 23, 3), True): 101,
+    ((3, 8, 36, 3), True): 152,
 }
 OF_TEACHER = re.compile(r"teacher\..*backbone\.|.*teacher_backbone\.")
 ENOUGH = 0.25  # of the tensors of the fullest: with fewer it is no encoder of this net

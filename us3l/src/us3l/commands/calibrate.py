@@ -2,20 +2,23 @@
 
 `checkpoint_width_{w}.pth.tar` (`checkpoint_width_by_layer.pth.tar`) holds the backbone at full size, the statistics of
 the width in the channels that run there, and the width. Other widths of an S-Net keep theirs. Statistics are a
-cumulative average over MODEL.OFA.CALIBRATION_PICTURES training pictures under the views of pretraining; widths that
-round to the same channels share them.
+cumulative average over MODEL.OFA.CALIBRATION_PICTURES training pictures under the views of pretraining, of pictures in
+files with crops of 0.08 to 1 of the area, as the authors'; widths that round to the same channels share them.
 
 Deviations from the authors' program: it takes ImageNet at 224 pixels alone, 501 batches at momentum 0.1, leaves the
 first layer of the projector in the file, and does not record the width.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from lowbit.checkpoint.write import write_checkpoint
 from lowbit.config.tree import dump_config, with_values
 from lowbit.cost import cost
+from lowbit.data.geometry import RandomResizedCrop
+from lowbit.data.pictures import MemoryPictures
 from lowbit.data.views import side_of, view_recipes
 from lowbit.evaluate.table import Row
 from lowbit.models.pretrained_cfg import pretrained_cfg
@@ -53,6 +56,8 @@ def calibrate(options: RunOptions, config: Config, name: str, own: CalibrateOpti
                 counted = cost(net, size)
             rows.append({"variant": show_width(width), "macs": counted.macs, "parameters": counted.parameters})
         views, shown = view_recipes(config.TRAIN.DATASET, train, side)
+        if not isinstance(train, MemoryPictures):
+            views = replace(views, geometry=RandomResizedCrop(side))
         if backbone.net.kind == "universal":
             for norm in batchnorms(net):
                 norm.reset_running_stats()

@@ -1,12 +1,13 @@
 """`us3l distill`: a net learns without labels from a frozen teacher (SEED; Fang et al., ICLR 2021)."""
 
+import logging
 from functools import partial
 from typing import Any
 
 from torch import nn
 
 from lowbit.errors import InputError, naming
-from lowbit.models.create import create_model
+from lowbit.models.create import classifiers, create_model
 from lowbit.models.heads import attach_projector_, build_heads
 from lowbit.models.weight_file import read_weights
 from lowbit.models.weights import branch_of, load_
@@ -16,6 +17,8 @@ from us3l.commands.pretrain import pretrain
 from us3l.config import Config
 from us3l.methods import PROJECTORS, build
 from us3l.names import DISTILLED, net_of
+
+log = logging.getLogger(__name__)
 
 
 def distill(options: RunOptions, config: Config, **given: Any) -> Result | None:
@@ -47,10 +50,14 @@ def teacher_of(config: Config) -> nn.Module:
     with naming("DISTILL.TEACHER_PRETRAINED"):
         weights = read_weights(own.TEACHER_PRETRAINED)
     try:
-        load_(net, weights, branch_of(weights, net)._replace(prefix=""))  # with its projector, as of a plain net
+        branch = branch_of(weights, net)._replace(prefix="")  # with its projector, as of a plain net
+        load_(net, weights, branch)
     except InputError as error:
         raise InputError(
             f"the teacher (DISTILL.TEACHER_PRETRAINED) should be a {own.TEACHER_ARCH} with a projector of "
             f"TEACHER_HIDDEN_DIM={own.TEACHER_HIDDEN_DIM} and TEACHER_DIM={own.TEACHER_DIM}: {error}"
         ) from error
+    dropped = sorted(key for key in branch.state.keys() - net.state_dict().keys() if key.startswith(classifiers(net)))
+    if dropped:
+        log.warning("%s: SEED's projector has no %s, left out", weights.name, ", ".join(dropped))
     return net.eval().requires_grad_(False)
