@@ -217,6 +217,7 @@ def test_defaults_are_the_authors() -> None:
         ("QUANT.W.SYMMETRY=False", "True"),
         ("QUANT.A.GRANULARITY=channelwise", "'layerwise'"),
         ("QUANT.A.OBSERVER_METHOD.NAME=PERCENTILE", "'MOMENTUM_MINMAX'"),
+        ("QUANT.W.OBSERVER_METHOD.NAME=GAUSSIAN", "'MINMAX'"),
         ("QUANT.BIT_CONFIG=[{conv1: {w: 8}}, {}]", "at most 1"),
         ("QUANT.BIT_CONFIG=[{conv1: {w: 33}}]", "QUANT.BIT_CONFIG.0.conv1.w=33"),
         ("QUANT.W.SCALE=free", "'detached' or 'differentiable'"),

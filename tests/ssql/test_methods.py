@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.models.heads import HEADS, attach_projector_, build_heads
 from lowbit.quant.bitwidths import activations, weight_quantizers
-from ssql.bit_policy import derive_policy, policy_of, quantize_encoder_
+from ssql.bit_policy import derive_policy, policy_of, short
 from ssql.config import Config, Quant
 from ssql.methods import build, classifier, drawing_of, plan_of
 from ssql.objective import Contrastive, MomentumContrast, Reversed, Siamese
@@ -89,7 +88,7 @@ def test_settings_reach_the_objective() -> None:
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
-def test_pins_are_the_authors_lists(recorded: Any, depth: int) -> None:
+def test_pins_are_the_authors_lists(recorded: Any, depth: int, caplog: pytest.LogCaptureFixture) -> None:
     """Derived from the net, and read from a list of theirs, the bits of every layer are the same."""
     files = [
         (name, flat)
@@ -109,6 +108,7 @@ def test_pins_are_the_authors_lists(recorded: Any, depth: int) -> None:
         for layer, pins in flat["QUANT.BIT_CONFIG"][0].items():
             assert {side: table[layer][side] for side in pins} == pins, f"{name}: {layer}"
         assert len(derived.points) == {18: 17, 34: 33, 50: 49}[depth]
+    assert not caplog.messages
 
 
 def test_a_list_replaces_the_derived_pins_but_the_classifier_stays_float() -> None:
@@ -131,6 +131,20 @@ def test_the_last_batch_norm_of_a_timm_resnet_s_block(kind: str, start: int) -> 
     assert (encoder.get_parameter("layer1.0.bn2.weight") == start).all()
     net = classifier(config_of(kind, "test_resnet"), SIZE, 2)
     assert (net.get_parameter("layer1.0.bn2.weight") == 1).all(), "fine-tuning is as torchvision's ResNets begin"
+
+
+def test_a_list_that_leaves_outputs_without_an_activation_out_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """In the original they are quantized at A.BIT; ours stay float."""
+    net = create_model("test_resnet", num_classes=10)
+    policy = derive_policy(net, SIZE)
+    ends = {short(name) for name in policy.weights if name not in policy.follows.values()} - {"fc"}
+    listed = {name: {"a": 0} for name in ends - {"layer1.0.conv2", "layer3.0.conv3"}}
+    policy_of(net, quant_of(BIT_CONFIG=[{**listed, "layer3.0.conv3": {"w": 4}}], A={"BIT": 0}), SIZE)
+    assert not caplog.messages
+    policy_of(net, quant_of(BIT_CONFIG=[{**listed, "layer3.0.conv3": {"w": 4}}], A={"BIT": 4}), SIZE)
+    assert len(caplog.messages) == 1 and " of layer1.0.conv2, layer3.0.conv3: " in caplog.messages[0]
+    policy_of(net, quant_of(BIT_CONFIG=[{"conv1.0": {"w": 8}}], A={"BIT": 4}), SIZE)
+    assert f" and {len(ends) - 3} more" in caplog.messages[1]
 
 
 def test_optimizer_groups() -> None:
@@ -161,9 +175,6 @@ def test_what_is_refused() -> None:
     encoder = create_model("cifar_resnet18", num_classes=0)
     with pytest.raises(InputError, match="no linear classifier"):
         attach_projector_(encoder, lambda features: build_heads(plan_of("SimSiam"), features, 16, 16))
-    quant = quant_of(W={"OBSERVER_METHOD": {"NAME": "GAUSSIAN"}})
-    with pytest.raises(InputError, match=r"QUANT\.W\.OBSERVER_METHOD\.NAME=GAUSSIAN"):
-        quantize_encoder_(nn.Sequential(nn.Conv2d(3, 4, 3)), quant, SIZE)
 
 
 def test_heads_are_those_of_the_method_that_a_type_stands_on() -> None:

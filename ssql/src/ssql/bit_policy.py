@@ -144,16 +144,20 @@ def _tell_floats(model: nn.Module, found: Places) -> None:
     """Activations that stay float although nobody asked for it."""
     unknown = unknown_activations(model)
     if unknown:
-        shown = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
-        log.warning("activations that bits do not reach, since no quantized form of them is known: %s", shown)
+        log.warning("activations that bits do not reach, since no quantized form of them is known: %s", _shown(unknown))
     elif not found.activations:
         log.warning("this net has no activation modules, so its activations stay float at any bits; weights do not")
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def policy_of(encoder: nn.Module, quant: Quant, size: tuple[int, int, int]) -> BitPolicy:
     """The pins derived from the network, or exactly those of `QUANT.BIT_CONFIG`, as the authors list them.
 
     A classifier is float, as in the authors' program, even where the list (their ImageNet evaluation) says otherwise.
+    So are outputs without an activation function, which the authors' program quantizes unless the list says 0.
 
     Raises:
         InputError: a name in the list that is not of this net.
@@ -164,6 +168,12 @@ def policy_of(encoder: nn.Module, quant: Quant, size: tuple[int, int, int]) -> B
     unpinned = replace(policy, weights=dict.fromkeys(policy.weights), activations=dict.fromkeys(policy.activations))
     listed = unpinned.override(quant.BIT_CONFIG[0])  # type: ignore[arg-type]  # its inner keys are "w" and "a"
     classifier = {name: 0 for name, pin in policy.weights.items() if pin == 0}
+    stated = {short(name) for name, pins in quant.BIT_CONFIG[0].items() if "a" in pins}
+    ends = [name for name in policy.weights if name not in classifier and name not in policy.follows.values()]
+    unlisted = [short(name) for name in ends if short(name) not in stated]
+    if quant.A.BIT and unlisted:
+        said = "QUANT.BIT_CONFIG states no a of %s: no activation function follows, so these outputs stay float"
+        log.warning(said, _shown(unlisted))
     return replace(listed, weights={**listed.weights, **classifier})
 
 
@@ -176,13 +186,8 @@ def quantize_encoder_(encoder: nn.Module, quant: Quant, size: tuple[int, int, in
         size: (C, H, W) of the pictures.
 
     Raises:
-        InputError: an observer that weights do not have.
+        InputError: a name in `BIT_CONFIG` that is not of this net.
     """
-    if quant.W.OBSERVER_METHOD.NAME != "MINMAX":
-        raise InputError(
-            f"QUANT.W.OBSERVER_METHOD.NAME={quant.W.OBSERVER_METHOD.NAME}: the range of weights is their largest "
-            "magnitude at each step; MINMAX is allowed"
-        )
     weight = WeightConfig(
         grid=quant.W.GRID,
         per_channel=quant.W.GRANULARITY == "channelwise",

@@ -5,7 +5,8 @@ The decisions that the paper leaves open are named options: `QUANT.W.SCALE`, `QU
 `QUANT.SYNC_RANGES`, `QUANT.FP`, `QUANT.CALIBRATION.PICTURES`, `SSL.SETTING.OUTPUT_BN`, `TRAIN.OPTIMIZER.*`.
 
 Deviations: choices are those of the working parts (no PERCENTILE or KL observer, no quantizer but `uniform`); an empty
-`BIT_CONFIG` means the pins that `ssql.bit_policy` derives from the network, which are the authors' lists.
+`BIT_CONFIG` means the pins that `ssql.bit_policy` derives from the network, which are the authors' lists (theirs: none
+are pinned).
 """
 
 from typing import Annotated, Literal, Self
@@ -38,10 +39,17 @@ def _bit_range(value: tuple[int, int]) -> tuple[int, int]:
 BitRange = Annotated[tuple[int, int], AfterValidator(_bit_range)]
 
 
+class WeightObserver(quant.Observer):
+    """The range of weights: their largest magnitude, at each step."""
+
+    NAME: Literal["MINMAX"] = "MINMAX"
+
+
 class Weights(quant.Weights):
     """Weights. `BIT` holds in evaluation; pretraining draws from `BIT_RANGE`, its end excluded."""
 
     BIT_RANGE: BitRange = (2, 9)
+    OBSERVER_METHOD: WeightObserver = WeightObserver()
     SCALE: Literal["detached", "differentiable"] = "detached"  # ours; the authors': differentiable
     GRID: Literal["half", "whole"] = "half"  # ours: the largest weight at 2^(b-1) - 1/2, the authors', or - 1
 

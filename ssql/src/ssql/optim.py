@@ -1,8 +1,7 @@
 """The optimizer and the learning rates of a command: the authors', or those of `--opt`, `--sched`, `--warmup-epochs`.
 
 The authors' `ssl` is SGD under a cosine that moves once an epoch, whatever the keys say. `linear` and `default` read
-`TRAIN.OPTIMIZER.NAME` (SGD or LARS) and `TRAIN.LR_SCHEDULER.TYPE` (that cosine, or times 0.1 at each milestone; none:
-constant).
+`TRAIN.OPTIMIZER.NAME` (SGD or LARS) and `TRAIN.LR_SCHEDULER.TYPE` (that cosine, else times 0.1 at each milestone).
 """
 
 from torch import nn

@@ -1,7 +1,8 @@
 """Which of the authors' keys have no effect in which command, as in their program; setting one gives a warning.
 
 Their `ssl` builds an optimizer and a schedule from the keys, then trains with SGD and a cosine of its own; `linear`
-knows no warm-up, smoothing or mixing; the quantization tools beyond `uniform` are called by no command.
+knows no warm-up, smoothing or mixing (ours has `default` train alike); the quantization tools beyond `uniform` are
+called by no command.
 """
 
 from collections.abc import Collection
