@@ -13,7 +13,8 @@ from lowbit.errors import InputError
 from lowbit.export.packed import load_packed
 from lowbit.loading import load
 from lowbit.models.create import create_model
-from lowbit.quant.layers import quantized_layers
+from lowbit.quant.entry import entered
+from lowbit.quant.layers import quantized_layers, quantizers
 from lowbit.quant.learned_layers import layer_points
 from sqakd import authors
 from sqakd.load import open_net
@@ -110,6 +111,20 @@ def test_a_packed_student(sqakd: Callable[..., Result], student: Path, tmp_path:
     described = path.read_bytes()[:8]
     assert path.stat().st_size <= 1.05 * (weights * 2 / 8 + 4 * (rest + buffers)) + int.from_bytes(described, "little")
     assert "holds a run" in sqakd("export", checkpoint, "--output", tmp_path, code=2).stderr
+
+
+def test_released_entries_in_files(sqakd: Callable[..., Result], few: tuple[object, ...], tmp_path: Path) -> None:
+    """Quantizers of what blocks receive come back from a checkpoint, at a stop, too, and from a packed file."""
+    line = ("train_quant", *few, "--quantizer", "lsq", "--wbits", 4, "--abits", 4, "--released", "--save-every", 3)
+    for folder, steps in (("whole", 6), ("parts", 3)):
+        sqakd(*line, "--max-steps", steps, "--output", tmp_path / folder)
+    sqakd(*line, "--max-steps", 6, "--output", tmp_path / "parts", "--resume", "auto")
+    whole, parts = (load(tmp_path / folder / "checkpoint/last_checkpoint.pth") for folder in ("whole", "parts"))
+    assert list(entered(whole)) == ["layer1.0", "layer2.0", "layer3.0"] and len(quantizers(whole)) == 6
+    sqakd("export", tmp_path / "whole/checkpoint/last_checkpoint.pth", "--output", tmp_path / "net")
+    packed, x = load(tmp_path / "net/packed.safetensors"), torch.randn(4, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(packed(x), whole(x)) and torch.equal(parts(x), whole(x))
 
 
 def test_a_sweep_over_bits(sqakd: Callable[..., Result], student: Path, few: tuple[object, ...]) -> None:

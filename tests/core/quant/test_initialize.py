@@ -16,12 +16,16 @@ from lowbit.data.batch import Batch
 from lowbit.errors import InputError
 from lowbit.export.packed import load_packed, save_packed
 from lowbit.models.create import create_model
+from lowbit.models.surgery import replace_
 from lowbit.options import QUANTIZERS
 from lowbit.quant.calibrate import has_ranges, uncalibrated
+from lowbit.quant.conv import QuantConv2d
+from lowbit.quant.entry import entered
 from lowbit.quant.grad_scale import scale_by_hessian_
 from lowbit.quant.initialize import initialize_, uninitialized
 from lowbit.quant.learned import LearnedConfig
 from lowbit.quant.learned_layers import layer_points, learned_layers, quantize_learned_, quantizer_parameters
+from lowbit.quant.lsq import LsqInput, LsqWeight
 from lowbit.train.supervised import Supervised
 
 fake = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[2] / "fake_step.py")))
@@ -81,9 +85,14 @@ def test_the_parameters_of_the_quantizers() -> None:
     assert all(everything[name] is parameter for name, parameter in named.items())
 
 
-@pytest.mark.parametrize(("quantizer", "bits"), [*((name, 4) for name in QUANTIZERS), ("ewgs", 1), ("lsq", 2)])
-def test_packed_files(quantizer: str, bits: int, tmp_path: Path) -> None:
-    net = quantized(quantizer, bits).eval()
+KINDS = [*((name, 4, False) for name in QUANTIZERS), ("ewgs", 1, False), ("lsq", 2, False),
+         *((name, 4, True) for name in ("lsq", "pact", "dorefa"))]  # fmt: skip
+
+
+@pytest.mark.parametrize(("quantizer", "bits", "released"), KINDS)
+def test_packed_files(quantizer: str, bits: int, released: bool, tmp_path: Path) -> None:
+    """Of the released ones three stand at entries of blocks, for five of the eight layers."""
+    net = quantized(quantizer, bits, released=released).eval()
     size = save_packed(net, tmp_path / "net", {"arch": ARCH, "args": {"num_classes": 3}})
     again = load_packed(tmp_path / "net")
     with torch.inference_mode():
@@ -95,6 +104,18 @@ def test_packed_files(quantizer: str, bits: int, tmp_path: Path) -> None:
     assert size < 1.05 * weights * bits / 8 + 4 * floats + head
     rows = {row.name: row for row in cost(net, (3, 8, 8)).layers}
     assert all(rows[name].bits == bits and rows[name].input_bits == bits for name in learned_layers(net))
+
+
+def test_entries_without_a_shortcut_change_nothing() -> None:
+    """A VGG whose blocks quantize what they receive, and one whose layers do."""
+    torch.manual_seed(0)
+    net, config = create_model("cifar_vgg8", num_classes=3), LearnedConfig("lsq", 4, released=True)
+    by_layer, x = deepcopy(net), torch.randn(2, 3, 32, 32)
+    new = {n: QuantConv2d(by_layer.get_submodule(n), LsqWeight(config), LsqInput(config)) for n in layer_points(net)}  # type: ignore[arg-type]
+    replace_(by_layer, new)
+    quantize_learned_(net, layer_points(net), lambda name: (config, config))
+    assert list(entered(net)) == [name.removesuffix(".conv") for name in new] and not entered(by_layer)
+    assert torch.equal(initialize_(net, [x])(x), initialize_(by_layer, [x])(x))
 
 
 def test_a_state_dict_brings_everything(tmp_path: Path) -> None:

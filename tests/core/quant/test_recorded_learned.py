@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from lowbit.errors import InputError
 from lowbit.models.create import create_model
 from lowbit.quant.conv import QuantConv2d
 from lowbit.quant.ewgs import EwgsInput, EwgsWeight
 from lowbit.quant.initialize import initialize_
+from lowbit.quant.layers import quantizers
 from lowbit.quant.learned import LearnedConfig
 from lowbit.quant.learned_layers import (
     input_quantizer,
@@ -215,42 +217,90 @@ def filled(learned_numbers: Any) -> nn.Module:
 
 
 def read_by(key: str) -> str:
-    """The layer of a recorded input quantizer, which is called after the module in front of it."""
+    """What has a recorded input quantizer here, which is called after the module in front of it."""
     if key.startswith("maxpool"):
-        return "layer1.0.conv1"
+        return "layer1.0"
     stage, block, second = re.fullmatch(r"layer(\d)_(\d)_relu(_1)?_post.*", key).groups()  # type: ignore[union-attr]
     if second is None:
         return f"layer{stage}.{block}.conv2"
-    return f"layer{stage}.1.conv1" if block == "0" else f"layer{int(stage) + 1}.0.conv1"
+    return f"layer{stage}.1" if block == "0" else f"layer{int(stage) + 1}.0"
+
+
+def softened(x: Tensor) -> Tensor:
+    """The quantizer of first and last layer, of "32 bits", by PACT and DoReFa; LSQ's is nearly the identity."""
+    return torch.tanh(x) / (torch.tanh(x).abs().max() + 1e-5)
 
 
 @pytest.mark.parametrize("bits", [3, 4, 8])
 @pytest.mark.parametrize("quantizer", ["pact", "lsq", "dorefa"])
-def test_released_nets_start_from_float_inputs(
-    learned_numbers: Any, filled: nn.Module, quantizer: str, bits: int
-) -> None:
-    """All steps of the layers that both quantize; that of DoReFa's inputs is the least value but 0."""
+def test_released_nets(learned_numbers: Any, filled: nn.Module, quantizer: str, bits: int) -> None:
+    """Steps, from float inputs, and logits; that of DoReFa's inputs is the least value but 0.
+
+    With a quantizer for each layer and float shortcuts, logits differ by 0.4 (LSQ, 8 bits) to 30.
+    """
     net, config = deepcopy(filled), LearnedConfig(quantizer, bits, released=True)
+    for end in (net.conv1, net.fc):
+        if quantizer != "lsq":
+            end.weight.data = softened(end.weight.data)  # type: ignore[union-attr, operator, arg-type]
     quantize_learned_(net, layer_points(net), lambda name: (config, config))
-    inputs: dict[str, Tensor] = {}
-    for name, layer in learned_layers(net).items():
-        layer.register_forward_pre_hook(lambda layer, args, name=name: inputs.update({name: args[0]}))
-    initialize_(net, [learned_numbers.pictures((4, 3, 64, 64)).float()])
+    for end in (net.conv1, net.fc):
+        if quantizer == "dorefa":
+            end.register_forward_pre_hook(lambda end, args: softened(args[0]))  # type: ignore[union-attr]
+    given, inputs = {name.rpartition(".")[0]: module for name, module in quantizers(net).items()}, dict[str, Tensor]()
+    for name, module in given.items():
+        module.register_forward_pre_hook(lambda module, args, name=name: inputs.update({name: args[0]}))  # type: ignore[attr-defined]
+    x, arrays = learned_numbers.pictures((4, 3, 64, 64)).float(), learned_numbers["mqnets"]
+    initialize_(net, [x])
     found: dict[str, Any] = {}
+    for name, module in given.items():
+        y = module(inputs[name])  # type: ignore[operator]
+        found[name] = y[y > 0].min() if quantizer == "dorefa" else module.grid().scale  # type: ignore[union-attr]
     for name, layer in learned_layers(net).items():
-        x = layer.input_quantizer(inputs[name])
-        found[name] = x[x > 0].min() if quantizer == "dorefa" else layer.input_grid().scale
         codes = layer.weight_codes()
         assert codes is not None
         found[f"{name}.weight_fake_quant.scale"] = codes.grid.scale
-    recorded = learned_numbers["mqnets"][f"resnet18.{quantizer}.b{bits}.scales"]
+    at = f"resnet18.{quantizer}.b{bits}"
     names = learned_numbers.json("keys")[f"resnet18_{quantizer}_scale_names"]
     ours = [key for key in names if not key.startswith(("x_", "conv1.", "flatten_", "fc."))]
-    assert len(names) == 39 and len(ours) == 35
-    for key, expected in zip(names, recorded, strict=True):
+    assert len(names) == 39 and len(ours) == 35 and (len(given), len(learned_layers(net))) == (16, 19)
+    for key, expected in zip(names, arrays[f"{at}.scales"], strict=True):
         if key in ours:
             step = found[key if key in found else read_by(key)]
             assert float(step) == pytest.approx(float(expected), rel=1e-6), key
+    with torch.no_grad():
+        error = float((net(x) - arrays[f"{at}.train_logits"]).abs().max())
+    assert error < max(1e-4, 1.1 * float(arrays[f"{at}.noise_dev"].max())), "where rounding flips, noise does so, too"
+
+
+def test_one_released_quantizer_at_an_entry() -> None:
+    """Of what a block and its layers receive, as it comes; not of a ReLU in place, nor of another tensor."""
+
+    class Block(nn.Module):
+        def __init__(self, first: nn.Module) -> None:
+            super().__init__()
+            self.first, self.conv, self.down = first, nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.conv(self.first(x)) + self.down(x) + x
+            return y
+
+    def quantized(released: bool, bits: int = 2) -> nn.Sequential:
+        net = nn.Sequential(Block(nn.Identity()), Block(nn.ReLU(inplace=True)), Block(nn.Tanh()))
+        configs = [LearnedConfig("pact", number, released=released) for number in (2, bits)]
+        points = layer_points(net, ["*"])
+        quantize_learned_(net, points, lambda name: (configs[0], configs[name == "0.down"]), (3, 4, 4))
+        return initialize_(net, [x])  # type: ignore[return-value]
+
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    net = quantized(True)
+    layers = {"0": [], "1": ["conv", "down"], "2": ["conv"]}  # type: dict[str, list[str]]
+    own = [f"{block}.{layer}.input_quantizer" for block, of in layers.items() for layer in of]
+    assert set(quantizers(net)) == {"0.input_quantizer", "2.input_quantizer", *own}
+    assert len(quantizers(quantized(False))) == 6
+    with torch.no_grad():
+        assert torch.equal(net[0](x), net[0](net[0].input_quantizer(x))), "the shortcut reads it, too"  # type: ignore[operator]
+    with pytest.raises(InputError, match=r"layer 0.down: what 0 receives has one"):
+        quantized(True, 3)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from lowbit.options import MAX_SIDE, MOST_CLASSES
 from lowbit.quant.activations import FUNCTIONS, ActivationConfig, QuantActivation
 from lowbit.quant.binary import RECTIFIERS, BinaryInput
 from lowbit.quant.conv import QuantConv2d, QuantLinear
+from lowbit.quant.entry import enter_
 from lowbit.quant.layers import QuantizedLayer, quantizers
 from lowbit.quant.learned import LearnedConfig, LearnedRange
 from lowbit.quant.learned_layers import input_quantizer
@@ -48,7 +49,7 @@ ARGUMENTS: dict[str, Callable[[Any], bool]] = {  # of `timm.create_model`: wheth
     "drop_rate": _share,
     "drop_path_rate": _share,
 }
-OF_INPUT = "input_quantizer"  # a layer's own quantizer
+OF_INPUT = "input_quantizer"  # a layer's own quantizer, or one at a module's entry
 Activations = list[tuple[str, dict[str, Any], list[str]]]  # (kind, settings, names)
 
 
@@ -137,12 +138,15 @@ def dress_(model: nn.Module, activations: Activations, sizes: Sizes) -> nn.Modul
     for kind, settings, names in activations:
         for name in names:
             quantizer, (parent, _, child) = KINDS[kind](settings), name.rpartition(".")
-            if child == OF_INPUT:
-                layer: Any = model.get_submodule(parent)
-                of = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
-                new[parent] = of(layer, None, quantizer)
-            else:
+            layer = model.get_submodule(parent)
+            if child != OF_INPUT:
                 new[name] = quantizer
+            elif isinstance(layer, nn.Linear):
+                new[parent] = QuantLinear(layer, None, quantizer)
+            elif isinstance(layer, nn.Conv2d):
+                new[parent] = QuantConv2d(layer, None, quantizer)
+            else:
+                enter_(layer, quantizer)
     return replace_(model, new)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from lowbit.errors import InputError
+from lowbit.quant.entry import entered
 from lowbit.quant.ewgs import EwgsWeight
 from lowbit.quant.learned import FromData
 from lowbit.quant.learned_layers import learned_layers
@@ -36,7 +37,8 @@ def initialize_(model: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     found = list(batches)
     if not sum(map(len, found)):
         raise InputError("no picture to initialise the quantizers from: give at least one batch")
-    layers, modes = learned_layers(model), {module: module.training for module in model.modules()}
+    layers: dict[str, nn.Module] = {**learned_layers(model), **entered(model)}
+    modes = {module: module.training for module in model.modules()}
     waiting = dict.fromkeys(layers.values())
 
     def before(layer: Any, args: tuple[Any, ...]) -> None:
@@ -76,9 +78,9 @@ def _pass_on(quantizer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any
 
 
 def _start_(layer: Any, x: Tensor) -> None:
-    """Weight first, then input, then the output scale that both ask for."""
-    weight, given = layer.weight_quantizer, layer.input_quantizer
-    for quantizer, tensor in ((weight, layer.weight), (given, x)):
+    """Weight (an entry has none) first, then input, then the output scale that both ask for."""
+    weight, given = getattr(layer, "weight_quantizer", None), layer.input_quantizer
+    for quantizer, tensor in ((weight, getattr(layer, "weight", x)), (given, x)):
         if isinstance(quantizer, FromData):
             quantizer.initialize_(tensor.to(torch.promote_types(tensor.dtype, torch.float32)))
     if isinstance(weight, EwgsWeight):

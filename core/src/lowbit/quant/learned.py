@@ -34,6 +34,7 @@ class LearnedConfig:
             with published numbers: signed codes for all inputs, also after a ReLU; the gradient ends half a step
             beyond the last code; LSQ's step gradient counts the whole batch; PACT's clipping value stays 6; DoReFa
             divides inputs by their batch's largest value, in evaluation too. They start from the float net's inputs.
+            What a module and layers in it read has one quantizer for all, at its entry (`lowbit.quant.entry`).
     """
 
     quantizer: str
