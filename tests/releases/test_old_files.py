@@ -68,6 +68,9 @@ def test_a_linear_evaluation_finds_the_same(files: dict[str, Path], tmp_path: Pa
     found, expected = probe(files[release] / name, tmp_path / "out"), EXPECTED[release]["probe"][name]
     assert list(found) == list(expected)
     for figure, value in expected.items():
+        if figure == "train_loss":  # since 0.2.0 a short last batch weighs as many pictures as it has
+            assert found[figure] == pytest.approx(value, rel=0.02)
+            continue
         loss = "loss" in figure
         assert found[figure] == pytest.approx(value, rel=1e-4 if loss else 0, abs=0 if loss else ONE_PICTURE), figure
 
