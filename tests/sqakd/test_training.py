@@ -94,7 +94,10 @@ def test_kill_9_and_resume(
     "more",
     [
         ("--quantizer", "lsq"),
-        ("--quantizer", "ewgs", "--QWeightFlag", "False", "--update_every", 2, "--include", "layer1.0.conv1"),
+        pytest.param(
+            ("--quantizer", "ewgs", "--QWeightFlag", "False", "--update_every", 2, "--include", "layer1.0.conv1"),
+            marks=pytest.mark.heavy,
+        ),
     ],
 )
 def test_two_processes_equal_one(processes: Any, student_line: Line, more: Line, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def attack(*arguments: object, fault: str = "") -> "subprocess.CompletedProcess[
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.heavy
 def test_a_few_inputs_of_each_kind_are_treated_as_promised() -> None:
     done = attack("--seconds", 60, "--seed", 0, "--count", 2)
     rows = {kind: (int(tried), int(broken)) for kind, tried, broken in ROW.findall(done.stdout)}

@@ -50,7 +50,11 @@ def small() -> tuple[nn.Module, At]:
 
 
 @pytest.mark.parametrize(
-    ("arch", "side"), [(SMALL, 8), ("cifar_mobilenetv2", 8), pytest.param("resnet18d", 32, marks=pytest.mark.heavy)]
+    ("arch", "side"),
+    [
+        (SMALL, 8),
+        *(pytest.param(*net, marks=pytest.mark.heavy) for net in (("cifar_mobilenetv2", 8), ("resnet18d", 32))),
+    ],
 )
 @torch.no_grad()
 def test_each_width_equals_the_exported_net(arch: str, side: int, tmp_path: Path) -> None:

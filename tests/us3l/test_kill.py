@@ -25,9 +25,8 @@ TINY = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [next(iter(RECIPES)), *(pytest.param(x, marks=pytest.mark.heavy) for x in list(RECIPES)[1:])]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", RECIPES)
 def test_the_readmes_recipes_in_four_stages_on_two_processes(
     name: str, processes: Any, same_run: Same, tmp_path: Path
 ) -> None:
