@@ -143,6 +143,17 @@ def test_checkpoints_have_the_accuracies_of_the_authors(pruned: Path, tuned: Pat
     assert (state["acc"], state["best_acc"]) == (result_of(pruned)["top1"], max(found))
 
 
+def test_a_finished_run_without_its_best_accuracy_is_resumed(
+    pruned: Path, digits_run: Path, bsq: Bsq, tmp_path: Path
+) -> None:
+    state = state_of(pruned / "checkpoint.pth.tar")
+    del state["best_acc"]
+    torch.save(state, tmp_path / "a.pth.tar")
+    start = ("--model", digits_run / "bits8/checkpoint.pth.tar", "-c", tmp_path / "run")
+    said = bsq(*PRUNE, *LASSO, "--Prun_Int", 1, *start, "--resume", tmp_path / "a.pth.tar")
+    assert "this run is finished" in said.stderr and "Best acc" not in said.stdout
+
+
 def test_planes_between_two_requantisations_are_tuned_as_they_are(
     pruned: Path, digits_run: Path, bsq: Bsq, tmp_path: Path
 ) -> None:

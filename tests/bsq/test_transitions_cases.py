@@ -11,12 +11,14 @@ import torch
 from click.testing import Result
 from torch import nn
 
+import lowbit
 from bsq import checkpoint, planes
 from bsq.commands.requantised import RequantisedStates
 from bsq.compression import size
 from bsq.network import bit_layers, nbit_dict, prune_, requantize_, to_bits_
 from bsq.planes import Planes
 from lowbit.checkpoint.read import read_checkpoint
+from lowbit.errors import InputError
 from lowbit.evaluate.classify import Scores
 from lowbit.metrics import read_metrics
 from lowbit.models.create import create_model
@@ -143,6 +145,18 @@ def test_an_empty_plane_of_the_authors_has_0_bits(stated: bool, tmp_path: Path) 
     torch.save({"state_dict": checkpoint.state_dict(net), **widths}, tmp_path / "a.pth.tar")
     found = checkpoint.read(tmp_path / "a.pth.tar").widths
     assert found["fc"] == (0, 3) and found["conv1"] == (2, 0) and found["layer1.0.conv1"] == (3, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float16, torch.int64, torch.complex64], ids=str)
+def test_planes_of_other_numbers_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Of 8 bits they cannot even be compared."""
+    net = to_bits_(create_model("cifar_resnet8_1x1"), 3)
+    state = checkpoint.state_dict(net)
+    state["module.fc.pweight"] = state["module.fc.pweight"].to(dtype)
+    head = checkpoint.header(net, arch="cifar_resnet8_1x1", classes=10)
+    torch.save({**head, "state_dict": state}, tmp_path / "a.pth.tar")
+    with pytest.raises(InputError, match=r"a\.pth\.tar"):
+        lowbit.load(tmp_path / "a.pth.tar")
 
 
 def test_a_dead_layer_may_grow_again() -> None:

@@ -17,7 +17,7 @@ from bsq.bit_layer import BIAS, WEIGHT
 from bsq.network import bit_layers, check_widths, nbit_dict
 from bsq.options import MAX_BITS
 from bsq.planes import is_dead
-from lowbit.checkpoint.check import unwrapped_state
+from lowbit.checkpoint.check import kind, unwrapped_state
 from lowbit.checkpoint.header import Header, Pictures, read_header, stated_figures
 from lowbit.errors import InputError
 from lowbit.models.layouts import resnet_of
@@ -127,8 +127,8 @@ def _form(state: Mapping[str, Tensor]) -> tuple[str, dict[str, list[int]]]:
 
 def _is_dead(state: Mapping[str, Tensor], name: str) -> bool:
     """Whether a layer's planes hold nothing: the authors' files count one of them."""
-    p, n = (state.get(f"{name}.{key}") for key in (WEIGHT.p, WEIGHT.n))
-    return p is not None and n is not None and is_dead(p, n)
+    held = [state[key] for key in (f"{name}.{WEIGHT.p}", f"{name}.{WEIGHT.n}") if key in state]
+    return len(held) == 2 and all(kind(tensor) == "floats" for tensor in held) and is_dead(*held)
 
 
 def _cifar_arch(state: Mapping[str, Tensor]) -> str | None:

@@ -98,7 +98,7 @@ def _train(
         values = summary(net)
         if result.finished:
             states.clear()
-            session.say("Best acc:", f"{accuracies.best:.2f}")
+            session.say(*([] if accuracies.best is None else ["Best acc:", f"{accuracies.best:.2f}"]))
             values |= {**start, "target_compression": bits.target, **_final(evaluator, net, bits.target)}
         training.finish(job, folder, result, values)
     return result

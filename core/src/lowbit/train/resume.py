@@ -49,8 +49,7 @@ def check_resume(state: Mapping[str, Any], stages: Sequence[Stage], loader: Load
             net or optimizer; its numbers contradict each other; another number of epochs cannot follow.
     """
     check_release(state)
-    saved, now = read_run(state), facts(stages, loader, run)
-    then = saved.run
+    then, now = read_run(state).run, facts(stages, loader, run)
     for name in ("format", "package", "arch"):
         if _differ(state.get(name), run.header.get(name)):
             raise _other(f"the checkpoint's {name} is {state.get(name)!s:.80}, this run's {run.header.get(name)}")

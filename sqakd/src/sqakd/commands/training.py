@@ -236,7 +236,7 @@ def _start(own: TrainOptions, pretrained: bool, classes: int) -> nn.Module:
         if pretrained:
             return create_pretrained(own.arch, classes)
         theirs = own.command == TINY and own.arch == NETS["tiny"]["resnet18_imagenet"]  # torchvision's draws
-        return create_model(own.arch, num_classes=classes, **({"zero_init_last": False} if theirs else {}))
+        return create_model(own.arch, zero_init_last=not theirs, num_classes=classes)
     found = load.open_net(own.start, own.arch, classes)
     if found.quantizers or found.arch != own.arch:
         what = "is quantized" if found.quantizers else f"is a {found.arch}"
